@@ -1,0 +1,49 @@
+"""Opens a checkpoint: a file, recognised by what it holds and never by its name, or a folder.
+
+Only headers are read. Reading order: `contents` (the facts), `safetensors_file`, `torch_file` and
+`state_dict` (the formats), `files` (which format), `folder` (shards and their index).
+"""
+
+from pathlib import Path
+
+from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Shard, torch_dtype
+from prune_cli.checkpoint.files import Loading, is_index, open_file
+from prune_cli.checkpoint.folder import STAGING, read_folder
+from prune_cli.errors import InputError
+
+__all__ = [
+    "STAGING",
+    "Checkpoint",
+    "Dropped",
+    "Index",
+    "Loading",
+    "Shard",
+    "open_checkpoint",
+    "torch_dtype",
+]
+
+
+def open_checkpoint(path: str | Path, loading: Loading | None = None) -> Checkpoint:
+    """Reads the headers of the checkpoint at `path`: a file, a folder, its index, or "-" (stdin).
+
+    Args:
+        path: where it is.
+        loading: how a pickle may be loaded; by default as `weights_only=True` does.
+
+    Raises:
+        InputError: it cannot be read, is no checkpoint, or is refused.
+
+    Example:
+        >>> open_checkpoint("model.safetensors").tensors["fc.weight"].shape
+        (10, 64)
+    """
+    path = Path(path)
+    loading = loading or Loading()
+    try:
+        if path.is_dir():
+            return read_folder(path, loading)
+        if path.is_file() and is_index(path):
+            return read_folder(path.parent, loading, index=path.name)
+        return open_file(path, loading)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error

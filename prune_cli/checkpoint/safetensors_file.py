@@ -1,0 +1,107 @@
+"""Reads the header of a safetensors file, and trusts none of it.
+
+Format: https://huggingface.co/docs/safetensors/index#format. Without torch, so that `inspect`
+is instant; the checks are those of safetensors' own reader, with messages that name the tensor.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from prune_cli.checkpoint.contents import Shard
+from prune_cli.errors import InputError
+from prune_cli.tensors import DTYPES, HEADER_LENGTH_BYTES, MAX_HEADER_BYTES, TensorInfo, nbytes
+
+
+def read_safetensors(file: Shard, *, shard: int = 0) -> Shard:
+    """`file` with the tensors and the metadata that its header names.
+
+    `shard` is its index in the Checkpoint.
+
+    Raises:
+        InputError: the header is truncated, is not JSON, or lies.
+    """
+    path, size = file.path, file.nbytes
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
+        data_start = HEADER_LENGTH_BYTES + length
+        if length > MAX_HEADER_BYTES:
+            raise InputError(
+                f"{path}: its header claims {length:,} bytes; safetensors allows at most "
+                f"{MAX_HEADER_BYTES:,}, so the file is corrupt or not safetensors"
+            )
+        if data_start > size:
+            raise InputError(
+                f"{path}: its header claims {length:,} bytes, but the file has only {size:,}: "
+                "it is truncated; copy or download it again"
+            )
+        header = _parse(path, stream.read(length))
+    metadata = _metadata(path, header.pop("__metadata__", {}))
+    tensors = tuple(_tensor(path, key, entry, shard, data_start) for key, entry in header.items())
+    _check_layout(path, tensors, data_start, size)
+    return replace(file, tensors=tensors, metadata=metadata)
+
+
+def _parse(path: Path, text: bytes) -> dict[str, object]:
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError:
+        raise InputError(f"{path}: its header is nested too deep to be safetensors") from None
+    except ValueError as error:
+        raise InputError(f"{path}: its header is not valid: {error}") from None
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: its header is not a JSON object")
+    return header
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
+def _metadata(path: Path, found: object) -> Mapping[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise InputError(f"{path}: its __metadata__ is not a map of strings to strings")
+    return found
+
+
+def _tensor(path: Path, name: str, entry: object, shard: int, data_start: int) -> TensorInfo:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
+            pass
+        case _:
+            raise InputError(f"{path}: the header's entry for {name!r} is not a tensor's")
+    if dtype not in DTYPES:
+        raise InputError(
+            f"{path}: {name!r} has the unknown dtype {dtype!r}; known are {', '.join(DTYPES)}"
+        )
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+        raise InputError(f"{path}: {name!r} has a shape or offsets that are not whole numbers >= 0")
+    if stop - start != nbytes(dtype, shape):
+        raise InputError(
+            f"{path}: {name!r} is {dtype} {shape}, {nbytes(dtype, shape):,} bytes, but its "
+            f"offsets {start:,} to {stop:,} hold {stop - start:,}"
+        )
+    return TensorInfo(name, dtype, tuple(shape), shard, data_start + start)
+
+
+def _check_layout(path: Path, tensors: tuple[TensorInfo, ...], start: int, size: int) -> None:
+    """Tensors follow each other from the end of the header to the end of the file."""
+    at = start
+    for info in sorted(tensors, key=lambda info: (info.offset, info.nbytes)):
+        if info.offset != at:
+            fact = "overlaps the tensor before it" if (info.offset or 0) < at else "leaves a gap"
+            raise InputError(f"{path}: {info.name!r} {fact}, at byte {info.offset:,}")
+        at += info.nbytes
+    if at > size:
+        raise InputError(
+            f"{path}: its tensors end at byte {at:,}, but the file has only {size:,}: "
+            "it is truncated; copy or download it again"
+        )
+    if at < size:
+        raise InputError(f"{path}: {size - at:,} bytes follow its last tensor; it is corrupt")

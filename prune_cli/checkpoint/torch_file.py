@@ -1,0 +1,304 @@
+"""Reads what torch.save and torch.jit.save write, without reading the weights.
+
+The pickle runs through torch's own restricted unpickler, the one behind `weights_only=True`; its
+storages are slices of the mapped file, so a tensor knows where in the file it lies and its bytes
+can be streamed. This holds for the zip format (torch >= 1.6) and for the legacy one before it.
+`--unsafe-load` hands the file to torch.load instead and keeps its tensors in memory.
+
+Not here: which part of what was unpickled is the state dict (`state_dict`).
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import pickletools
+import re
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+from torch import _weights_only_unpickler as restricted
+from torch.storage import TypedStorage, UntypedStorage
+
+from prune_cli.errors import InputError, UnsafePickleError, UsageError
+
+_ZIP_MAGIC = b"PK\x03\x04"
+
+
+class Extent(NamedTuple):
+    """A part of a file, in bytes."""
+
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class _Container:
+    """Where a file of torch.save keeps things: the pickled object, and each storage by its key."""
+
+    format: str
+    pickle: bytes
+    storages: Mapping[str, Extent]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a torch file held, and in which format."""
+
+    content: object
+    format: str
+
+
+def load_safely(path: Path, mapped: UntypedStorage, *, allow_globals: Sequence[str] = ()) -> Loaded:
+    """Unpickles the file at `path` with `weights_only` semantics; its tensors lie in `mapped`.
+
+    Args:
+        path: a file of torch.save, in the zip or the legacy format.
+        mapped: the whole file.
+        allow_globals: dotted names of what the pickle may use besides torch's own list.
+
+    Raises:
+        UnsafePickleError: the pickle asks for other globals.
+        InputError: the file is truncated or corrupt, or is a TorchScript archive.
+        UsageError: a name in `allow_globals` cannot be imported.
+    """
+    allowed = torch.serialization.safe_globals(_import_globals(allow_globals))
+    with allowed, _quiet_and_final(path):
+        with path.open("rb") as file:
+            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+            container = _read_zip(path, file) if is_zip else _read_legacy(path, file)
+        storages = {
+            key: mapped[extent.start : extent.start + extent.nbytes]
+            for key, extent in container.storages.items()
+        }
+        return Loaded(_unpickle(path, container.pickle, storages.__getitem__), container.format)
+
+
+def load_unsafely(path: Path) -> Loaded:
+    """Loads the file at `path` with torch.load or torch.jit.load, which run the code in it.
+
+    Raises:
+        InputError: that failed.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            is_zip = zipfile.is_zipfile(path)
+            if is_zip and _is_torchscript(zipfile.ZipFile(path).namelist()):
+                return Loaded(torch.jit.load(str(path), map_location="cpu"), "torchscript")
+            content = torch.load(path, map_location="cpu", weights_only=False, mmap=is_zip)
+    except Exception as error:  # code of the file's author ran: it can raise anything
+        raise InputError(
+            f"{path}: loading it failed: {type(error).__name__}: {error}; a class it needs must "
+            "be importable here (PYTHONPATH=. prune-cli ...)"
+        ) from error
+    if isinstance(content, torch.nn.Module):
+        return Loaded(content, "module")
+    return Loaded(content, "torch" if is_zip else "torch-legacy")
+
+
+@contextlib.contextmanager
+def _quiet_and_final(path: Path) -> Any:
+    """Turns whatever reading a corrupt file raises into an InputError."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # a corrupt pickle raises what the opcode it runs into raises
+        raise InputError(
+            f"{path}: it is corrupt or truncated: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]
+
+
+# --- the two formats ------------------------------------------------------------------------
+
+
+def _read_zip(path: Path, file: IO[bytes]) -> _Container:
+    archive = zipfile.ZipFile(file)
+    members = {member.filename: member for member in archive.infolist()}
+    if _is_torchscript(members):
+        raise InputError(
+            f"{path} is a TorchScript archive, which holds code; --unsafe-load runs it "
+            "(do so only if you trust where it comes from)"
+        )
+    root = next((name.split("/")[0] for name in members if _is_data_pickle(name)), None)
+    if root is None:
+        raise InputError(f"{path} is a zip file, but not one of torch.save: it has no data.pkl")
+    extents = {name: _stored(path, file, member) for name, member in members.items()}
+    if b"big" in _read(file, extents.get(f"{root}/byteorder")):
+        raise InputError(f"{path} was written on a big-endian machine; save it again on this one")
+    prefix = f"{root}/data/"
+    storages = {
+        name.removeprefix(prefix): extent
+        for name, extent in extents.items()
+        if name.startswith(prefix)
+    }
+    return _Container("torch", _read(file, extents[f"{root}/data.pkl"]), storages)
+
+
+def _is_data_pickle(name: str) -> bool:
+    return name.count("/") == 1 and name.endswith("/data.pkl")
+
+
+def _is_torchscript(names: Any) -> bool:
+    return any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in names)
+
+
+def _stored(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Extent:
+    """Where the bytes of `member` are; torch never compresses, so they can be mapped.
+
+    Its checksum is not looked at, because torch can be told not to write one.
+    """
+    file.seek(member.header_offset)
+    header = file.read(zipfile.sizeFileHeader)  # type: ignore[attr-defined]
+    name_length, extra_length = header[26:28], header[28:30]
+    start = member.header_offset + len(header)
+    start += int.from_bytes(name_length, "little") + int.from_bytes(extra_length, "little")
+    if not header.startswith(_ZIP_MAGIC) or start + member.file_size > _size(file):
+        raise InputError(f"{path}: {member.filename!r} is not where the zip directory says")
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise InputError(f"{path}: {member.filename!r} is compressed; save it with torch.save")
+    return Extent(start, member.file_size)
+
+
+def _read_legacy(path: Path, file: IO[bytes]) -> _Container:
+    """The legacy format: five pickles (magic, version, system, object, storage keys), storages.
+
+    Where a storage lies follows from the sizes of those before it, and these from the object's
+    pickle, so that one runs twice: here over storages that only note what is asked of them.
+    """
+    file.seek(0)
+    pickles = [_next_pickle(file) for _ in range(5)]
+    if not _unpickle(path, pickles[2], _no_storage).get("little_endian", True):
+        raise InputError(f"{path} was written on a big-endian machine; save it again on this one")
+    itemsizes: dict[str, int] = {}
+    _unpickle(path, pickles[3], lambda _: UntypedStorage(0, device="meta"), itemsizes)
+    storages: dict[str, Extent] = {}
+    for key in _unpickle(path, pickles[4], _no_storage):
+        elements = int.from_bytes(file.read(8), "little")
+        extent = Extent(file.tell(), elements * itemsizes[key])
+        if sum(extent) > _size(file):
+            raise InputError(f"{path} is truncated: its storage {key!r} ends outside the file")
+        storages[key] = extent
+        file.seek(sum(extent))
+    return _Container("torch-legacy", pickles[3], storages)
+
+
+def _no_storage(key: str) -> UntypedStorage:
+    raise ValueError(f"storage {key!r} is asked for where none can be")
+
+
+def _next_pickle(file: IO[bytes]) -> bytes:
+    start = file.tell()
+    for _ in pickletools.genops(file):
+        pass
+    return _read(file, Extent(start, file.tell() - start))
+
+
+def _read(file: IO[bytes], extent: Extent | None) -> bytes:
+    if extent is None:
+        return b""
+    file.seek(extent.start)
+    return file.read(extent.nbytes)
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+# --- the restricted unpickler ---------------------------------------------------------------
+
+
+def _unpickle(
+    path: Path,
+    pickle: bytes,
+    storage_of: Callable[[str], UntypedStorage],
+    itemsizes: dict[str, int] | None = None,
+) -> Any:
+    """The object that `pickle` describes, its storages taken from `storage_of(key)`.
+
+    `itemsizes`, if given, receives the bytes per element of each storage, by key.
+    """
+
+    def persistent_load(saved_id: tuple[Any, ...]) -> TypedStorage:
+        kind, storage_type, key, _location, _elements, *view = saved_id
+        if kind not in ("storage", b"storage"):
+            raise ValueError(f"unknown persistent id {kind!r}")
+        dtype = torch.uint8 if storage_type is UntypedStorage else storage_type.dtype
+        storage = storage_of(key)
+        if itemsizes is not None:
+            itemsizes[key] = dtype.itemsize
+        elif view and view[0] is not None:
+            _, offset, elements = view[0]
+            storage = storage[offset * dtype.itemsize : (offset + elements) * dtype.itemsize]
+        return TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+    unpickler: Any = restricted.Unpickler(io.BytesIO(pickle), encoding="utf-8")
+    unpickler.persistent_load = persistent_load
+    try:
+        return unpickler.load()
+    except Exception as error:
+        wanted = _unsafe_globals(pickle) or _unsafe_class(error)
+        if not wanted:
+            raise
+        raise UnsafePickleError(_unsafe_message(path, wanted), wanted) from error
+
+
+def _unsafe_message(path: Path, wanted: Sequence[str]) -> str:
+    flags = " ".join(f"--allow-global {name}" for name in wanted)
+    return (
+        f"{path} asks for {len(wanted)} global(s) that are not allowed: {', '.join(wanted)}. "
+        f"To let exactly these through: {flags}. To load it whatever it does, if you trust where "
+        "it comes from: --unsafe-load"
+    )
+
+
+def _unsafe_globals(pickle: bytes) -> list[str]:
+    """The globals that `pickle` names and that are not allowed, sorted; it is not run."""
+    allowed = {*restricted._get_allowed_globals(), *restricted._get_user_allowed_globals()}
+    found: set[str] = set()
+    strings: list[str] = []
+    with contextlib.suppress(Exception):  # a corrupt pickle: those up to the fault are named
+        for opcode, argument, _ in pickletools.genops(pickle):
+            if opcode.name == "GLOBAL":
+                found.add(_python3_name(*str(argument).split(" ", 1)))
+            elif opcode.name == "STACK_GLOBAL":
+                found.add(".".join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    return sorted(found - allowed)
+
+
+def _python3_name(module: str, name: str) -> str:
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
+
+
+def _unsafe_class(error: Exception) -> list[str]:
+    """The class that an allowed global made and the unpickler would not fill (numpy's dtypes)."""
+    named = re.search(r"but got <class '([\w.]+)'>", str(error))
+    return [named[1]] if named else []
+
+
+def _import_globals(names: Sequence[str]) -> list[Any]:
+    return [(_import_global(name), name) for name in names]
+
+
+def _import_global(name: str) -> object:
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module or "builtins"), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"--allow-global {name}: it cannot be imported ({error}); install what defines it"
+        ) from error
