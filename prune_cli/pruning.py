@@ -36,8 +36,12 @@ Amount: TypeAlias = int | float  # an int is a number of channels, a float a fra
 # --- The draw ---------------------------------------------------------------------------------
 
 
-def validate_amount(amount: Amount) -> None:
+def validate_amount(amount: Amount, name: str = "the tensor") -> None:
     """Refuse what is no amount for any tensor: the rules of torch, and neither bool nor NaN.
+
+    Args:
+        amount: the int or float; NumPy's are as good.
+        name: what an error calls the tensor.
 
     Raises:
         AmountTypeError: it is not a real number, or it is a bool.
@@ -45,15 +49,15 @@ def validate_amount(amount: Amount) -> None:
     """
     if isinstance(amount, bool) or not isinstance(amount, numbers.Real):
         raise AmountTypeError(
-            f"amount={amount!r} is a {type(amount).__name__}: give an int (a number of channels) "
-            "or a float (a fraction of them)"
+            f"{name}: amount={amount!r} is a {type(amount).__name__}; give an int (a number of "
+            "channels) or a float (a fraction of them)"
         )
     if isinstance(amount, numbers.Integral):
         if amount < 0:
-            raise AmountError(f"amount={amount} is negative: a number of channels is at least 0")
+            raise AmountError(f"{name}: amount={amount} is negative: an int is at least 0")
     elif not 0.0 <= float(amount) <= 1.0:
         raise AmountError(
-            f"amount={amount} is no fraction: a float is at least 0.0 and at most 1.0 "
+            f"{name}: amount={amount} is no fraction: a float is at least 0.0 and at most 1.0 "
             "(an int is a number of channels)"
         )
 
@@ -64,7 +68,7 @@ def number_to_prune(amount: Amount, live: int, name: str = "the tensor") -> int:
     An int is that number; a float is a fraction, rounded as torch rounds it (half to even).
 
     Args:
-        amount: the int or float; NumPy's are as good.
+        amount: as in `validate_amount`.
         live: how many channels are not pruned yet.
         name: what an error calls the tensor.
 
@@ -75,7 +79,7 @@ def number_to_prune(amount: Amount, live: int, name: str = "the tensor") -> int:
         >>> number_to_prune(0.25, 10), number_to_prune(3, 10)
         (2, 3)
     """
-    validate_amount(amount)
+    validate_amount(amount, name)
     k = int(amount if isinstance(amount, numbers.Integral) else round(amount * live))
     if k > live:
         raise AmountError(f"{name}: amount={k} is too large: at most {live} channels can be pruned")
@@ -212,7 +216,7 @@ def _live_by_blocks(tensor: torch.Tensor, axis: int) -> torch.Tensor:
     real = tensor.dtype.to_real()
     outer, n, inner = _three_dims(tensor, axis)
     bits = _bits(tensor).view(outer, n, inner)
-    live = bits[:1, :, :1].view(real).any(dim=(0, 2))
+    live = bits[:1, :, :1].view(real).any(dim=(0, 2)).bool()
     undecided = live.logical_not().nonzero().flatten()
     for group in undecided.split(max(1, _LARGEST_BLOCK // max(1, inner))):
         for rows, columns in _growing_blocks(outer, inner, _LARGEST_BLOCK // max(1, len(group))):
@@ -266,10 +270,10 @@ def _hold_values(bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """
     octets = bits.view(torch.uint8)
     octets = octets[0] if len(octets) == 1 else octets.any(dim=0)
-    live = octets.any(dim=-1).bool()
+    live = octets.any(dim=-1).bool()  # torch's any of uint8 is uint8
     suspects = live.nonzero().flatten()
     if len(suspects):
-        live[suspects] = _take(bits, suspects).view(dtype).any(dim=(0, 2))
+        live[suspects] = _take(bits, suspects).view(dtype).any(dim=(0, 2)).bool()
     return live
 
 
@@ -484,6 +488,7 @@ class RandomStructured(_Selecting):
             ParameterError: the parameter is missing, lazy, has less than two dims, has a second
                 name inside the module, or `NAME_orig` or `NAME_mask` is taken.
         """
+        validate_amount(amount, f"parameter {name!r}")
         method = cls(amount, dim, generator=generator)
         method._tensor_name = name
         previous = _pruning_hook(module, name)
