@@ -93,6 +93,11 @@ class Checkpoint:
         return tuple(pair_masks(self.tensors.values()))
 
     @cached_property
+    def parameter_of(self) -> dict[str, Parameter]:
+        """Every parameter by its name."""
+        return {parameter.name: parameter for parameter in self.parameters}
+
+    @cached_property
     def names_of(self) -> dict[str, tuple[str, ...]]:
         """The aliases of each stored tensor that has any, sorted."""
         names: dict[str, list[str]] = {}

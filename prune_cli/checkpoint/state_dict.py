@@ -3,7 +3,7 @@
 Not here: how the file was unpickled (`torch_file`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import torch
 
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Shard
 from prune_cli.errors import InputError
-from prune_cli.tensors import DTYPES, TensorInfo
+from prune_cli.tensors import DTYPES, TensorInfo, pair_masks
 
 _DTYPE_NAMES = {
     getattr(torch, dtype.torch): name
@@ -64,24 +64,24 @@ def to_checkpoint(
     found = _find(path, content, key)
     tensors = _tensors(found.entries)
     _refuse_unwritable(path, tensors)
-    places = {name: _place(tensor) for name, tensor in tensors.items()}
-    aliases = find_aliases(places)
-    stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
     live = {
         name: tensor.detach().resolve_conj().resolve_neg()
-        for name, tensor in stored.items()
+        for name, tensor in tensors.items()
         if in_memory or tensor.is_conj() or tensor.is_neg()
     }
-    infos = tuple(_info(file, name, tensor, name in live) for name, tensor in stored.items())
-    _refuse_blow_up(path, file.nbytes, infos)
+    infos = {name: _info(file, name, tensor, name in live) for name, tensor in tensors.items()}
+    _refuse_blow_up(path, file.nbytes, infos.values())
+    places = {name: _place(tensor) for name, tensor in tensors.items()}
+    aliases = find_aliases(_all_but_halves(infos.values(), places))
+    stored = {name: info for name, info in infos.items() if name not in aliases}
     return Checkpoint(
         path=path,
         format=format,
-        shards=(replace(file, tensors=infos),),
+        shards=(replace(file, tensors=tuple(stored.values())),),
         aliases=aliases,
         overlaps=find_overlaps({name: places[name] for name in stored}),
         dropped=tuple(_dropped(content, found)),
-        live=live,
+        live={name: tensor for name, tensor in live.items() if name in stored},
     )
 
 
@@ -205,6 +205,16 @@ def _describe(value: object) -> str:
 # --- where the tensors are -------------------------------------------------------------------
 
 
+def _all_but_halves(infos: Iterable[TensorInfo], places: Mapping[str, Place]) -> dict[str, Place]:
+    """`places` without the NAME_orig and NAME_mask of a pruned parameter.
+
+    Two modules may share the one and not the other, and then are not the same when baked.
+    """
+    pruned = [parameter for parameter in pair_masks(infos) if parameter.mask]
+    halves = {half.name for pair in pruned for half in (pair.tensor, pair.mask) if half}
+    return {name: place for name, place in places.items() if name not in halves}
+
+
 def find_aliases(places: Mapping[str, Place]) -> dict[str, str]:
     """Names for the same memory in the same layout -> the first of them, which is stored.
 
@@ -226,8 +236,9 @@ def find_aliases(places: Mapping[str, Place]) -> dict[str, str]:
 def find_overlaps(places: Mapping[str, Place]) -> dict[str, str]:
     """Each name whose memory reaches into that of another one -> such another one."""
     overlaps: dict[str, str] = {}
+    distinct = {place: name for name, place in places.items()}
     reaching, stop = "", -1
-    for name, place in sorted(places.items(), key=lambda item: item[1][:2]):
+    for place, name in sorted(distinct.items(), key=lambda item: item[0][:2]):
         if place.start < min(stop, place.stop):
             overlaps[name] = reaching
             overlaps.setdefault(reaching, name)
@@ -290,7 +301,7 @@ def _why_unwritable(tensor: torch.Tensor) -> str | None:
     return None
 
 
-def _refuse_blow_up(path: Path, size: int, infos: Sequence[TensorInfo]) -> None:
+def _refuse_blow_up(path: Path, size: int, infos: Iterable[TensorInfo]) -> None:
     for info in infos:
         if info.strides is not None and info.nbytes > _LARGEST_BLOW_UP * size:
             raise InputError(

@@ -1,0 +1,225 @@
+"""Which tensors the output holds, in which files, and what becomes of the bytes of each.
+
+All of it follows from the headers and the plan, so the header of every output file is known
+before a weight is read. Names and numbers only.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from prune_cli.checkpoint import Checkpoint
+from prune_cli.plan import Plan, PlanItem
+from prune_cli.tensors import (
+    MASK_SUFFIX,
+    ORIG_SUFFIX,
+    Parameter,
+    TensorInfo,
+    encode_header,
+    in_layout_order,
+)
+
+Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+"""For a tensor's name and a dim: the channels that stay, where some are removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One tensor of the output, and how its bytes come about.
+
+    Attributes:
+        info: its name, dtype and shape in the output.
+        source: the tensor of the input that it is made of; None: a mask, all ones.
+        keep: for each dim that gets shorter, the indices of `source` that stay, ascending.
+        mask: of the input; where it is 0, so is this tensor.
+        dim, zero: the channels that are zeroed.
+    """
+
+    info: TensorInfo
+    source: TensorInfo | None
+    keep: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    mask: TensorInfo | None = None
+    dim: int = 0
+    zero: tuple[int, ...] = ()
+
+    @property
+    def is_contiguous_source(self) -> bool:
+        """Whether its bytes are those of the source but for the zeros."""
+        plain = self.source is not None and self.source.is_plain
+        return plain and not self.keep and self.mask is None
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file of the output: its name, its tensors in the order they lie, and its metadata."""
+
+    name: str
+    tensors: tuple[OutputTensor, ...]
+    metadata: Mapping[str, str]
+
+    @property
+    def header(self) -> bytes:
+        """Its first bytes."""
+        return encode_header((tensor.info for tensor in self.tensors), self.metadata)
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return len(self.header) + self.data_nbytes
+
+    @property
+    def data_nbytes(self) -> int:
+        """The bytes that its tensors take."""
+        return sum(tensor.info.nbytes for tensor in self.tensors)
+
+
+def lay_out(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    *,
+    kept: Kept | None = None,
+    max_shard_size: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[OutputFile, ...]:
+    """The files that `plan` makes of `checkpoint`.
+
+    Args:
+        checkpoint: the input.
+        plan: what is zeroed.
+        kept: what is removed, for `shrink`.
+        max_shard_size: in bytes; without it, there is one file for each shard of the input.
+        metadata: more of it, for every file.
+    """
+    groups = _output_tensors(checkpoint, plan, kept or {})
+    common = dict(metadata or {}) | {"format": "pt"}
+    if max_shard_size is None:
+        return tuple(
+            _file(checkpoint, output_name(shard.name), group, {**shard.metadata, **common})
+            for shard, group in zip(checkpoint.shards, groups, strict=True)
+        )
+    shards = _split([tensor for group in groups for tensor in group], max_shard_size)
+    for shard in checkpoint.shards:
+        common = {**shard.metadata, **common}
+    names = _shard_names(_stem(checkpoint), len(shards))
+    return tuple(
+        _file(checkpoint, name, group, common) for name, group in zip(names, shards, strict=True)
+    )
+
+
+def output_name(name: str) -> str:
+    """What the shard `name` is called in the output: a pickled one becomes safetensors.
+
+    Example:
+        >>> output_name("pytorch_model-00001-of-00002.bin")
+        'model-00001-of-00002.safetensors'
+    """
+    if name.endswith(".safetensors"):
+        return name
+    path = PurePosixPath(name)
+    return str(path.with_name(path.stem.removeprefix("pytorch_") + ".safetensors"))
+
+
+def index_name(checkpoint: Checkpoint) -> str:
+    """What the index of the output is called."""
+    return f"{_stem(checkpoint)}.safetensors.index.json"
+
+
+def encode_index(checkpoint: Checkpoint, files: Iterable[OutputFile]) -> bytes:
+    """The index of `files`, with the metadata of the input's and the right total_size."""
+    files = list(files)
+    weight_map = {tensor.info.name: file.name for file in files for tensor in file.tensors}
+    total = sum(file.data_nbytes for file in files)
+    metadata = {**(checkpoint.index.metadata if checkpoint.index else {}), "total_size": total}
+    index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+    return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+# --- tensors ---------------------------------------------------------------------------------
+
+
+def _output_tensors(checkpoint: Checkpoint, plan: Plan, kept: Kept) -> list[list[OutputTensor]]:
+    items = {item.name: item for item in plan.items}
+    groups: list[list[OutputTensor]] = [[] for _ in checkpoint.shards]
+    for parameter in checkpoint.parameters:
+        item = items.get(parameter.name)
+        make = _baked if plan.options.bake else _masked
+        for tensor in make(parameter, item):
+            groups[parameter.tensor.shard].append(_shrunk(tensor, kept.get(parameter.name, {})))
+    return groups
+
+
+def _baked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTensor]:
+    info = replace(parameter.tensor, name=parameter.name)
+    zero = (item.dim, item.pruned) if item else (0, ())
+    yield OutputTensor(info, parameter.tensor, (), parameter.mask, *zero)
+
+
+def _masked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTensor]:
+    tensor, mask = parameter.tensor, parameter.mask
+    if item is None and mask is None:
+        yield OutputTensor(tensor, tensor)
+        return
+    yield OutputTensor(replace(tensor, name=parameter.name + ORIG_SUFFIX), tensor)
+    new = replace(mask or tensor, name=parameter.name + MASK_SUFFIX)
+    dead = sorted((*item.already_pruned, *item.pruned)) if item else ()
+    yield OutputTensor(new, mask, dim=item.dim if item else 0, zero=tuple(dead))
+
+
+def _shrunk(tensor: OutputTensor, kept: Mapping[int, tuple[int, ...]]) -> OutputTensor:
+    if not kept:
+        return tensor
+    shape = tuple(len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.info.shape))
+    keep = tuple(sorted(kept.items()))
+    return replace(tensor, info=replace(tensor.info, shape=shape), keep=keep)
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def _file(
+    checkpoint: Checkpoint,
+    name: str,
+    tensors: Iterable[OutputTensor],
+    metadata: Mapping[str, str],
+) -> OutputFile:
+    by_name = {tensor.info.name: tensor for tensor in tensors}
+    ordered = in_layout_order(tensor.info for tensor in by_name.values())
+    aliases = dict(_aliases(checkpoint, by_name))
+    return OutputFile(name, tuple(by_name[info.name] for info in ordered), {**aliases, **metadata})
+
+
+def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The further names of what is `held`, as `safetensors.torch.save_model` records them."""
+    for alias, name in checkpoint.aliases.items():
+        for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX):
+            if name + suffix in held:
+                yield alias + suffix, name + suffix
+
+
+def _split(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTensor]]:
+    """`tensors` in their order, a new shard whenever the next would not fit in `limit` bytes."""
+    shards: list[list[OutputTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.info.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.info.nbytes
+    return shards
+
+
+def _shard_names(stem: str, count: int) -> list[str]:
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+
+
+def _stem(checkpoint: Checkpoint) -> str:
+    """What precedes the extensions: "model", or "diffusion_pytorch_model" of diffusers."""
+    if checkpoint.index:
+        name = checkpoint.index.name.removesuffix(".index.json")
+    else:
+        name = checkpoint.shards[0].name if checkpoint.is_folder else "model.safetensors"
+    return output_name(name).removesuffix(".safetensors")

@@ -1,0 +1,334 @@
+"""Plan and PlanItem: which channels of which tensors go, decided before any weight flows.
+
+A plan is frozen facts. It is made from headers; of the weights it reads only what tells that a
+channel is already zero (`pruning.live_channels`).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+import torch
+
+from prune_cli.checkpoint import Checkpoint
+from prune_cli.errors import ParameterError, PruneError, RequestError, SelectionError
+from prune_cli.pruning import draw_channels, live_channels, number_to_prune
+from prune_cli.selection import Amount, Rule, Selected, Selection, select, split_name
+from prune_cli.tensors import DTYPES, Parameter, resolve_dim
+
+METHOD = "random_structured"
+
+_SCALES = ("_scale", "_scale_inv", ".scale")
+_ZERO_POINTS = ("_zero_point", ".zero_point")
+_PACKED = (".absmax", ".quant_map", "_packed")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for, as the report records it.
+
+    Attributes:
+        amount: None where every rule of a recipe has its own.
+        dim: as given, so -1 is the last of each tensor.
+        seed: the user's, from which each tensor's own is derived.
+        modules, exclude, params: glob patterns.
+        bake: whether the zeros are permanent; else NAME_orig and NAME_mask are written.
+        with_bias: whether the bias elements of pruned channels go too.
+        rules: of a recipe; without one, the options above are the only rule.
+    """
+
+    amount: Amount | None
+    dim: int = -1
+    seed: int = 0
+    modules: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    params: tuple[str, ...] = ("weight",)
+    bake: bool = True
+    with_bias: bool = False
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanItem:
+    """One tensor and its channels; the row of it in a report.
+
+    Attributes:
+        name: full dotted name without `_orig`; module, param: its two parts.
+        aliases: further names of the same memory.
+        dtype, shape: as in the checkpoint, dtype as safetensors spells it.
+        dim: counted from the front.
+        amount: as asked for, an int or a float.
+        seed: of this tensor's own generator; None where the channels were not drawn.
+        channels: how many there are along `dim`.
+        already_pruned, pruned: ascending; `pruned` are those that go now.
+        follows: the weight whose channels these are, for a bias.
+    """
+
+    name: str
+    module: str
+    param: str
+    aliases: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    dim: int
+    amount: Amount
+    seed: int | None
+    channels: int
+    already_pruned: tuple[int, ...]
+    pruned: tuple[int, ...]
+    follows: str | None = None
+
+    @property
+    def elements(self) -> int:
+        """The number of elements of the tensor."""
+        return self.elements_per_channel * self.channels
+
+    @property
+    def elements_per_channel(self) -> int:
+        """The number of elements that one channel has."""
+        elements = 1
+        for dim, size in enumerate(self.shape):
+            elements *= size if dim != self.dim else 1
+        return elements
+
+    @property
+    def elements_zero(self) -> int:
+        """The number of elements in pruned channels, those pruned before included."""
+        return (len(self.pruned) + len(self.already_pruned)) * self.elements_per_channel
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A tensor that the patterns match and that is left alone, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that was decided; `items` and `skipped` are sorted by name."""
+
+    method: str
+    options: Options
+    items: tuple[PlanItem, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """The seed of the generator of the tensor `name`, from 0 to 2**64 - 1.
+
+    A contract: it depends on nothing else, so a tensor loses the same channels whatever else is
+    in the checkpoint, on every device and in any order.
+
+    Example:
+        >>> derive_seed(0, "fc.weight")
+        4845879779924941752
+    """
+    return int.from_bytes(sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
+
+
+def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
+    """Decides what `options` prune in `checkpoint`.
+
+    Raises:
+        RequestError: they do not fit it; every problem is named at once.
+    """
+    rules = options.rules or (_only_rule(options),)
+    selection = Selection(rules, options.exclude)
+    selected = select(checkpoint.parameters, selection, aliases=checkpoint.names_of)
+    prunable, skipped = _split_off_vectors(selected)
+    _refuse_problems(problem for pick in prunable for problem in _problems(checkpoint, pick))
+    items = _gather(lambda pick: _plan_item(checkpoint, options.seed, pick), prunable)
+    if not items:
+        raise SelectionError(_nothing_left(selected, skipped))
+    skipped += [Skipped(name, reason) for name, reason in _scales(checkpoint, items)]
+    if options.with_bias:
+        biases, without = _bias_items(checkpoint, items)
+        items, skipped = items + biases, skipped + without
+    return Plan(
+        METHOD,
+        options,
+        tuple(sorted(items, key=lambda item: item.name)),
+        tuple(sorted(skipped, key=lambda skip: skip.name)),
+    )
+
+
+def channels_to_prune(item: PlanItem) -> tuple[int, ...]:
+    """The channels that the seed of `item` gives: what `item.pruned` must be, if it was drawn."""
+    dead = torch.tensor(item.already_pruned, dtype=torch.int64)
+    live = torch.tensor(_all_but(dead, item.channels), dtype=torch.int64)
+    return _draw(live, item.amount, item.seed or 0, item.name)
+
+
+def bias_of(checkpoint: Checkpoint, item: PlanItem) -> Parameter | None:
+    """The bias with one element for each channel of `item`, if the module has one.
+
+    Headers do not tell a transposed convolution, whose bias belongs to dim 1, from another; where
+    it is not square its bias has the wrong length, and is left alone.
+    """
+    bias = checkpoint.parameter_of.get(bias_name(item.name)) if item.dim == 0 else None
+    return bias if bias and bias.tensor.shape == (item.channels,) else None
+
+
+def bias_name(weight: str) -> str:
+    """What the bias beside `weight` is called: "fc.bias", "rnn.bias_ih_l0", "attn.in_proj_bias"."""
+    module, param = split_name(weight)
+    return f"{module}.".lstrip(".") + param.replace("weight", "bias")
+
+
+# --- what is not planned ---------------------------------------------------------------------
+
+
+def _only_rule(options: Options) -> Rule:
+    if options.amount is None:
+        raise RequestError("no amount is given; say how much to prune: --amount 0.25")
+    return Rule(options.modules, options.params, options.amount, options.dim)
+
+
+def _split_off_vectors(selected: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
+    """Norms and the like have no channels to prune; torch refuses them too.
+
+    A pattern with a wildcard passes them over, a name that was spelt out is a problem.
+    """
+    prunable: list[Selected] = []
+    skipped: list[Skipped] = []
+    for pick in selected:
+        dims = len(pick.parameter.tensor.shape)
+        if dims > 1 or pick.by_name:
+            prunable.append(pick)
+        else:
+            skipped.append(Skipped(pick.parameter.name, f"{dims}-D: it has no channels to prune"))
+    return prunable, skipped
+
+
+def _problems(checkpoint: Checkpoint, pick: Selected) -> Iterator[str]:
+    """Why the tensor cannot be pruned, whatever the amount and the dim."""
+    info, name = pick.parameter.tensor, pick.parameter.name
+    if len(info.shape) < 2:
+        yield f"{name} is {len(info.shape)}-D, so it has no channels to prune; exclude it (-x)"
+    if not DTYPES[info.dtype].holds_zero:
+        yield f"{name} is {info.dtype}, which cannot hold zero; exclude it (-x)"
+    if DTYPES[info.dtype].bits < 8:
+        yield f"{name} is {info.dtype}, packed below a byte; exclude it (-x)"
+    if info.name in checkpoint.overlaps:
+        other = checkpoint.overlaps[info.name]
+        yield f"{name} shares part of its memory with {other}; save the two apart (.clone())"
+    for suffix in _ZERO_POINTS:
+        if name + suffix in checkpoint.tensors:
+            yield f"{name} is quantised with a zero point ({name + suffix}): 0 is not its zero"
+    for suffix in _PACKED:
+        if name + suffix in checkpoint.tensors:
+            yield f"{name} is packed ({name + suffix} is with it): 0 is not its zero"
+
+
+def _refuse_problems(problems: Iterable[str]) -> None:
+    found = list(problems)
+    if found:
+        raise ParameterError("\n".join(found))
+
+
+def _nothing_left(selected: list[Selected], skipped: list[Skipped]) -> str:
+    if not selected:
+        return "nothing is left to prune: what the patterns match is excluded again"
+    names = ", ".join(skip.name for skip in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+    return f"nothing can be pruned: all that matches has fewer than two dims ({names})"
+
+
+def _scales(checkpoint: Checkpoint, items: list[PlanItem]) -> Iterator[tuple[str, str]]:
+    for item in items:
+        for suffix in _SCALES:
+            if item.name + suffix in checkpoint.tensors:
+                yield item.name + suffix, f"a scale of {item.name}: left alone, 0 stays 0"
+
+
+# --- what is planned -------------------------------------------------------------------------
+
+
+def _gather(plan: Callable[[Selected], PlanItem], picks: list[Selected]) -> list[PlanItem]:
+    """`plan` of each, or one error that names all the problems."""
+    items: list[PlanItem] = []
+    errors: list[PruneError] = []
+    for pick in picks:
+        try:
+            items.append(plan(pick))
+        except RequestError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise RequestError("\n".join(map(str, errors)))
+    return items
+
+
+def _plan_item(checkpoint: Checkpoint, seed: int, pick: Selected) -> PlanItem:
+    parameter, rule = pick.parameter, pick.rule
+    info = parameter.tensor
+    dim = resolve_dim(rule.dim, info.shape, parameter.name)
+    channels = info.shape[dim]
+    live = live_channels(checkpoint.tensor(parameter.mask or info), dim)
+    own_seed = derive_seed(seed, parameter.name)
+    return PlanItem(
+        name=parameter.name,
+        module=parameter.module,
+        param=parameter.param,
+        aliases=checkpoint.names_of.get(info.name, ()),
+        dtype=info.dtype,
+        shape=info.shape,
+        dim=dim,
+        amount=rule.amount,
+        seed=own_seed,
+        channels=channels,
+        already_pruned=_all_but(live, channels),
+        pruned=_draw(live, rule.amount, own_seed, parameter.name),
+    )
+
+
+def _all_but(live: torch.Tensor, channels: int) -> tuple[int, ...]:
+    if len(live) == channels:
+        return ()
+    dead = torch.ones(channels, dtype=torch.bool).index_fill_(0, live, False)
+    return tuple(dead.nonzero().flatten().tolist())
+
+
+def _draw(live: torch.Tensor, amount: Amount, seed: int, name: str) -> tuple[int, ...]:
+    k = number_to_prune(amount, len(live), name)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return tuple(draw_channels(live, k, generator=generator).tolist())
+
+
+def _bias_items(
+    checkpoint: Checkpoint, items: list[PlanItem]
+) -> tuple[list[PlanItem], list[Skipped]]:
+    """The rows of the biases that go with `items`, and the weights whose bias does not fit."""
+    if not any(item.dim == 0 for item in items):
+        raise RequestError("a bias has one element for each channel of dim 0: --with-bias needs it")
+    biases = [(item, bias) for item in items if (bias := bias_of(checkpoint, item))]
+    _refuse_problems(
+        f"{bias.name} shares its memory with another tensor; save the two apart (.clone())"
+        for _, bias in biases
+        if bias.tensor.name in checkpoint.overlaps
+    )
+    followed = {item.name for item, _ in biases}
+    rows = [_bias_item(checkpoint, item, bias) for item, bias in biases]
+    without = [
+        Skipped(name, f"a bias that has not one element for each channel of {item.name}")
+        for item in items
+        if item.dim == 0 and item.name not in followed
+        if (name := bias_name(item.name)) in checkpoint.parameter_of
+    ]
+    return rows, without
+
+
+def _bias_item(checkpoint: Checkpoint, item: PlanItem, bias: Parameter) -> PlanItem:
+    return replace(
+        item,
+        name=bias.name,
+        module=bias.module,
+        param=bias.param,
+        aliases=checkpoint.names_of.get(bias.tensor.name, ()),
+        dtype=bias.tensor.dtype,
+        shape=bias.tensor.shape,
+        already_pruned=(),
+        follows=item.name,
+    )

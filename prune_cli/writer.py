@@ -1,0 +1,266 @@
+"""Where bytes go: a file that appears whole or not at all, or a stream that only goes forward.
+
+Bytes and paths only: what they mean is `apply`'s to know.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from prune_cli.errors import InputError, OutputError
+
+STDOUT = Path("-")
+"""Means standard output, where a file is meant."""
+
+_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+_PIECE_BYTES = 1 << 20
+
+
+class Sink(Protocol):
+    """Takes the bytes of one output file, each at its place."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether bytes may come in any order and from any thread."""
+
+    def write(self, data: memoryview | bytes, at: int) -> None:
+        """Puts `data` at byte `at`."""
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Puts `nbytes` of the file descriptor `source`, from its byte `start`, at byte `at`."""
+
+
+class FileSink:
+    """A Sink over a regular file."""
+
+    seekable = True
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+
+    def write(self, data: memoryview | bytes, at: int) -> None:
+        """Puts `data` at byte `at`."""
+        rest = memoryview(data)
+        with output_errors(self._path):
+            while rest:
+                written = os.pwrite(self._descriptor, rest, at)
+                rest, at = rest[written:], at + written
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Lets the kernel copy, which may share the blocks instead; by hand what it cannot."""
+        with output_errors(self._path):
+            done = self._copy_in_kernel(source, start, nbytes, at)
+        for piece in read_pieces(source, start + done, nbytes - done):
+            self.write(piece, at + done)
+            done += len(piece)
+
+    def _copy_in_kernel(self, source: int, start: int, nbytes: int, at: int) -> int:
+        done = 0
+        if not hasattr(os, "copy_file_range"):  # it is Linux's
+            return done
+        while done < nbytes:
+            try:
+                copied = os.copy_file_range(
+                    source, self._descriptor, nbytes - done, start + done, at + done
+                )
+            except OSError as error:
+                if error.errno in _NO_KERNEL_COPY:
+                    break
+                raise
+            if not copied:
+                break
+            done += copied
+        return done
+
+
+class StreamSink:
+    """A Sink over a pipe, a terminal or a device: it takes bytes in order only."""
+
+    seekable = False
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+        self._position = 0
+
+    def write(self, data: memoryview | bytes, at: int) -> None:
+        """Puts `data` at byte `at`, which must be where the last write ended."""
+        if at != self._position:
+            raise ValueError(f"a stream is at byte {self._position}, and cannot go to {at}")
+        rest = memoryview(data)
+        with output_errors(self._path):
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        self._position += len(data)
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Puts `nbytes` of `source` there, piece by piece."""
+        for piece in read_pieces(source, start, nbytes):
+            self.write(piece, at)
+            at += len(piece)
+
+
+def read_pieces(source: int, start: int, nbytes: int) -> Iterator[memoryview]:
+    """`nbytes` of the file descriptor `source` from byte `start`, in pieces of at most 1 MiB.
+
+    A piece is good until the next one is asked for.
+
+    Raises:
+        InputError: the file ended before.
+    """
+    buffer = memoryview(bytearray(min(nbytes, _PIECE_BYTES)))
+    while nbytes:
+        piece = buffer[: min(nbytes, len(buffer))]
+        read_exactly(source, piece, start)
+        yield piece
+        start, nbytes = start + len(piece), nbytes - len(piece)
+
+
+def read_exactly(source: int, buffer: memoryview, start: int) -> None:
+    """Fills `buffer` with what the file descriptor `source` has from byte `start`.
+
+    Raises:
+        InputError: that cannot be read, or the file ends before.
+    """
+    while buffer:
+        try:
+            count = os.preadv(source, [buffer], start)
+        except OSError as error:
+            raise InputError(f"the input cannot be read: {error.strerror}") from error
+        if not count:
+            raise InputError(f"the input ended at byte {start:,}: it changed while it was read")
+        buffer, start = buffer[count:], start + count
+
+
+# --- files that appear whole -----------------------------------------------------------------
+
+
+class PendingFile:
+    """A file under a temporary name in its own folder, until `commit` gives it its own.
+
+    A class, because between its beginning and its two possible ends it is written by others.
+    A path that is a device or a pipe is written to directly: it cannot be replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary: Path | None = None
+        self._descriptor = self._open()
+        kind = FileSink if self._temporary else StreamSink
+        self.sink: FileSink | StreamSink = kind(path, self._descriptor)
+
+    def _open(self) -> int:
+        if self.path == STDOUT:
+            return os.dup(sys.stdout.fileno())
+        if is_special(self.path):
+            return os.open(self.path, os.O_WRONLY)
+        self.path = self.path.resolve()  # a link stays one, and what it leads to is replaced
+        self._temporary = self.path.with_name(f".prune-cli-{secrets.token_hex(6)}.tmp")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        return os.open(self._temporary, flags, 0o666)  # less what the umask bars
+
+    def set_size(self, nbytes: int) -> None:
+        """Makes a regular file that long, so that it can be filled in any order."""
+        if self._temporary:
+            os.ftruncate(self._descriptor, nbytes)
+
+    def commit(self) -> None:
+        """Gives the file its own name, in place of what had it before."""
+        if self._temporary:
+            self._temporary.replace(self.path)
+            self._temporary = None
+
+    def close(self) -> None:
+        """Closes it, and removes it unless it was committed."""
+        os.close(self._descriptor)
+        if self._temporary:
+            self._temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def pending(path: Path) -> Iterator[PendingFile]:
+    """A PendingFile that is closed, and removed unless committed, whatever happens.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with output_errors(path):
+        file = PendingFile(path)
+        try:
+            yield file
+        finally:
+            file.close()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Puts `content` at `path`, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with pending(path) as file:
+        file.sink.write(content, 0)
+        file.commit()
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError into an OutputError that names `path`."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputError(f"{_shown(path)} was closed before everything was written") from error
+    except OSError as error:
+        raise OutputError(f"{_shown(path)} cannot be written: {error.strerror or error}") from error
+
+
+def check_can_write(paths: Iterable[Path], inputs: Iterable[Path], *, force: bool) -> None:
+    """Refuses outputs that are inputs, that exist (unless `force`), or that have no folder.
+
+    Raises:
+        OutputError: any of these; all are named at once.
+    """
+    inputs, problems = list(inputs), []
+    for path in paths:
+        with output_errors(path):
+            problems += list(_problems(path, inputs, force))
+    if problems:
+        raise OutputError("\n".join(problems))
+
+
+def is_special(path: Path) -> bool:
+    """Whether `path` is there and is a device, a pipe or a socket."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
+
+
+def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
+    if path == STDOUT or is_special(path):
+        return
+    if any(_is_same(path, other) for other in inputs):
+        yield f"{path} is the input, which is never written; choose another --output"
+    elif path.is_dir():
+        yield f"{path} is a folder; name a file in it"
+    elif path.exists() and not force:
+        yield f"{path} exists; --force replaces it"
+    if not path.parent.is_dir():
+        yield f"{path} has no folder to be in: {path.parent} does not exist"
+    elif not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        yield f"{path} cannot be written: {path.parent} allows no new files"
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.samefile(other)
+    return False
+
+
+def _shown(path: Path) -> str:
+    return "stdout" if path == STDOUT else str(path)
