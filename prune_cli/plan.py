@@ -11,7 +11,13 @@ from hashlib import sha256
 import torch
 
 from prune_cli.checkpoint import Checkpoint
-from prune_cli.errors import ParameterError, PruneError, RequestError, SelectionError
+from prune_cli.errors import (
+    ParameterError,
+    PruneError,
+    RequestError,
+    SelectionError,
+    UsageError,
+)
 from prune_cli.pruning import draw_channels, live_channels, number_to_prune
 from prune_cli.selection import Amount, Rule, Selected, Selection, select, split_name
 from prune_cli.tensors import DTYPES, Parameter, resolve_dim
@@ -177,12 +183,23 @@ def bias_name(weight: str) -> str:
     return f"{module}.".lstrip(".") + param.replace("weight", "bias")
 
 
+def count_emitting_biases(checkpoint: Checkpoint, plan: Plan) -> int:
+    """In how many modules a channel that is pruned now has a bias that is not."""
+    followed = {item.follows for item in plan.items}
+    return sum(
+        1
+        for item in plan.items
+        if item.pruned and item.follows is None and item.name not in followed
+        if bias_of(checkpoint, item)
+    )
+
+
 # --- what is not planned ---------------------------------------------------------------------
 
 
 def _only_rule(options: Options) -> Rule:
     if options.amount is None:
-        raise RequestError("no amount is given; say how much to prune: --amount 0.25")
+        raise UsageError("no amount is given; say how much to prune: --amount 0.25")
     return Rule(options.modules, options.params, options.amount, options.dim)
 
 

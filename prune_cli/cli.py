@@ -1,0 +1,389 @@
+"""The command line: each command parses, builds objects, calls the core, and renders.
+
+main() is the only place that catches. What imports torch is imported inside the commands, so that
+`--help` and `inspect` start at once.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+import prune_cli
+from prune_cli import console
+from prune_cli.checkpoint import Loading, open_checkpoint
+from prune_cli.errors import OutputError, PruneError
+from prune_cli.selection import parse_amount, parse_size, read_recipe
+
+if TYPE_CHECKING:
+    from prune_cli.apply import Destination
+    from prune_cli.checkpoint import Checkpoint
+    from prune_cli.plan import Plan
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, SIGTERM or SIGHUP."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Interrupted(BaseException):
+    """A signal asked us to stop. No Exception: nothing between here and main() may swallow it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; `argv` is without the program's name."""
+    _listen_for_signals()
+    try:
+        app(args=None if argv is None else list(argv), prog_name="prune-cli")
+    except SystemExit as end:
+        return _flush(end.code if isinstance(end.code, int) else 0)
+    except PruneError as error:
+        console.show_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        return _flush(OutputError.exit_code)
+    except Interrupted:
+        console.show_interrupted()
+        return INTERRUPTED
+    return 0
+
+
+def _flush(exit_code: int) -> int:
+    """`exit_code`, unless the reader of stdout is gone before everything reached it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None  # or the interpreter tries again, and complains
+        return OutputError.exit_code
+    return exit_code
+
+
+def _listen_for_signals() -> None:
+    def interrupt(*_: object) -> NoReturn:
+        for number in watched:  # a second one must not stop the clean-up after the first
+            signal.signal(number, signal.SIG_IGN)
+        raise Interrupted
+
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in watched:
+        signal.signal(number, interrupt)
+
+
+# --- options that commands share -------------------------------------------------------------
+
+
+def _complete_module(context: typer.Context, incomplete: str) -> list[str]:
+    """The module names of the checkpoint on the line."""
+    path = context.params.get("checkpoint")
+    try:
+        parameters = open_checkpoint(path).parameters if path else ()
+    except PruneError:
+        return []
+    modules = dict.fromkeys(parameter.module for parameter in parameters)
+    return [module for module in modules if module.startswith(incomplete)]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import torch
+
+        from prune_cli.apply import available_devices
+
+        devices = ", ".join(available_devices())
+        version = prune_cli.__version__
+        console.write_stdout(
+            f"prune-cli {version} (torch {torch.__version__}; devices: {devices})\n"
+        )
+        raise typer.Exit
+
+
+_WHAT, _HOW, _WHERE, _LOADING = "What is pruned", "How", "Where it goes", "Reading pickles"
+
+CheckpointPath = Annotated[
+    Path,
+    typer.Argument(
+        help="A checkpoint: a file of safetensors or torch.save, a model folder or its index, "
+        "or - for stdin.",
+        show_default=False,
+    ),
+]
+Amount = Annotated[
+    str | None,
+    typer.Option(
+        "--amount",
+        "-a",
+        help="3 is three channels of each tensor, 0.25 or 25% that part of its live ones.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Dim = Annotated[
+    int,
+    typer.Option("--dim", "-d", help="The dim whose indices are channels.", rich_help_panel=_WHAT),
+]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--module",
+        "-m",
+        help="Glob of dotted module names; * crosses dots. Repeatable.",
+        show_default="*",
+        autocompletion=_complete_module,
+        rich_help_panel=_WHAT,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        "-x",
+        help="Glob of modules to leave alone. Repeatable.",
+        autocompletion=_complete_module,
+        rich_help_panel=_WHAT,
+    ),
+]
+Params = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        help="Glob of parameter names (an LSTM needs 'weight_*'). Repeatable.",
+        show_default="weight",
+        rich_help_panel=_WHAT,
+    ),
+]
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        help="TOML file of \\[\\[rules]]: module, param, amount, dim; the last match wins.",
+        rich_help_panel=_WHAT,
+    ),
+]
+WithBias = Annotated[
+    bool,
+    typer.Option(
+        "--with-bias",
+        help="Prune the bias element of each pruned channel too (dim 0).",
+        rich_help_panel=_WHAT,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", "-s", help="The same seed, the same bytes.", rich_help_panel=_HOW)
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        "-D",
+        help="Where channels are zeroed: cpu, cuda, cuda:1, mps, auto. The bytes are the same.",
+        rich_help_panel=_HOW,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Threads.",
+        show_default="one a core, at most 8",
+        rich_help_panel=_HOW,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        "-n",
+        help="Plan and show, write nothing (but a --report).",
+        rich_help_panel=_HOW,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=_HOW)
+]
+OutputPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A file (a folder for a folder), or - for stdout.",
+        show_default="NAME.pruned.safetensors beside the input",
+        rich_help_panel=_WHERE,
+    ),
+]
+ReportPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        "-r",
+        help="The JSON report, or - for stdout.",
+        show_default="beside the output",
+        rich_help_panel=_WHERE,
+    ),
+]
+Bake = Annotated[
+    bool,
+    typer.Option(
+        "--bake/--keep-masks",
+        help="Write zeros, or NAME_orig and NAME_mask as torch has them.",
+        rich_help_panel=_WHERE,
+    ),
+]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size",
+        help="Split the output into a folder of shards of at most this: 5GB, 500MiB.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", "-f", help="Replace what is there.", rich_help_panel=_WHERE)
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Take up a run on a folder that was interrupted.",
+        rich_help_panel=_WHERE,
+    ),
+]
+StateDictKey = Annotated[
+    str | None,
+    typer.Option(
+        "--state-dict-key",
+        help="Where the state dict is nested (model.ema).",
+        show_default="found by structure",
+        rich_help_panel=_LOADING,
+    ),
+]
+AllowGlobal = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-global",
+        help="A global that a pickle may use besides torch's own, as argparse.Namespace. "
+        "Repeatable.",
+        rich_help_panel=_LOADING,
+    ),
+]
+UnsafeLoad = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-load",
+        help="Load pickled modules and TorchScript, running whatever code they hold.",
+        rich_help_panel=_LOADING,
+    ),
+]
+
+
+@app.callback()
+def prune(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the versions of prune-cli and torch, and the devices.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Remove channels at random, reproducibly, from any PyTorch checkpoint, from the shell."""
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+@app.command("random-structured", no_args_is_help=True)
+def random_structured(
+    checkpoint: CheckpointPath,
+    amount: Amount = None,
+    dim: Dim = -1,
+    modules: Modules = None,
+    exclude: Exclude = None,
+    params: Params = None,
+    recipe: Recipe = None,
+    with_bias: WithBias = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    output: OutputPath = None,
+    report: ReportPath = None,
+    bake: Bake = True,
+    max_shard_size: MaxShardSize = None,
+    force: Force = False,
+    resume: Resume = False,
+    state_dict_key: StateDictKey = None,
+    allow_global: AllowGlobal = None,
+    unsafe_load: UnsafeLoad = False,
+) -> None:
+    """Prune channels at random: write a checkpoint with zeros in them, and a JSON report.
+
+    [bold]Example:[/] prune-cli random-structured model.pt --amount 0.25 --dim 0
+    """
+    loading = Loading(state_dict_key, tuple(allow_global or ()), unsafe_load)
+    opened = open_checkpoint(checkpoint, loading)
+    from prune_cli.apply import check_destination, find_destination
+    from prune_cli.plan import Options, make_plan
+
+    fraction = None if amount is None else parse_amount(amount)
+    matched = {"modules": tuple(modules or ("*",)), "params": tuple(params or ("weight",))}
+    rules = read_recipe(recipe, **matched, amount=fraction, dim=dim) if recipe else ()
+    options = Options(
+        fraction,
+        dim,
+        seed,
+        exclude=tuple(exclude or ()),
+        bake=bake,
+        with_bias=with_bias,
+        rules=rules,
+        **matched,
+    )
+    destination = find_destination(
+        opened,
+        output=output,
+        report=report,
+        force=force,
+        resume=resume,
+        device=device,
+        workers=workers,
+        max_shard_size=None if max_shard_size is None else parse_size(max_shard_size),
+    )
+    if not dry_run:
+        check_destination(opened, destination)
+    plan = make_plan(opened, options)
+    _carry_out(opened, plan, destination, dry_run=dry_run, quiet=quiet, to_file=report)
+
+
+def _carry_out(
+    checkpoint: "Checkpoint",
+    plan: "Plan",
+    destination: "Destination",
+    *,
+    dry_run: bool,
+    quiet: bool,
+    to_file: Path | None,
+) -> None:
+    """Applies `plan`, with a progress bar, and shows what came of it."""
+    from prune_cli.apply import apply_plan, report_dry_run
+    from prune_cli.plan import count_emitting_biases
+
+    if dry_run:
+        report = report_dry_run(checkpoint, plan, destination if to_file else None)
+        written = [to_file] if to_file else []
+    else:
+        with console.progress(checkpoint.nbytes, quiet=quiet) as on_tensor:
+            report = apply_plan(checkpoint, plan, destination, on_tensor=on_tensor)
+        written = [destination.output, *filter(None, [destination.report])]
+    emitting = count_emitting_biases(checkpoint, plan)
+    console.show_report(report, written=written, emitting=emitting, quiet=quiet)
