@@ -285,9 +285,9 @@ def _masked(
 ) -> torch.Tensor:
     """Give `values` where the mask is 1, and +0 where it is 0; differentiable without `out`.
 
-    It selects. Stock torch multiplies, and NaN * 0 is NaN, inf * 0 is NaN, -1 * 0 is -0.
+    The mask is of any dtype, and broadcasts. This selects. Stock torch multiplies, and NaN * 0 is NaN, inf * 0 is NaN, -1 * 0 is -0.
     """
-    mask = mask.to(values.dtype)
+    mask = mask.to(values.dtype).expand_as(values)
     if not values.is_floating_point() or values.element_size() == 1:
         return torch.where(mask != 0, values, values.new_zeros(()), out=out)
     # The backward of relu is `where(mask > 0, values, 0)` in one pass: there is no mask of bools
@@ -299,6 +299,14 @@ def _masked(
         else select.grad_input(values, mask, 0, grad_input=out)
     )
     return selected
+
+
+def _mask_like(t: torch.Tensor, kept: torch.Tensor, earlier: torch.Tensor | None) -> torch.Tensor:
+    """Give the mask of `kept` channels, on top of an earlier mask, in the form of t."""
+    if earlier is None:
+        return torch.empty_like(t).copy_(kept)
+    mask = torch.empty_like(t).copy_(earlier)
+    return _masked(mask, kept, out=mask)
 
 
 class _Pruned(torch.Tensor):
@@ -419,19 +427,22 @@ class RandomStructured(_Selecting):
             ParameterError: t has less than two dims or a dtype without zero, or the mask has
                 another shape or other values than 0 and 1.
         """
+        return _mask_like(t, self._keep(t, default_mask), default_mask)
+
+    def _keep(self, t: torch.Tensor, default_mask: torch.Tensor | None) -> torch.Tensor:
+        """Draw, and give 1 for each channel that is kept and 0 for each drawn, to broadcast to t."""
         name = f"parameter {self._tensor_name!r}" if hasattr(self, "_tensor_name") else "the tensor"
-        if t.dim() < 2:
-            raise ParameterError(
-                f"{name}: the shape {tuple(t.shape)} has no channels: that takes 2 dims or more"
-            )
-        axis = _axis(self.dim, t.shape, name)
+        axis = _axis_of_channels(self.dim, t, name)
         if default_mask is None:
-            mask, live = torch.ones_like(t), torch.arange(t.shape[axis], device="cpu")
+            live = torch.arange(t.shape[axis], device="cpu")
         else:
             _check_mask(default_mask, t, name)
-            mask, live = torch.empty_like(t).copy_(default_mask), live_channels(default_mask, axis)
-        k = number_to_prune(self.amount, len(live), name)
-        return zero_channels_(mask, axis, draw_channels(live, k, generator=self.generator))
+            live = live_channels(default_mask, axis)
+        channels = draw_channels(
+            live, number_to_prune(self.amount, len(live), name), generator=self.generator
+        )
+        shape = [size if dim == axis else 1 for dim, size in enumerate(t.shape)]
+        return zero_channels_(t.new_ones(shape), axis, channels)
 
     def prune(
         self,
@@ -494,9 +505,11 @@ class RandomStructured(_Selecting):
         previous = _pruning_hook(module, name)
         orig = _parameter(module, name, pruned=previous is not None)
         earlier = None if previous is None else module.get_buffer(f"{name}_mask")
-        mask = method.compute_mask(orig, earlier)
+        kept = method._keep(orig, earlier)
+        mask = _mask_like(orig, kept, earlier)
+        # Where one value says it for a whole channel, that is quicker to read than the mask.
+        pruned = _Pruned.of(orig, kept if earlier is None else mask)
         method.generator = None  # what it drew is in the mask; a copy or a pickle needs no more
-        pruned = _Pruned.of(orig, mask)
         # Up to here an error leaves the module as it was; from here on there is none.
         _rename(module._parameters, name, f"{name}_orig")
         module.register_buffer(f"{name}_mask", mask)
@@ -545,6 +558,14 @@ def _check_shape(what: str, tensor: torch.Tensor, t: torch.Tensor) -> None:
             f"{what} has the shape {tuple(tensor.shape)}, "
             f"and the tensor to prune {tuple(t.shape)}: they have to be the same"
         )
+
+
+def _axis_of_channels(dim: int, t: torch.Tensor, name: str) -> int:
+    if t.dim() < 2:
+        raise ParameterError(
+            f"{name}: the shape {tuple(t.shape)} has no channels: that takes 2 dims or more"
+        )
+    return _axis(dim, t.shape, name)
 
 
 def _check_mask(mask: torch.Tensor, t: torch.Tensor, name: str) -> None:
