@@ -1,3 +1,71 @@
-"""prune-cli removes channels at random, reproducibly, from any PyTorch checkpoint."""
+"""prune-cli removes channels at random, reproducibly, from any PyTorch checkpoint.
+
+The tour, from the bottom up; each file imports only what stands above it here:
+
+    errors.py       what can go wrong, and the exit code of each
+    tensors.py      TensorInfo, and the arithmetic of headers
+    selection.py    which parameters: glob patterns, amounts, recipes
+    checkpoint/     any checkpoint as shards of TensorInfo, without reading the weights
+    writer.py       files that appear whole or not at all, and streams
+    pruning.py      the mathematics: RandomStructured, which channels go, zeroing them
+    plan.py         which channels of which tensors: Plan, PlanItem, make_plan
+    report.py       Report, a plan and what came of it, to JSON and back
+    outputs.py      which tensors the output holds, in which files
+    stream.py       the bytes, piece by piece, from the checkpoint to the output
+    staging.py      folders that are complete or can be resumed
+    apply.py        a plan onto a checkpoint: prune_checkpoint
+    verify.py       a file against its plan
+    console.py      tables and progress
+    cli.py          the commands
+
+The names below are the public ones; each is imported when it is first used, so that
+`import prune_cli` does not import torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from prune_cli.apply import apply_report as apply_report
+    from prune_cli.apply import prune_checkpoint as prune_checkpoint
+    from prune_cli.apply import remove_masks as remove_masks
+    from prune_cli.checkpoint import Loading as Loading
+    from prune_cli.checkpoint import open_checkpoint as open_checkpoint
+    from prune_cli.errors import PruneError as PruneError
+    from prune_cli.plan import make_plan as make_plan
+    from prune_cli.pruning import RandomStructured as RandomStructured
+    from prune_cli.pruning import random_structured as random_structured
+    from prune_cli.report import Report as Report
+    from prune_cli.report import read_report as read_report
+    from prune_cli.selection import Rule as Rule
+    from prune_cli.verify import verify_checkpoint as verify_checkpoint
+
+_HOMES = {
+    "Loading": "checkpoint",
+    "PruneError": "errors",
+    "RandomStructured": "pruning",
+    "Report": "report",
+    "Rule": "selection",
+    "apply_report": "apply",
+    "make_plan": "plan",
+    "open_checkpoint": "checkpoint",
+    "prune_checkpoint": "apply",
+    "random_structured": "pruning",
+    "read_report": "report",
+    "remove_masks": "apply",
+    "verify_checkpoint": "verify",
+}
+
+__all__ = [*_HOMES]  # noqa: PLE0604 - the keys are strings
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]
