@@ -18,14 +18,11 @@ from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import DeviceError, UsageError
 from prune_cli.outputs import Kept, OutputFile, encode_index, index_name, lay_out
 from prune_cli.plan import Options, Plan, make_plan
-from prune_cli.report import Output, Report, make_report, to_json
+from prune_cli.report import FOLDER_REPORT, Output, Report, make_report, report_path, to_json
 from prune_cli.selection import Amount, Rule, check_amount
 from prune_cli.staging import FolderOutput, check_folder, write_folder
 from prune_cli.stream import OnTensor, write_output
 from prune_cli.writer import STDOUT, check_can_write, is_special, pending, write_file
-
-FOLDER_REPORT = "prune-report.json"
-"""What the report is called inside an output folder."""
 
 
 @dataclass(frozen=True)
@@ -216,15 +213,9 @@ def find_destination(
         raise UsageError("the output and the report cannot both go to stdout")
     if to_folder and (output == STDOUT or output.suffix == ".safetensors"):
         raise UsageError(f"the output is a folder of files, so it cannot be {str(output)!r}")
-    return Destination(output, report or _default_report(output, to_folder), **rest)
-
-
-def _default_report(output: Path, to_folder: bool) -> Path | None:
-    if to_folder:
-        return output / FOLDER_REPORT
-    if output == STDOUT or is_special(output):
-        return None
-    return output.with_name(output.name.removesuffix(".safetensors") + ".report.json")
+    if report is None and not (output == STDOUT or is_special(output)):
+        report = report_path(output, is_folder=to_folder)
+    return Destination(output, report, **rest)
 
 
 def check_destination(checkpoint: Checkpoint, destination: Destination) -> None:

@@ -19,6 +19,9 @@ from prune_cli.selection import Rule
 
 SCHEMA = 1
 
+FOLDER_REPORT = "prune-report.json"
+"""What the report is called inside an output folder."""
+
 _Fact = TypeVar("_Fact")
 
 
@@ -113,6 +116,18 @@ def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Re
         dropped=checkpoint.dropped,
         notes=checkpoint.notes,
     )
+
+
+def report_path(output: Path, *, is_folder: bool) -> Path:
+    """Where the report of `output` is unless said otherwise: beside a file, inside a folder.
+
+    Example:
+        >>> report_path(Path("a/model.pruned.safetensors"), is_folder=False).as_posix()
+        'a/model.pruned.report.json'
+    """
+    if is_folder:
+        return output / FOLDER_REPORT
+    return output.with_name(output.name.removesuffix(".safetensors") + ".report.json")
 
 
 def sum_up(items: Sequence[PlanItem]) -> Totals:

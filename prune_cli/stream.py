@@ -8,10 +8,10 @@ import contextlib
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 
 import torch
 
@@ -60,9 +60,23 @@ def write_output(
     """
     header = file.header
     sink.write(header, 0)
-    with _open_shards(file, checkpoint) as descriptors:
+    places = _places(file.tensors, len(header))
+    write_tensors(places, checkpoint, sink, device=device, workers=workers, on_tensor=on_tensor)
+
+
+def write_tensors(
+    places: Sequence[tuple[OutputTensor, int]],
+    checkpoint: Checkpoint,
+    sink: Sink,
+    *,
+    device: torch.device,
+    workers: int = 1,
+    on_tensor: OnTensor | None = None,
+) -> None:
+    """Writes tensors to `sink`, each at the byte that is given with it; see write_output."""
+    with _open_shards([tensor for tensor, _ in places], checkpoint) as descriptors:
         stream = _Stream(checkpoint, descriptors, sink, device, on_tensor or (lambda *_: None))
-        run(stream.jobs(file, len(header)), workers if sink.seekable else 1)
+        run(stream.jobs(places), workers if sink.seekable else 1)
 
 
 def run(jobs: Iterable[Job], workers: int) -> None:
@@ -91,10 +105,18 @@ def run(jobs: Iterable[Job], workers: int) -> None:
         future.result()
 
 
+def _places(tensors: Sequence[OutputTensor], at: int) -> list[tuple[OutputTensor, int]]:
+    """Each of `tensors` with its first byte, one after the other from byte `at`."""
+    sizes = [tensor.info.nbytes for tensor in tensors]
+    return list(zip(tensors, accumulate(sizes, initial=at), strict=False))
+
+
 @contextlib.contextmanager
-def _open_shards(file: OutputFile, checkpoint: Checkpoint) -> Iterator[Mapping[int, int]]:
-    """The shards that `file` takes bytes from -> their file descriptors."""
-    wanted = {tensor.source.shard for tensor in file.tensors if tensor.source}
+def _open_shards(
+    tensors: Iterable[OutputTensor], checkpoint: Checkpoint
+) -> Iterator[Mapping[int, int]]:
+    """The shards that `tensors` are made of -> their file descriptors."""
+    wanted = {tensor.source.shard for tensor in tensors if tensor.source}
     with contextlib.ExitStack() as stack:
         descriptors = {}
         for shard in sorted(wanted):
@@ -134,16 +156,15 @@ class _Stream:
         self._on_tensor = on_tensor
         self._buffer = _Buffer()
 
-    def jobs(self, file: OutputFile, at: int) -> Iterator[Job]:
-        """The jobs that write the tensors of `file`, of which the first starts at byte `at`."""
-        for tensor in file.tensors:
+    def jobs(self, places: Iterable[tuple[OutputTensor, int]]) -> Iterator[Job]:
+        """The jobs that write each tensor at its byte."""
+        for tensor, at in places:
             if not tensor.is_contiguous_source:
                 yield from self._row_jobs(tensor, at)
             elif tensor.zero:
                 yield from self._zero_jobs(tensor, at)
             else:
                 yield from self._copy_jobs(tensor, at)
-            at += tensor.info.nbytes
 
     # What is untouched is copied, in the kernel if it can.
 
@@ -176,7 +197,7 @@ class _Stream:
         for block in batch:
             nbytes = block.stop - block.start
             hit = _within(tensor.zero, channels, block.channels)
-            if len(hit) < len(block.channels) or not self._sink.seekable:
+            if len(hit) < len(block.channels) or not self._sink.is_sparse:
                 data = self._buffer.bytes[:nbytes]
                 read_exactly(descriptor, data, offset + block.start)
                 values = self._buffer.tensor[:nbytes].view(dtype)

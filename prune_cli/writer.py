@@ -29,6 +29,10 @@ class Sink(Protocol):
     def seekable(self) -> bool:
         """Whether bytes may come in any order and from any thread."""
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether bytes that never come are zero."""
+
     def write(self, data: memoryview | bytes, at: int) -> None:
         """Puts `data` at byte `at`."""
 
@@ -37,9 +41,10 @@ class Sink(Protocol):
 
 
 class FileSink:
-    """A Sink over a regular file."""
+    """A Sink over a regular file that has its full size already."""
 
     seekable = True
+    is_sparse = True
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
@@ -83,6 +88,7 @@ class StreamSink:
     """A Sink over a pipe, a terminal or a device: it takes bytes in order only."""
 
     seekable = False
+    is_sparse = False
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
