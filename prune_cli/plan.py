@@ -18,15 +18,14 @@ from prune_cli.errors import (
     SelectionError,
     UsageError,
 )
+from prune_cli.prunable import find_problems
 from prune_cli.pruning import draw_channels, live_channels, number_to_prune
 from prune_cli.selection import Amount, Rule, Selected, Selection, select, split_name
-from prune_cli.tensors import DTYPES, Parameter, resolve_dim
+from prune_cli.tensors import Parameter, resolve_dim
 
 METHOD = "random_structured"
 
 _SCALES = ("_scale", "_scale_inv", ".scale")
-_ZERO_POINTS = ("_zero_point", ".zero_point")
-_PACKED = (".absmax", ".quant_map", "_packed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +143,9 @@ def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
     selection = Selection(rules, options.exclude)
     selected = select(checkpoint.parameters, selection, aliases=checkpoint.names_of)
     prunable, skipped = _split_off_vectors(selected)
-    _refuse_problems(problem for pick in prunable for problem in _problems(checkpoint, pick))
+    _refuse_problems(
+        problem for pick in prunable for problem in find_problems(checkpoint, pick.parameter)
+    )
     items = _gather(lambda pick: _plan_item(checkpoint, options.seed, pick), prunable)
     if not items:
         raise SelectionError(_nothing_left(selected, skipped))
@@ -217,26 +218,6 @@ def _split_off_vectors(selected: list[Selected]) -> tuple[list[Selected], list[S
         else:
             skipped.append(Skipped(pick.parameter.name, f"{dims}-D: it has no channels to prune"))
     return prunable, skipped
-
-
-def _problems(checkpoint: Checkpoint, pick: Selected) -> Iterator[str]:
-    """Why the tensor cannot be pruned, whatever the amount and the dim."""
-    info, name = pick.parameter.tensor, pick.parameter.name
-    if len(info.shape) < 2:
-        yield f"{name} is {len(info.shape)}-D, so it has no channels to prune; exclude it (-x)"
-    if not DTYPES[info.dtype].holds_zero:
-        yield f"{name} is {info.dtype}, which cannot hold zero; exclude it (-x)"
-    if DTYPES[info.dtype].bits < 8:
-        yield f"{name} is {info.dtype}, packed below a byte; exclude it (-x)"
-    if info.name in checkpoint.overlaps:
-        other = checkpoint.overlaps[info.name]
-        yield f"{name} shares part of its memory with {other}; save the two apart (.clone())"
-    for suffix in _ZERO_POINTS:
-        if name + suffix in checkpoint.tensors:
-            yield f"{name} is quantised with a zero point ({name + suffix}): 0 is not its zero"
-    for suffix in _PACKED:
-        if name + suffix in checkpoint.tensors:
-            yield f"{name} is packed ({name + suffix} is with it): 0 is not its zero"
 
 
 def _refuse_problems(problems: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema
 """
 
 import json
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 import prune_cli
 from prune_cli.checkpoint import Checkpoint, Dropped
 from prune_cli.errors import InputError
+from prune_cli.jsontext import encode
 from prune_cli.plan import Options, Plan, PlanItem, Skipped
 from prune_cli.selection import Rule
 
@@ -162,8 +164,7 @@ def to_json(report: Report) -> str:
         "skipped": [asdict(skip) for skip in report.skipped],
         "dropped": [asdict(drop) for drop in report.dropped],
     }
-    lines = (f"  {json.dumps(key)}: {_value(value)}" for key, value in facts.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    return encode(facts)
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
@@ -173,27 +174,21 @@ def _row(item: PlanItem) -> dict[str, Any]:
     return row
 
 
-def _value(value: object) -> str:
-    if not isinstance(value, list) or not value:
-        return json.dumps(value, ensure_ascii=False)
-    rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value)
-    return f"[\n{rows}\n  ]"
-
-
 # --- from JSON -------------------------------------------------------------------------------
 
 
 def read_report(path: Path) -> Report:
-    """The Report in the file at `path`.
+    """The Report in the file at `path`, or in stdin ("-").
 
     Raises:
         InputError: the file cannot be read, is no report, or one of a newer version.
     """
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return from_json(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except InputError as error:
+    except (InputError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a report of prune-cli: {error}") from error
 
 

@@ -1,0 +1,32 @@
+"""Whether a tensor can be pruned, as far as its header and its neighbours' names tell.
+
+Without torch, so that `inspect` is instant. The plan refuses by the same words.
+"""
+
+from collections.abc import Iterator
+
+from prune_cli.checkpoint import Checkpoint
+from prune_cli.tensors import DTYPES, Parameter
+
+_ZERO_POINTS = ("_zero_point", ".zero_point")
+_PACKED = (".absmax", ".quant_map", "_packed")
+
+
+def find_problems(checkpoint: Checkpoint, parameter: Parameter) -> Iterator[str]:
+    """Why `parameter` cannot be pruned, whatever the amount and the dim; nothing if it can."""
+    info, name = parameter.tensor, parameter.name
+    if len(info.shape) < 2:
+        yield f"{name} is {len(info.shape)}-D, so it has no channels to prune; exclude it (-x)"
+    if not DTYPES[info.dtype].holds_zero:
+        yield f"{name} is {info.dtype}, which cannot hold zero; exclude it (-x)"
+    if DTYPES[info.dtype].bits < 8:
+        yield f"{name} is {info.dtype}, packed below a byte; exclude it (-x)"
+    if info.name in checkpoint.overlaps:
+        other = checkpoint.overlaps[info.name]
+        yield f"{name} shares part of its memory with {other}; save the two apart (.clone())"
+    for suffix in _ZERO_POINTS:
+        if name + suffix in checkpoint.tensors:
+            yield f"{name} is quantised with a zero point ({name + suffix}): 0 is not its zero"
+    for suffix in _PACKED:
+        if name + suffix in checkpoint.tensors:
+            yield f"{name} is packed ({name + suffix} is with it): 0 is not its zero"
