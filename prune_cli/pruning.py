@@ -142,7 +142,7 @@ def zero_channels_(tensor: torch.Tensor, dim: int, channels: torch.Tensor) -> to
     Args:
         tensor: of any shape with that dim, any stride, any device, and any dtype that has a zero.
         dim: the dim that counts channels; negative counts from the end.
-        channels: int64, 1-D: indices along dim.
+        channels: int64, 1-D, on any device: indices along dim, from 0.
 
     Returns:
         The same tensor.
@@ -152,6 +152,7 @@ def zero_channels_(tensor: torch.Tensor, dim: int, channels: torch.Tensor) -> to
         ParameterError: the dtype has no zero (float8_e8m0fnu), or packs elements (float4).
     """
     axis = _axis(dim, tensor.shape, "the tensor")
+    _check_dtype(tensor.dtype, "the tensor")
     _bits(tensor).index_fill_(axis, channels.to(tensor.device), 0)
     return tensor
 
@@ -175,6 +176,7 @@ def live_channels(tensor: torch.Tensor, dim: int) -> torch.Tensor:
         ParameterError: as in `zero_channels_`, or the tensor is on the meta device.
     """
     axis = _axis(dim, tensor.shape, "the tensor")
+    _check_dtype(tensor.dtype, "the tensor")
     if tensor.is_meta:
         raise ParameterError("a tensor on the meta device has no values to find live channels by")
     live = _live_by_blocks if tensor.is_contiguous() else _live_by_reduction
@@ -185,10 +187,15 @@ def _axis(dim: int, shape: Sequence[int], name: str) -> int:
     """Give `dim` counted from the front, or raise a DimError."""
     if not -len(shape) <= dim < len(shape):
         raise DimError(
-            f"{name}: there is no dim {dim} in the shape {tuple(shape)}, "
-            f"whose dims are {-len(shape)} to {len(shape) - 1}"
+            f"{name}: there is no dim {dim} in the shape {tuple(shape)}, which has {len(shape)}"
         )
     return dim % len(shape)
+
+
+def _check_dtype(dtype: torch.dtype, name: str) -> None:
+    if dtype not in _DTYPES_WITH_ZERO:
+        reason = _REFUSED.get(str(dtype), "its zero is unknown")
+        raise ParameterError(f"{name}: the dtype {dtype} cannot be pruned: {reason}")
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -196,9 +203,6 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
     A complex tensor gains a last dim of size 2.
     """
-    if tensor.dtype not in _DTYPES_WITH_ZERO:
-        reason = _REFUSED.get(str(tensor.dtype), "its zero is unknown")
-        raise ParameterError(f"the dtype {tensor.dtype} cannot be pruned: {reason}")
     tensor = tensor.detach()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -285,7 +289,8 @@ def _masked(
 ) -> torch.Tensor:
     """Give `values` where the mask is 1, and +0 where it is 0; differentiable without `out`.
 
-    The mask is of any dtype, and broadcasts. This selects. Stock torch multiplies, and NaN * 0 is NaN, inf * 0 is NaN, -1 * 0 is -0.
+    The mask is of any dtype, and broadcasts. This selects; stock torch multiplies, and NaN * 0 is
+    NaN, inf * 0 is NaN, -1 * 0 is -0.
     """
     mask = mask.to(values.dtype).expand_as(values)
     if not values.is_floating_point() or values.element_size() == 1:
@@ -299,14 +304,6 @@ def _masked(
         else select.grad_input(values, mask, 0, grad_input=out)
     )
     return selected
-
-
-def _mask_like(t: torch.Tensor, kept: torch.Tensor, earlier: torch.Tensor | None) -> torch.Tensor:
-    """Give the mask of `kept` channels, on top of an earlier mask, in the form of t."""
-    if earlier is None:
-        return torch.empty_like(t).copy_(kept)
-    mask = torch.empty_like(t).copy_(earlier)
-    return _masked(mask, kept, out=mask)
 
 
 class _Pruned(torch.Tensor):
@@ -394,7 +391,7 @@ class RandomStructured(_Selecting):
     Raises:
         AmountTypeError, AmountError: the amount is impossible for any tensor.
         DeviceError: the generator is not on the CPU.
-        UsageError: the generator is none.
+        UsageError: the generator is something else, such as a seed.
     """
 
     PRUNING_TYPE = "structured"
@@ -414,7 +411,8 @@ class RandomStructured(_Selecting):
         """Draw channels among those live in `default_mask`, and give that mask without them.
 
         Args:
-            t: the tensor to prune, with two dims or more. Its values do not matter.
+            t: the tensor to prune, with two dims or more. Its values do not matter; a first
+                `apply` gives one element of each channel.
             default_mask: of t's shape, with 0 for what is pruned already and 1 for the rest;
                 None where nothing is.
 
@@ -427,22 +425,15 @@ class RandomStructured(_Selecting):
             ParameterError: t has less than two dims or a dtype without zero, or the mask has
                 another shape or other values than 0 and 1.
         """
-        return _mask_like(t, self._keep(t, default_mask), default_mask)
-
-    def _keep(self, t: torch.Tensor, default_mask: torch.Tensor | None) -> torch.Tensor:
-        """Draw, and give 1 for each channel that is kept and 0 for each drawn, to broadcast to t."""
         name = f"parameter {self._tensor_name!r}" if hasattr(self, "_tensor_name") else "the tensor"
         axis = _axis_of_channels(self.dim, t, name)
         if default_mask is None:
-            live = torch.arange(t.shape[axis], device="cpu")
+            mask, live = torch.ones_like(t), torch.arange(t.shape[axis], device="cpu")
         else:
             _check_mask(default_mask, t, name)
-            live = live_channels(default_mask, axis)
-        channels = draw_channels(
-            live, number_to_prune(self.amount, len(live), name), generator=self.generator
-        )
-        shape = [size if dim == axis else 1 for dim, size in enumerate(t.shape)]
-        return zero_channels_(t.new_ones(shape), axis, channels)
+            mask, live = torch.empty_like(t).copy_(default_mask), live_channels(default_mask, axis)
+        k = number_to_prune(self.amount, len(live), name)
+        return zero_channels_(mask, axis, draw_channels(live, k, generator=self.generator))
 
     def prune(
         self,
@@ -504,11 +495,12 @@ class RandomStructured(_Selecting):
         method._tensor_name = name
         previous = _pruning_hook(module, name)
         orig = _parameter(module, name, pruned=previous is not None)
-        earlier = None if previous is None else module.get_buffer(f"{name}_mask")
-        kept = method._keep(orig, earlier)
-        mask = _mask_like(orig, kept, earlier)
-        # Where one value says it for a whole channel, that is quicker to read than the mask.
-        pruned = _Pruned.of(orig, kept if earlier is None else mask)
+        if previous is None:  # then one value says it for a whole channel, which is quicker read
+            kept = method.compute_mask(_one_element_of_each_channel(orig, dim, name))
+            mask = torch.empty_like(orig).copy_(kept)
+        else:
+            kept = mask = method.compute_mask(orig, module.get_buffer(f"{name}_mask"))
+        pruned = _Pruned.of(orig, kept)
         method.generator = None  # what it drew is in the mask; a copy or a pickle needs no more
         # Up to here an error leaves the module as it was; from here on there is none.
         _rename(module._parameters, name, f"{name}_orig")
@@ -561,11 +553,20 @@ def _check_shape(what: str, tensor: torch.Tensor, t: torch.Tensor) -> None:
 
 
 def _axis_of_channels(dim: int, t: torch.Tensor, name: str) -> int:
+    """Give `dim` counted from the front, of a tensor that can be pruned along it."""
+    _check_dtype(t.dtype, name)
     if t.dim() < 2:
         raise ParameterError(
             f"{name}: the shape {tuple(t.shape)} has no channels: that takes 2 dims or more"
         )
     return _axis(dim, t.shape, name)
+
+
+def _one_element_of_each_channel(t: torch.Tensor, dim: int, name: str) -> torch.Tensor:
+    """View the first element of every channel, in a shape that broadcasts to that of t."""
+    axis = _axis_of_channels(dim, t, f"parameter {name!r}")
+    where = [slice(None) if other == axis else slice(1) for other in range(t.dim())]
+    return t.detach()[tuple(where)]
 
 
 def _check_mask(mask: torch.Tensor, t: torch.Tensor, name: str) -> None:

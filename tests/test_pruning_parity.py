@@ -229,12 +229,10 @@ def test_every_set_of_k_channels_is_as_likely(k: int, per_seed: bool) -> None:
 
 
 def test_the_limit_of_chi_square_catches_a_bias() -> None:
-    """A draw by which one channel in ten goes 20 % more often than the others is not let pass."""
-    fair, biased = [1000] * 10, [1200] + [1000] * 9
+    """Ten thousand draws are enough to see that one channel of ten goes a quarter more often."""
+    fair, biased = [1000] * 10, [1250] + [972] * 9
 
-    assert chi_square(fair) == 0
-    assert chi_square(biased) > chi_square_limit(9) * 0.7
-    assert chi_square([2 * count for count in biased]) > chi_square_limit(9)
+    assert chi_square(fair) < chi_square_limit(9) < chi_square(biased)
 
 
 def test_every_channel_of_many_goes_as_often() -> None:
