@@ -1,94 +1,77 @@
 """How fast the pruning core is, and how much memory it takes, against stock torch in the same run.
 
-    python -m tests.benchmarks.core
-
 The weight is that of a Linear of (11008, 4096) in float32, 172 MiB; a quarter of its channels go.
-Every figure is a median, taken in a process of its own.
+Every figure is a median, taken in a process of its own; memory is the kernel's own high-water mark
+of that process (VmHWM), which nothing in it can hide from.
 """
 
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils import prune as stock
 
 from prune_cli import pruning as ours
+from tests.benchmarks.rows import Result, Row
 
-SHAPE = (11008, 4096)
 AMOUNT = 0.25
-REPEATS = 9
 APPLY, APPLY_REMOVE, BAKE, MEMORY = 1.5, {0: 2.0, 1: 1.7}, {0: 20.0, 1: 5.0}, 2.0
 
 
-@dataclass(frozen=True)
-class Row:
-    """One figure beside what it has to be: at least the target, or at most."""
+class Work(NamedTuple):
+    """The shape of the weight, and how often each call is timed."""
 
-    name: str
-    figure: float
-    target: float
-    at_least: bool = True
-
-    @property
-    def met(self) -> bool:
-        """Tell whether the figure is what it has to be, to two digits."""
-        figure = round(self.figure, 2)
-        return figure >= self.target if self.at_least else figure <= self.target
-
-    def __str__(self) -> str:
-        bound = "at least" if self.at_least else "at most"
-        mark = "" if self.met else "   MISSED"
-        return f"{self.name:<62}{self.figure:>7.2f}   {bound} {self.target:.1f}{mark}"
+    shape: tuple[int, int] = (11008, 4096)
+    repeats: int = 9
 
 
-def rows() -> list[Row]:
-    """Measure everything."""
-    return [*speed_rows(1), *speed_rows(2), *memory_rows()]
+SMALL = Work((110, 41), 1)
 
 
-def speed_rows(threads: int) -> list[Row]:
-    """Give how many times as fast as stock torch ours is, with this number of threads."""
-    return [row for dim in (0, 1) for row in _speed_rows_of_dim(threads, dim)]
+def results(*, small: bool = False) -> Iterator[Result]:
+    """Measure everything; `small` is only to see that it runs."""
+    work = SMALL if small else Work()
+    for threads in (1, 2):
+        rows = [row for dim in (0, 1) for row in _speed_rows(work, threads, dim)]
+        title = f"prune_cli.pruning, {threads} thread{'s' * (threads > 1)}: times stock torch"
+        yield Result(title, tuple(rows))
+    title = "prune_cli.pruning, peak extra memory in units of the weight"
+    yield Result(title, tuple(_memory_rows(work)))
 
 
-def _speed_rows_of_dim(threads: int, dim: int) -> list[Row]:
-    seconds = _in_a_new_process(f"seconds_of_each({threads}, {dim})")
+def _speed_rows(work: Work, threads: int, dim: int) -> list[Row]:
+    seconds = _in_a_new_process(f"seconds_of_each({work}, {threads}, {dim})")
     apply, both = seconds["stock apply"], seconds["stock apply+remove"]
-    where = f"dim {dim}, {threads} thread{'s' * (threads > 1)}"
+    figures = {
+        "apply": (apply / seconds["apply"], APPLY),
+        "apply and remove": (both / seconds["apply+remove"], APPLY_REMOVE[dim]),
+        "draw and zero, to apply and remove": (both / seconds["bake"], BAKE[dim]),
+    }
     return [
-        Row(f"apply, {where}: times stock", apply / seconds["apply"], APPLY),
-        Row(
-            f"apply and remove, {where}: times stock",
-            both / seconds["apply+remove"],
-            APPLY_REMOVE[dim],
-        ),
-        Row(f"draw and zero, {where}: times stock", both / seconds["bake"], BAKE[dim]),
+        Row(f"{name}, dim {dim}", figure, target, at_least=True)
+        for name, (figure, target) in figures.items()
     ]
 
 
-def memory_rows() -> list[Row]:
-    """Give the peak memory that a call takes on top, in units of the weight."""
-    return [
-        Row(f"first apply, dim {dim}: peak extra memory / weight", peak, MEMORY, at_least=False)
-        for dim in (0, 1)
-        for peak in [_in_a_new_process(f"peak_of_apply({dim})")]
-    ] + [
-        Row(f"draw and zero, dim {dim}: peak extra memory / weight", peak, 0.0, at_least=False)
-        for dim in (0, 1)
-        for peak in [_in_a_new_process(f"peak_of_baking({dim})")]
-    ]
+def _memory_rows(work: Work) -> Iterator[Row]:
+    for name, call, target in (("first apply", "apply", MEMORY), ("draw and zero", "baking", 0.0)):
+        for dim in (0, 1):
+            peak = _in_a_new_process(f"peak_of_{call}({work}, {dim})")
+            yield Row(f"{name}, dim {dim}", peak, target)
 
 
-def _in_a_new_process(call: str) -> "dict[str, float] | float":
+def _in_a_new_process(call: str) -> Any:
     """Evaluate a call of this module in a process that has done nothing else."""
-    code = f"import json; from tests.benchmarks import core; print(json.dumps(core.{call}))"
+    code = f"import json; from tests.benchmarks.core import *; print(json.dumps({call}))"
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True, check=True
@@ -99,9 +82,10 @@ def _in_a_new_process(call: str) -> "dict[str, float] | float":
 # --- Inside the process -------------------------------------------------------------------------
 
 
-def linear() -> nn.Linear:
+def linear(work: Work) -> nn.Linear:
     """Make the module to prune, its pages all touched."""
-    return nn.Linear(SHAPE[1], SHAPE[0], bias=False)
+    rows, columns = work.shape
+    return nn.Linear(columns, rows, bias=False)
 
 
 def bake(weight: torch.Tensor, dim: int) -> None:
@@ -111,14 +95,15 @@ def bake(weight: torch.Tensor, dim: int) -> None:
     ours.zero_channels_(weight, dim, ours.draw_channels(live, k))
 
 
-def seconds_of_each(threads: int, dim: int) -> dict[str, float]:
+def seconds_of_each(work: Work, threads: int, dim: int) -> dict[str, float]:
     """Give the median seconds of each call; ours and stock take turns."""
     torch.set_num_threads(threads)
-    module, weight = linear(), torch.randn(SHAPE)
+    module, weight = linear(work), torch.randn(work.shape)
     seconds: dict[str, list[float]] = {}
-    for _ in range(REPEATS):
+    for _ in range(work.repeats):
         for prefix, prune in (("stock ", stock), ("", ours)):
-            applied = _seconds(lambda p=prune: p.random_structured(module, "weight", AMOUNT, dim))
+            apply = partial(prune.random_structured, module, "weight", AMOUNT, dim)
+            applied = _seconds(apply)
             removed = _seconds(lambda: stock.remove(module, "weight"))
             seconds.setdefault(f"{prefix}apply", []).append(applied)
             seconds.setdefault(f"{prefix}apply+remove", []).append(applied + removed)
@@ -126,16 +111,16 @@ def seconds_of_each(threads: int, dim: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def peak_of_apply(dim: int, prune: object = ours) -> float:
+def peak_of_apply(work: Work, dim: int) -> float:
     """Give the peak memory that a first apply takes on top, in units of the weight."""
-    module = linear()
-    return _peak(lambda: prune.random_structured(module, "weight", AMOUNT, dim))
+    module = linear(work)
+    return _peak(work, lambda: ours.random_structured(module, "weight", AMOUNT, dim))
 
 
-def peak_of_baking(dim: int) -> float:
+def peak_of_baking(work: Work, dim: int) -> float:
     """Give the peak memory that baking takes on top, in units of the weight."""
-    weight = torch.randn(SHAPE)
-    return _peak(lambda: bake(weight, dim))
+    weight = torch.randn(work.shape)
+    return _peak(work, lambda: bake(weight, dim))
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -144,13 +129,13 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _peak(call: Callable[[], object]) -> float:
+def _peak(work: Work, call: Callable[[], object]) -> float:
     """Give the peak resident memory of a call, by the kernel's own high-water mark."""
     ours.random_structured(nn.Linear(8, 8), "weight", AMOUNT, 0)  # what torch loads at first use
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
     before = _status("VmRSS")
     call()
-    return (_status("VmHWM") - before) / (4 * SHAPE[0] * SHAPE[1])
+    return (_status("VmHWM") - before) / (4 * math.prod(work.shape))
 
 
 def _status(field: str) -> int:
@@ -158,8 +143,3 @@ def _status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(f"{field}:")]
     return int(line.split()[1]) * 1024
-
-
-if __name__ == "__main__":
-    for row in rows():
-        sys.stdout.write(f"{row}\n")

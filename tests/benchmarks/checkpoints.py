@@ -1,0 +1,224 @@
+"""How fast prune-cli takes a checkpoint to another, beside `cp` and beside stock torch.
+
+Whoever runs prune-cli has torch to import, which takes longer than many a file to copy; where a
+figure says "beyond import torch", the median of `python -c "import torch"` in the same race is
+taken off.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks import inputs
+from tests.benchmarks.rows import Result, Row
+from tests.benchmarks.timing import Command, Runs, peak_anonymous, race
+
+AMOUNT = "0.25"
+SHARDS = 8
+START_REPEATS = 9
+_STOCK_SCRIPT = str(Path(__file__).with_name("stock_script.py"))
+_IMPORT_TORCH = Command("import torch", (sys.executable, "-c", "import torch"))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How large, how often, where.
+
+    Attributes:
+        nbytes: of the main file; others are a half, twice and four times as large.
+        small: whether it is only to be seen that everything runs.
+        repeats: rounds of each race.
+        threads: that torch may use, and `--workers` of prune-cli.
+        folder: where inputs and outputs are.
+    """
+
+    nbytes: int
+    small: bool
+    repeats: int
+    threads: int
+    folder: Path
+
+
+def start(setup: Setup, folder: Path) -> Result:
+    """What the smallest work takes."""
+    source = inputs.write_safetensors(folder / "in.safetensors", inputs.language_model(2e6))
+    help_ = Command("prune-cli --help", (sys.executable, "-m", "prune_cli", "--help"))
+    commands = [_IMPORT_TORCH, help_, _prune(setup, source, 0)]
+    repeats = max(setup.repeats, 1 if setup.small else START_REPEATS)
+    torch, shown, pruned = race(commands, repeats=repeats, threads=setup.threads)
+    rows = (
+        Row("2 MB, beyond import torch", pruned.median - torch.median, 0.4, "s"),
+        Row("--help", shown.median, 0.3, "s"),
+    )
+    return Result("Start", rows, (torch, shown, pruned))
+
+
+def one_file(setup: Setup, folder: Path) -> Result:
+    """A file of safetensors, along dim 0 and dim 1, beside `cp` and beside the stock script."""
+    shapes = inputs.language_model(setup.nbytes)
+    source = inputs.write_safetensors(folder / "in.safetensors", shapes)
+    copy = _copy(source)
+    pruned = [_prune(setup, source, dim) for dim in (0, 1)]
+    stock = [_stock(source, dim) for dim in (0, 1)]
+    runs = _race(setup, [_IMPORT_TORCH, copy, *pruned, *stock])
+    torch, copied, ours0, ours1, stock0, stock1 = runs
+    rows = (
+        Row("dim 0, beyond import torch, to cp", _to_copy(ours0, copied, torch), 1.3),
+        Row("dim 1, beyond import torch, to cp", _to_copy(ours1, copied, torch), 2.5),
+        Row("stock script to dim 0", stock0.median / ours0.median, 4, at_least=True),
+        Row("stock script to dim 1", stock1.median / ours1.median, 4, at_least=True),
+    )
+    return Result(f"One file of safetensors, {_size(shapes)}", rows, tuple(runs))
+
+
+def pickle(setup: Setup, folder: Path) -> Result:
+    """The same in a file of torch.save."""
+    shapes = inputs.language_model(setup.nbytes)
+    source = _pickle(folder, shapes)
+    commands = [_IMPORT_TORCH, _copy(source), _prune(setup, source, 0), _prune(setup, source, 1)]
+    torch, copied, ours0, ours1 = runs = _race(setup, commands)
+    rows = (
+        Row("dim 0, beyond import torch, to cp", _to_copy(ours0, copied, torch)),
+        Row("dim 1, beyond import torch, to cp", _to_copy(ours1, copied, torch)),
+    )
+    return Result(f"One file of torch.save, {_size(shapes)}", rows, tuple(runs))
+
+
+def memory(setup: Setup, folder: Path) -> Result:
+    """The peak of anonymous memory, and that it does not grow with the file."""
+    base = peak_anonymous(_IMPORT_TORCH, threads=setup.threads)
+    rows = []
+    for kind, write in (("safetensors", _safetensors), (".pt", _pickle)):
+        peaks = []
+        for times in (1, 4):
+            shapes = inputs.language_model(times * setup.nbytes)
+            source = write(folder, shapes)
+            found = [
+                peak_anonymous(_prune(setup, source, dim), threads=setup.threads) - base
+                for dim in (0, 1)
+            ]
+            source.unlink()
+            peaks.append(max(found) / 1e6)
+            rows.append(Row(f"{kind}, {_size(shapes)}, above import torch", peaks[-1], 200, "MB"))
+        rows.append(Row(f"{kind}, four times the file: more by", peaks[1] - peaks[0], 10, "MB"))
+    return Result("Peak anonymous memory (RssAnon), the worse of dim 0 and 1", tuple(rows))
+
+
+def growth(setup: Setup, folder: Path) -> Result:
+    """Whether time grows in proportion: eight times the bytes."""
+    sizes = [inputs.language_model(setup.nbytes * times) for times in (0.5, 4)]
+    seconds, runs = [], []
+    for shapes in sizes:
+        source = _safetensors(folder, shapes)
+        commands = [_IMPORT_TORCH, _copy(source), _prune(setup, source, 0)]
+        torch, copied, ours = _race(setup, commands)
+        source.unlink()
+        seconds.append((copied.median, ours.median - torch.median))
+        runs += [Runs(f"{run.name}, {_size(shapes)}", run.seconds) for run in (copied, ours)]
+    (copied1, ours1), (copied8, ours8) = seconds
+    times = inputs.total_bytes(sizes[1]) / inputs.total_bytes(sizes[0])
+    rows = (
+        Row(f"dim 0, seconds a byte: {_size(sizes[1])} to {_size(sizes[0])}",
+            ours8 / ours1 / times, 1.2),
+        Row("the same of cp", copied8 / copied1 / times),
+    )  # fmt: skip
+    return Result("Growth", rows, tuple(runs))
+
+
+def folder_of_shards(setup: Setup, folder: Path) -> Result:
+    """A model folder, beside `cp -r`."""
+    shapes = inputs.language_model(2 * setup.nbytes)
+    source = inputs.write_folder(folder / "in", shapes, SHARDS)
+    copy = Command("cp -r", ("cp", "-r", str(source), str(folder / "out")), source, folder / "out")
+    ours = _prune(setup, source, 0)
+    torch, copied, pruned = runs = _race(setup, [_IMPORT_TORCH, copy, ours])
+    peak = peak_anonymous(ours, threads=setup.threads)
+    above = peak - peak_anonymous(_IMPORT_TORCH, threads=setup.threads)
+    rows = (
+        Row("dim 0, beyond import torch, to cp -r", _to_copy(pruned, copied, torch), 1.3),
+        Row("peak RssAnon above import torch", above / 1e6, 200.0 * setup.threads, "MB"),
+    )
+    return Result(f"A folder of {SHARDS} shards, {_size(shapes)}", rows, tuple(runs))
+
+
+def large_index(setup: Setup, folder: Path) -> Result:
+    """A folder of very many small tensors: what planning alone takes."""
+    count = 1000 if setup.small else 100_000
+    source = inputs.write_folder(folder / "in", inputs.many_tensors(count), SHARDS)
+    runs = _race(setup, [_prune(setup, source, 0, "--dry-run")])
+    row = Row(f"{count:,} tensors, import torch and all", runs[0].median, 5, "s")
+    return Result("The plan for a large index", (row,), tuple(runs))
+
+
+Subject = Callable[[Setup, Path], Result]
+"""Measures one subject, its files in a folder that is removed afterwards."""
+
+SUBJECTS: dict[str, Subject] = {
+    "start": start,
+    "file": one_file,
+    "pickle": pickle,
+    "memory": memory,
+    "growth": growth,
+    "folder": folder_of_shards,
+    "index": large_index,
+}
+
+
+def measure(subject: Subject, setup: Setup) -> Iterator[Result]:
+    """Measures `subject` in a folder of its own."""
+    with tempfile.TemporaryDirectory(dir=setup.folder) as folder:
+        yield subject(setup, Path(folder))
+
+
+# --- commands ----------------------------------------------------------------------------------
+
+
+def _prune(setup: Setup, source: Path, dim: int, *options: str) -> Command:
+    output = source.with_name("out" if source.is_dir() else "out.safetensors")
+    argv = (
+        *(sys.executable, "-m", "prune_cli", "random-structured", str(source), "--quiet"),
+        *("--amount", AMOUNT, "--dim", str(dim), "--workers", str(setup.threads)),
+        *("--output", str(output), "--force", *options),
+    )
+    return Command(" ".join((f"prune-cli --dim {dim}", *options)), argv, source, output)
+
+
+def _copy(source: Path) -> Command:
+    output = source.with_name("copy")
+    return Command("cp", ("cp", str(source), str(output)), source, output)
+
+
+def _stock(source: Path, dim: int) -> Command:
+    output = source.with_name("stock.safetensors")
+    argv = (sys.executable, _STOCK_SCRIPT, str(source), str(output), AMOUNT, str(dim))
+    return Command(f"stock script, dim {dim}", argv, source, output)
+
+
+# --- the rest ----------------------------------------------------------------------------------
+
+
+def _race(setup: Setup, commands: list[Command]) -> list[Runs]:
+    return race(commands, repeats=setup.repeats, threads=setup.threads)
+
+
+def _safetensors(folder: Path, shapes: inputs.Shapes) -> Path:
+    return inputs.write_safetensors(folder / "in.safetensors", shapes)
+
+
+def _pickle(folder: Path, shapes: inputs.Shapes) -> Path:
+    source = _safetensors(folder, shapes)
+    path = inputs.write_pickle(folder / "in.pt", source)
+    source.unlink()
+    return path
+
+
+def _to_copy(ours: Runs, copied: Runs, torch: Runs) -> float:
+    """How many times as long as the copy ours took, without the import of torch."""
+    return (ours.median - torch.median) / copied.median
+
+
+def _size(shapes: inputs.Shapes) -> str:
+    nbytes = inputs.total_bytes(shapes)
+    return f"{nbytes / 1e9:.2f} GB" if nbytes > 1e8 else f"{nbytes / 1e6:.1f} MB"

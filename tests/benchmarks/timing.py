@@ -1,0 +1,113 @@
+"""Commands side by side: how long each takes, and how much memory of its own.
+
+The commands of a race take turns, so that what else the machine does falls on all of them. Before
+each run the input is read once, so that the page cache is warm, and everything is synced, so that
+no run pays for the write-back of another; after it the output is removed.
+"""
+
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_SAMPLE_SECONDS = 0.001
+_READ_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Command:
+    """One way to do the work: its name in the table, what runs, what it reads and writes."""
+
+    name: str
+    argv: Sequence[str]
+    source: Path | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The seconds that each run of a command took."""
+
+    name: str
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median of the seconds."""
+        return statistics.median(self.seconds)
+
+
+def race(commands: Sequence[Command], *, repeats: int, threads: int) -> list[Runs]:
+    """Times `commands` in turns, `repeats` rounds after one that does not count."""
+    rounds = [[_seconds(command, threads) for command in commands] for _ in range(repeats + 1)]
+    columns = zip(*rounds[1:], strict=True)
+    return [Runs(command.name, taken) for command, taken in zip(commands, columns, strict=True)]
+
+
+def peak_anonymous(command: Command, *, threads: int) -> int:
+    """The most anonymous memory (RssAnon) that one run of `command` had, in bytes.
+
+    From /proc/PID/status, about once a millisecond; in a run of its own, as looking costs time.
+    Pages of mapped files do not count: the kernel takes them back when it needs them.
+    """
+    peak = 0
+    with _prepared(command):
+        process = subprocess.Popen(
+            command.argv, env=_environment(threads), stdout=subprocess.DEVNULL
+        )
+        while process.poll() is None:
+            peak = max(peak, _anonymous(process.pid))
+            time.sleep(_SAMPLE_SECONDS)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command.argv)
+    return peak
+
+
+def _seconds(command: Command, threads: int) -> float:
+    with _prepared(command):
+        start = time.perf_counter()
+        subprocess.run(
+            command.argv, env=_environment(threads), stdout=subprocess.DEVNULL, check=True
+        )
+        return time.perf_counter() - start
+
+
+def _environment(threads: int) -> dict[str, str]:
+    libraries = ("OMP", "MKL", "OPENBLAS")
+    return {**os.environ, **{f"{library}_NUM_THREADS": str(threads) for library in libraries}}
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    sizes = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
+    return int(sizes[0]) * 1024 if sizes else 0
+
+
+@contextlib.contextmanager
+def _prepared(command: Command) -> Iterator[None]:
+    """The state that each run starts from, and the removal of what it leaves."""
+    if command.source:
+        _read_all(command.source)
+    os.sync()
+    try:
+        yield
+    finally:
+        if command.output and command.output.is_dir():
+            shutil.rmtree(command.output)
+        elif command.output:
+            command.output.unlink(missing_ok=True)
+
+
+def _read_all(path: Path) -> None:
+    for file in path.iterdir() if path.is_dir() else [path]:
+        with file.open("rb", buffering=0) as stream:
+            while stream.read(_READ_BYTES):
+                pass
