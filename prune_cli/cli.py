@@ -15,7 +15,7 @@ import typer
 import prune_cli
 from prune_cli import console
 from prune_cli.checkpoint import Loading, open_checkpoint
-from prune_cli.errors import OutputError, PruneError
+from prune_cli.errors import OutputError, PruneError, UsageError
 from prune_cli.selection import parse_amount, parse_size, read_recipe
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def _print_version(wanted: bool) -> None:
 
 
 _WHAT, _HOW, _WHERE, _LOADING = "What is pruned", "How", "Where it goes", "Reading pickles"
+_WHAT_IS_SHOWN = "What is shown"
 
 CheckpointPath = Annotated[
     Path,
@@ -282,6 +283,57 @@ UnsafeLoad = Annotated[
         rich_help_panel=_LOADING,
     ),
 ]
+AnyParams = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        help="Glob of parameter names. Repeatable.",
+        show_default="*",
+        rich_help_panel=_WHAT_IS_SHOWN,
+    ),
+]
+Zeros = Annotated[
+    bool,
+    typer.Option(
+        "--zeros",
+        "-z",
+        help="Count the channels that are all zero; this reads weights.",
+        rich_help_panel=_WHAT_IS_SHOWN,
+    ),
+]
+ZerosDim = Annotated[
+    int | None,
+    typer.Option(
+        "--dim",
+        "-d",
+        help="Count them along this dim only.",
+        show_default="each",
+        rich_help_panel=_WHAT_IS_SHOWN,
+    ),
+]
+Globs = Annotated[
+    bool,
+    typer.Option(
+        "--globs",
+        "-g",
+        help="Propose patterns for --module that group the modules.",
+        rich_help_panel=_WHAT_IS_SHOWN,
+    ),
+]
+ShowAll = Annotated[
+    bool,
+    typer.Option(
+        "--all",
+        "-a",
+        help="Show each tensor, however many there are.",
+        rich_help_panel=_WHAT_IS_SHOWN,
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", "-j", help="Write JSON to stdout.", rich_help_panel=_WHAT_IS_SHOWN),
+]
 
 
 @app.callback()
@@ -387,3 +439,49 @@ def _carry_out(
         written = [destination.output, *filter(None, [destination.report])]
     emitting = count_emitting_biases(checkpoint, plan)
     console.show_report(report, written=written, emitting=emitting, quiet=quiet)
+
+
+@app.command("inspect", no_args_is_help=True)
+def inspect_command(
+    checkpoint: CheckpointPath,
+    modules: Modules = None,
+    exclude: Exclude = None,
+    params: AnyParams = None,
+    zeros: Zeros = False,
+    dim: ZerosDim = None,
+    globs: Globs = False,
+    show_all: ShowAll = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    state_dict_key: StateDictKey = None,
+    allow_global: AllowGlobal = None,
+    unsafe_load: UnsafeLoad = False,
+) -> None:
+    """Show what is in a checkpoint: modules, parameters, shapes, dtypes, sizes; from its headers.
+
+    [bold]Example:[/] prune-cli inspect model.safetensors --module 'model.layers.*'
+    """
+    from prune_cli.inspection import inspect, to_json
+
+    if dim is not None and not zeros:
+        raise UsageError("--dim says along which dim zero channels are counted; add --zeros")
+    opened = open_checkpoint(
+        checkpoint, Loading(state_dict_key, tuple(allow_global or ()), unsafe_load)
+    )
+    with console.progress(opened.nbytes if zeros else 0, quiet=quiet) as on_tensor:
+        found = inspect(
+            opened,
+            modules=tuple(modules or ("*",)),
+            exclude=tuple(exclude or ()),
+            params=tuple(params or ("*",)),
+            zeros=zeros,
+            dim=dim,
+            globs=globs,
+            on_tensor=on_tensor,
+        )
+    if as_json:
+        console.write_stdout(to_json(found))
+    elif globs:
+        console.show_globs(found)
+    else:
+        console.show_inspection(found, show_all=show_all)

@@ -6,13 +6,14 @@ handle; `quiet` is handled here.
 
 import contextlib
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,6 +21,7 @@ from rich.table import Table
 from prune_cli.errors import PruneError
 
 if TYPE_CHECKING:
+    from prune_cli.inspection import Inspection, Line, ParameterFacts, ZeroCount
     from prune_cli.plan import Options, PlanItem
     from prune_cli.report import Report
     from prune_cli.stream import OnTensor
@@ -253,3 +255,176 @@ def format_bytes(nbytes: float) -> str:
 
 def _print(text: str) -> None:
     _stderr.print(text, soft_wrap=not _stderr.is_terminal)
+
+
+# --- inspect ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _page() -> Iterator[Console]:
+    """A console whose text goes to stdout in one piece: it is what was asked for, so it is data."""
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        yield console
+    write_stdout(captured.get())
+
+
+def show_inspection(inspection: "Inspection", *, show_all: bool = False) -> None:
+    """What is in a checkpoint, on stdout: its modules and parameters as a tree, and the totals."""
+    from prune_cli.inspection import outline
+
+    lines = outline(inspection.parameters, None if show_all else MAX_ROWS)
+    with _page() as page:
+        files = f"{inspection.files} files" if inspection.files > 1 else inspection.format
+        page.print(f"[bold]{escape(inspection.path)}[/]  {files}, {format_bytes(inspection.bytes)}")
+        page.print()
+        counted = any(facts.zeros is not None for facts in inspection.parameters)
+        page.print(_zeros_table(lines) if counted else _outline_table(lines))
+        page.print()
+        page.print(_dtype_table(inspection))
+        for text in _inspection_notes(inspection, lines):
+            page.print(text)
+
+
+def show_globs(inspection: "Inspection") -> None:
+    """The patterns that are proposed for --module, on stdout, ready to be pasted."""
+    globs = inspection.globs or ()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("--module", overflow="fold")
+    with_param = any(glob.param != "weight" for glob in globs)
+    for header in (*(["--param"] if with_param else []), "modules", "tensors", "size"):
+        table.add_column(
+            header, justify="left" if header.startswith("-") else "right", no_wrap=True
+        )
+    for glob in globs:
+        cells = [shlex.quote(glob.param)] if with_param else []
+        cells += [f"{glob.modules:,}", f"{glob.tensors:,}", format_bytes(glob.bytes)]
+        table.add_row("  " * glob.depth + escape(shlex.quote(glob.pattern)), *map(escape, cells))
+    with _page() as page:
+        page.print(table if globs else "nothing in it can be pruned: no tensor has two dims")
+        if globs:
+            page.print("\n[dim]counted is what can be pruned; * crosses dots[/]")
+
+
+def _outline_table(lines: "Sequence[Line]") -> Table:
+    grouped = any(len(line.node.parameters) > 1 and not line.is_open for line in lines)
+    headers = ["tensors"] if grouped else []
+    table = _tree_table((*headers, "shape", "dtype", "size", "dims"))
+    for line in lines:
+        parameters = line.node.parameters
+        one = not line.node.children
+        dims = parameters[0].prunable_dims if one else ()
+        cells = [f"{len(parameters):,}"] if grouped else []
+        cells += [_shape(parameters[0].shape) if one else ""]
+        cells += ["" if line.is_open else _only({facts.dtype for facts in parameters})]
+        cells += [format_bytes(sum(facts.bytes for facts in parameters))]
+        cells += [_span(dims) if one else ""]
+        table.add_row(_label(line), *cells, style="dim" if line.is_open else "")
+    return table
+
+
+def _zeros_table(lines: "Sequence[Line]") -> Table:
+    """Each tensor with a bar for each dim that has zero channels."""
+    table = _tree_table(("shape", "dim", "zero"))
+    table.add_column("", width=_BAR_WIDTH, no_wrap=True)
+    for line in lines:
+        parameters = line.node.parameters
+        shape = _shape(parameters[0].shape) if not line.node.children else ""
+        counts = [] if line.is_open else _add_up(parameters)
+        zero = [count for count in counts if count.zero]
+        if not zero:
+            nothing = "none" if counts else "" if line.is_open else "-"
+            table.add_row(_label(line), shape, "", nothing, "", style="dim")
+        for number, count in enumerate(zero):
+            start = ("", "") if number else (_label(line), shape)
+            part = f"{count.zero:,}/{count.channels:,}"
+            table.add_row(*start, str(count.dim), part, _bar(count.zero, count.channels))
+    return table
+
+
+def _tree_table(headers: Iterable[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("name", overflow="fold")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def _label(line: "Line") -> str:
+    """A module in bold while it is open; a number of parameters that look alike as "x12"."""
+    node = line.node
+    text = "  " * line.depth + escape(node.label)
+    if node.children:
+        return f"[bold]{text}[/]" if line.is_open else f"{text} [dim]...[/]"
+    return text + (" [yellow]masked[/]" if node.parameters[0].mask else "")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _span(dims: Sequence[int]) -> str:
+    return f"{dims[0]}-{dims[-1]}" if dims else "-"
+
+
+def _only(values: Collection[str]) -> str:
+    return next(iter(values)) if len(values) == 1 else "mixed"
+
+
+def _add_up(parameters: "Iterable[ParameterFacts]") -> "list[ZeroCount]":
+    """The zero channels of `parameters`, for each dim that any of them has."""
+    from prune_cli.inspection import ZeroCount
+
+    counts = [count for facts in parameters for count in facts.zeros or ()]
+    return [
+        ZeroCount(
+            dim,
+            sum(count.channels for count in counts if count.dim == dim),
+            sum(count.zero for count in counts if count.dim == dim),
+        )
+        for dim in sorted({count.dim for count in counts})
+    ]
+
+
+def _dtype_table(inspection: "Inspection") -> Table:
+    table = Table.grid(padding=(0, 2))
+    for justify in ("left", "right", "right", "right"):
+        table.add_column(justify=cast(JustifyMethod, justify), no_wrap=True)
+    for total in inspection.dtypes:
+        tensors = f"{total.tensors:,} tensor" + ("s" if total.tensors != 1 else "")
+        size = format_bytes(total.bytes)
+        table.add_row(f"[bold]{total.dtype}[/]", tensors, f"{total.elements:,} elements", size)
+    return table
+
+
+def _inspection_notes(inspection: "Inspection", lines: "Sequence[Line]") -> Iterator[str]:
+    parameters = inspection.parameters
+    prunable = [facts for facts in parameters if facts.prunable_dims]
+    weights = sum(facts.param == "weight" for facts in prunable)
+    yield (
+        f"{len(prunable):,} of {len(parameters):,} can be pruned, along any of their dims; "
+        f"{weights:,} of these are called weight, the default of --param"
+    )
+    if any(line.node.children and not line.is_open for line in lines):
+        yield "[dim]... stands for modules that are not shown: --module picks some, --all shows all[/]"
+    masked = [facts.name for facts in parameters if facts.mask]
+    if masked:
+        yield f"masked {_some(masked)}: pruned by torch; a mask is beside it"
+    shared = [f"{alias} is {facts.name}" for facts in parameters for alias in facts.aliases]
+    if shared:
+        yield f"shared memory: {_some(shared)}"
+    for reason in _few([facts.reason for facts in parameters if facts.reason and _is_odd(facts)]):
+        yield f"[yellow]note:[/] {escape(reason)}"
+    for note in inspection.notes:
+        yield f"[yellow]note:[/] {escape(note)}"
+    if inspection.dropped:
+        yield f"no tensors: {_some([drop.key for drop in inspection.dropped])}"
+
+
+def _is_odd(facts: "ParameterFacts") -> bool:
+    """Whether it cannot be pruned for another reason than having too few dims."""
+    return len(facts.shape) > 1
+
+
+def _few(texts: Sequence[str]) -> list[str]:
+    return [*texts[:3], *([f"and {len(texts) - 3} more like these"] if len(texts) > 3 else [])]
