@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import torch
 
@@ -18,7 +18,16 @@ from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import DeviceError, UsageError
 from prune_cli.outputs import Kept, OutputFile, encode_index, index_name, lay_out
 from prune_cli.plan import Options, Plan, make_plan
-from prune_cli.report import FOLDER_REPORT, Output, Report, make_report, report_path, to_json
+from prune_cli.replay import plan_removal, replay
+from prune_cli.report import (
+    FOLDER_REPORT,
+    Output,
+    Report,
+    make_report,
+    read_report,
+    report_path,
+    to_json,
+)
 from prune_cli.selection import Amount, Rule, check_amount
 from prune_cli.staging import FolderOutput, check_folder, write_folder
 from prune_cli.stream import OnTensor, write_output
@@ -48,6 +57,20 @@ class Destination:
     workers: int | None = None
 
 
+class Where(TypedDict, total=False):
+    """Where the output goes and how it is written, as keywords; see Destination.
+
+    `report` is by default beside the output.
+    """
+
+    report: str | Path | None
+    force: bool
+    resume: bool
+    max_shard_size: int | None
+    device: str
+    workers: int | None
+
+
 def prune_checkpoint(
     path: str | Path,
     output: str | Path | None = None,
@@ -61,15 +84,10 @@ def prune_checkpoint(
     rules: Sequence[Rule] = (),
     bake: bool = True,
     with_bias: bool = False,
-    report: str | Path | None = None,
     dry_run: bool = False,
-    force: bool = False,
-    resume: bool = False,
-    max_shard_size: int | None = None,
-    device: str = "cpu",
-    workers: int | None = None,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
+    **where: Unpack[Where],
 ) -> Report:
     """Removes channels at random from the checkpoint at `path`: the main job, from Python.
 
@@ -85,15 +103,10 @@ def prune_checkpoint(
         rules: a recipe; the last rule that matches wins. Without one, the above are the rule.
         bake: write the zeros; else write `NAME_orig` and `NAME_mask`, as torch has them.
         with_bias: let the bias element of each pruned channel of dim 0 go too.
-        report: where the JSON report goes; by default beside the output.
         dry_run: only plan: write nothing but a report that was asked for.
-        force: replace an output that is there.
-        resume: take up a run on a folder that was killed.
-        max_shard_size: in bytes; see Destination.
-        device: where channels are zeroed; the bytes are the same on each.
-        workers: threads; the bytes are the same for any number.
         loading: how a pickle may be loaded.
         on_tensor: called with a name and a number of bytes, from any thread.
+        **where: the keywords of Where.
 
     Returns:
         What was done; `report.tensors` has the channels of each tensor.
@@ -118,22 +131,89 @@ def prune_checkpoint(
         rules=tuple(rules),
     )
     checkpoint = open_checkpoint(path, loading)
-    target = find_destination(
-        checkpoint,
-        output=None if output is None else Path(output),
-        report=None if report is None else Path(report),
-        force=force,
-        resume=resume,
-        max_shard_size=max_shard_size,
-        device=device,
-        workers=workers,
-    )
-    if not dry_run:
-        check_destination(checkpoint, target)
-    plan = make_plan(checkpoint, options)
+    decide = partial(make_plan, checkpoint, options)
+    return _carry_out(checkpoint, decide, output, dry_run, on_tensor, where)
+
+
+def apply_report(
+    told: str | Path | Report,
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    bake: bool | None = None,
+    dry_run: bool = False,
+    loading: Loading | None = None,
+    on_tensor: OnTensor | None = None,
+    **where: Unpack[Where],
+) -> Report:
+    """Prunes in the checkpoint at `path` exactly the channels that a report names.
+
+    For the fine-tuned or averaged copy of what was pruned before, or for a plan edited by hand.
+
+    Args:
+        told: a Report, or the file of one; one of a dry run will do.
+        path: another checkpoint, with tensors of the same names and shapes.
+        output: as in prune_checkpoint; so are the rest.
+        bake: None is as the report has it.
+        dry_run: only check that it fits.
+        loading: how a pickle may be loaded.
+        on_tensor: progress.
+        **where: the keywords of Where.
+
+    Raises:
+        RequestError: the report does not fit the checkpoint; every misfit is named.
+        PruneError: whatever else a user can cause.
+    """
+    report = told if isinstance(told, Report) else read_report(Path(told))
+    checkpoint = open_checkpoint(path, loading)
+    decide = partial(replay, report.plan, checkpoint, bake=bake)
+    return _carry_out(checkpoint, decide, output, dry_run, on_tensor, where)
+
+
+def remove_masks(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    dry_run: bool = False,
+    loading: Loading | None = None,
+    on_tensor: OnTensor | None = None,
+    **where: Unpack[Where],
+) -> Report:
+    """Makes the masks of a checkpoint permanent: `NAME_orig` and `NAME_mask` become `NAME`.
+
+    Whoever pruned it, by whatever method: where the mask is 0, the tensor is +0.
+
+    Args:
+        path: a checkpoint with masks.
+        output: as in prune_checkpoint; so are the rest.
+        dry_run: only say what would be done.
+        loading: how a pickle may be loaded.
+        on_tensor: progress.
+        **where: the keywords of Where.
+
+    Raises:
+        SelectionError: there are no masks.
+        PruneError: whatever else a user can cause.
+    """
+    checkpoint = open_checkpoint(path, loading)
+    decide = partial(plan_removal, checkpoint)
+    return _carry_out(checkpoint, decide, output, dry_run, on_tensor, where)
+
+
+def _carry_out(
+    checkpoint: Checkpoint,
+    decide: Callable[[], Plan],
+    output: str | Path | None,
+    dry_run: bool,
+    on_tensor: OnTensor | None,
+    where: Where,
+) -> Report:
+    report = where.get("report")
+    destination = find_destination(checkpoint, output, **where)
     if dry_run:
-        return report_dry_run(checkpoint, plan, None if report is None else target)
-    return apply_plan(checkpoint, plan, target, on_tensor=on_tensor)
+        return report_dry_run(checkpoint, decide(), None if report is None else destination)
+    check_destination(checkpoint, destination)
+    return apply_plan(checkpoint, decide(), destination, on_tensor=on_tensor)
 
 
 def apply_plan(
@@ -194,28 +274,41 @@ def report_dry_run(checkpoint: Checkpoint, plan: Plan, destination: Destination 
 
 
 def find_destination(
-    checkpoint: Checkpoint, *, output: Path | None, report: Path | None, **rest: Any
+    checkpoint: Checkpoint, output: str | Path | None, **where: Unpack[Where]
 ) -> Destination:
     """The Destination with the default paths filled in: beside the input, beside the output.
 
     Raises:
         UsageError: there is no default for stdin, or stdout is wanted for both.
     """
-    to_folder = checkpoint.is_folder or rest.get("max_shard_size") is not None
-    if output is None and checkpoint.path == STDOUT:
-        raise UsageError("the input is stdin, so say where the output goes: --output")
-    if output is None and to_folder:
-        path = checkpoint.path.resolve()
-        output = path.with_name(f"{path.name if path.is_dir() else path.stem}.pruned")
-    elif output is None:
-        output = checkpoint.path.with_name(f"{checkpoint.path.stem}.pruned.safetensors")
-    if output == STDOUT == report:
+    to_folder = checkpoint.is_folder or where.get("max_shard_size") is not None
+    path = _default_output(checkpoint, to_folder) if output is None else Path(output)
+    named = where.get("report")
+    report = None if named is None else Path(named)
+    if path == STDOUT == report:
         raise UsageError("the output and the report cannot both go to stdout")
-    if to_folder and (output == STDOUT or output.suffix == ".safetensors"):
-        raise UsageError(f"the output is a folder of files, so it cannot be {str(output)!r}")
-    if report is None and not (output == STDOUT or is_special(output)):
-        report = report_path(output, is_folder=to_folder)
-    return Destination(output, report, **rest)
+    if to_folder and (path == STDOUT or path.suffix == ".safetensors"):
+        raise UsageError(f"the output is a folder of files, so it cannot be {str(path)!r}")
+    if report is None and not (path == STDOUT or is_special(path)):
+        report = report_path(path, is_folder=to_folder)
+    return Destination(
+        path,
+        report,
+        force=where.get("force", False),
+        resume=where.get("resume", False),
+        max_shard_size=where.get("max_shard_size"),
+        device=where.get("device", "cpu"),
+        workers=where.get("workers"),
+    )
+
+
+def _default_output(checkpoint: Checkpoint, to_folder: bool) -> Path:
+    if checkpoint.path == STDOUT:
+        raise UsageError("the input is stdin, so say where the output goes: --output")
+    path = checkpoint.path.resolve() if checkpoint.is_folder else checkpoint.path
+    if to_folder:
+        return path.with_name(f"{path.name if checkpoint.is_folder else path.stem}.pruned")
+    return path.with_name(f"{path.stem}.pruned.safetensors")
 
 
 def check_destination(checkpoint: Checkpoint, destination: Destination) -> None:
@@ -291,7 +384,7 @@ def _apply_to_file(
     with contextlib.ExitStack() as stack:
         pending_output = stack.enter_context(pending(destination.output))
         pending_output.set_size(file.nbytes)
-        write(file, sink=pending_output.sink, workers=_workers(destination))
+        write(file, sink=pending_output.sink, workers=count_workers(destination.workers))
         if destination.report:
             pending_report = stack.enter_context(pending(destination.report))
             pending_report.sink.write(to_json(report).encode(), 0)
@@ -323,7 +416,7 @@ def _apply_to_folder(
     names = {*texts, *(file.name for file in files), FOLDER_REPORT}
     others = tuple(name for name in checkpoint.others if name not in names)
     folder = FolderOutput(destination.output, files, others, texts, index)
-    workers = _workers(destination)
+    workers = count_workers(destination.workers)
     write_folder(
         folder,
         checkpoint,
@@ -344,6 +437,6 @@ def _needs_index(
     return len(files) > 1 or (destination.max_shard_size is None and checkpoint.index is not None)
 
 
-def _workers(destination: Destination) -> int:
-    """As many as asked for; by default one for each core, up to 8: then the disk is the limit."""
-    return destination.workers or min(os.cpu_count() or 1, 8)
+def count_workers(wanted: int | None) -> int:
+    """As many as `wanted`; by default one for each core, up to 8: then the disk is the limit."""
+    return wanted or min(os.cpu_count() or 1, 8)

@@ -5,11 +5,11 @@ before a weight is read. Names and numbers only.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint import Checkpoint, Shard
 from prune_cli.plan import Plan, PlanItem
 from prune_cli.tensors import (
     MASK_SUFFIX,
@@ -99,12 +99,33 @@ def lay_out(
             for shard, group in zip(checkpoint.shards, groups, strict=True)
         )
     shards = _split([tensor for group in groups for tensor in group], max_shard_size)
-    for shard in checkpoint.shards:
-        common = {**shard.metadata, **common}
     names = _shard_names(_stem(checkpoint), len(shards))
-    return tuple(
-        _file(checkpoint, name, group, common) for name, group in zip(names, shards, strict=True)
-    )
+    return _files(checkpoint, dict(zip(names, shards, strict=True)), common)
+
+
+def lay_out_like(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    shards: Sequence[Shard],
+    *,
+    kept: Kept | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[OutputFile, ...]:
+    """lay_out for an output that is there: a file for each of its `shards`, in their order.
+
+    If these are not the files that lay_out gives, the output was split anew, and its tensors are
+    expected where they are.
+    """
+    files = lay_out(checkpoint, plan, kept=kept, metadata=metadata)
+    names = [shard.name for shard in shards]
+    if len(files) == len(names) == 1 or [file.name for file in files] == names:
+        return files
+    place = {info.name: shard.name for shard in shards for info in shard.tensors}
+    groups: dict[str, list[OutputTensor]] = {name: [] for name in names}
+    for file in files:
+        for tensor in file.tensors:
+            groups[place.get(tensor.info.name, names[0])].append(tensor)
+    return _files(checkpoint, groups, dict(metadata or {}) | {"format": "pt"})
 
 
 def output_name(name: str) -> str:
@@ -175,6 +196,15 @@ def _shrunk(tensor: OutputTensor, kept: Mapping[int, tuple[int, ...]]) -> Output
 
 
 # --- files -----------------------------------------------------------------------------------
+
+
+def _files(
+    checkpoint: Checkpoint, groups: Mapping[str, Iterable[OutputTensor]], common: dict[str, str]
+) -> tuple[OutputFile, ...]:
+    """A file for each of `groups`, each with the metadata of all shards of the input."""
+    for shard in checkpoint.shards:
+        common = {**shard.metadata, **common}
+    return tuple(_file(checkpoint, name, group, common) for name, group in groups.items())
 
 
 def _file(

@@ -18,14 +18,12 @@ from prune_cli.errors import (
     SelectionError,
     UsageError,
 )
-from prune_cli.prunable import find_problems
+from prune_cli.prunable import SCALES, find_problems
 from prune_cli.pruning import draw_channels, live_channels, number_to_prune
 from prune_cli.selection import Amount, Rule, Selected, Selection, select, split_name
 from prune_cli.tensors import Parameter, resolve_dim
 
 METHOD = "random_structured"
-
-_SCALES = ("_scale", "_scale_inv", ".scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
 def channels_to_prune(item: PlanItem) -> tuple[int, ...]:
     """The channels that the seed of `item` gives: what `item.pruned` must be, if it was drawn."""
     dead = torch.tensor(item.already_pruned, dtype=torch.int64)
-    live = torch.tensor(_all_but(dead, item.channels), dtype=torch.int64)
+    live = torch.tensor(all_but(dead, item.channels), dtype=torch.int64)
     return _draw(live, item.amount, item.seed or 0, item.name)
 
 
@@ -235,7 +233,7 @@ def _nothing_left(selected: list[Selected], skipped: list[Skipped]) -> str:
 
 def _scales(checkpoint: Checkpoint, items: list[PlanItem]) -> Iterator[tuple[str, str]]:
     for item in items:
-        for suffix in _SCALES:
+        for suffix in SCALES:
             if item.name + suffix in checkpoint.tensors:
                 yield item.name + suffix, f"a scale of {item.name}: left alone, 0 stays 0"
 
@@ -277,12 +275,13 @@ def _plan_item(checkpoint: Checkpoint, seed: int, pick: Selected) -> PlanItem:
         amount=rule.amount,
         seed=own_seed,
         channels=channels,
-        already_pruned=_all_but(live, channels),
+        already_pruned=all_but(live, channels),
         pruned=_draw(live, rule.amount, own_seed, parameter.name),
     )
 
 
-def _all_but(live: torch.Tensor, channels: int) -> tuple[int, ...]:
+def all_but(live: torch.Tensor, channels: int) -> tuple[int, ...]:
+    """The channels from 0 to `channels` - 1 that are not in `live`, ascending."""
     if len(live) == channels:
         return ()
     dead = torch.ones(channels, dtype=torch.bool).index_fill_(0, live, False)
