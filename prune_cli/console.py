@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
@@ -290,7 +290,7 @@ def show_globs(inspection: "Inspection") -> None:
     """The patterns that are proposed for --module, on stdout, ready to be pasted."""
     globs = inspection.globs or ()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("--module", overflow="fold")
+    table.add_column("--module", no_wrap=True)
     with_param = any(glob.param != "weight" for glob in globs)
     for header in (*(["--param"] if with_param else []), "modules", "tensors", "size"):
         table.add_column(
@@ -301,6 +301,7 @@ def show_globs(inspection: "Inspection") -> None:
         cells += [f"{glob.modules:,}", f"{glob.tensors:,}", format_bytes(glob.bytes)]
         table.add_row("  " * glob.depth + escape(shlex.quote(glob.pattern)), *map(escape, cells))
     with _page() as page:
+        page.width = max(page.width, page.measure(table).maximum)  # what is pasted must not wrap
         page.print(table if globs else "nothing in it can be pruned: no tensor has two dims")
         if globs:
             page.print("\n[dim]counted is what can be pruned; * crosses dots[/]")
@@ -388,8 +389,9 @@ def _add_up(parameters: "Iterable[ParameterFacts]") -> "list[ZeroCount]":
 
 def _dtype_table(inspection: "Inspection") -> Table:
     table = Table.grid(padding=(0, 2))
-    for justify in ("left", "right", "right", "right"):
-        table.add_column(justify=cast(JustifyMethod, justify), no_wrap=True)
+    columns: tuple[JustifyMethod, ...] = ("left", "right", "right", "right")
+    for justify in columns:
+        table.add_column(justify=justify, no_wrap=True)
     for total in inspection.dtypes:
         tensors = f"{total.tensors:,} tensor" + ("s" if total.tensors != 1 else "")
         size = format_bytes(total.bytes)

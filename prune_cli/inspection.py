@@ -17,7 +17,7 @@ from pathlib import Path
 from prune_cli.checkpoint import Checkpoint, Dropped, Loading, open_checkpoint
 from prune_cli.errors import DimError
 from prune_cli.jsontext import encode
-from prune_cli.prunable import find_problems
+from prune_cli.prunable import SCALES, find_problems
 from prune_cli.selection import Rule, Selection, matcher, select
 from prune_cli.tensors import DTYPES, Parameter, TensorInfo
 
@@ -351,63 +351,73 @@ def outline(parameters: Sequence[ParameterFacts], limit: int | None) -> list[Lin
         >>> [line.node.label for line in outline(inspect_checkpoint("m.safetensors").parameters, 9)]
         ['fc', 'bias', 'weight', 'layers.*', 'bias', 'weight']
     """
-    tree = _grow((), "", parameters, _parts_and_look, is_starred=False)
+    is_long = limit is not None and len(parameters) > limit
+    tree = _tree(parameters, _parts_and_look, is_starred=is_long)
     if limit is None:
         return list(_lines(tree, None))
-    if _count_lines(tree) > limit:
-        tree = _grow((), "", parameters, _parts_and_look, is_starred=True)
+    if not is_long and _count_lines(tree) > limit:
+        tree = _tree(parameters, _parts_and_look, is_starred=True)
     return list(_lines(tree, _open_largest(tree, limit)))
 
 
 Part = tuple[str, Hashable]
 """A label, and what tells it from another of the same label."""
 
+_Entry = tuple[Sequence[Part], ParameterFacts]
+
 
 def _parts_and_look(facts: ParameterFacts) -> list[Part]:
-    modules: list[Part] = [(part, None) for part in facts.module.split(".") if part]
     look = (facts.shape, facts.dtype, facts.mask is None, facts.prunable_dims)
-    return [*modules, (facts.param, look)]
+    return [*_module_parts(facts), (facts.param, look)]
 
 
 def _module_parts(facts: ParameterFacts) -> list[Part]:
     return [(part, None) for part in facts.module.split(".") if part]
 
 
-def _grow(
-    path: tuple[str, ...],
-    label: str,
-    parameters: Sequence[ParameterFacts],
-    parts_of: Callable[[ParameterFacts], list[Part]],
+def _tree(
+    parameters: Iterable[ParameterFacts],
+    parts_of: Callable[[ParameterFacts], Sequence[Part]],
     *,
     is_starred: bool,
 ) -> Node:
-    """The Node of what lies under `path`; a node with one child becomes one with it."""
-    groups: dict[Part | None, list[ParameterFacts]] = {}
-    at = len(path)
-    parts = {facts.name: parts_of(facts)[at : at + 1] for facts in parameters}
-    numbers = {part[0][0] for part in parts.values() if part and part[0][0].isdecimal()}
-    for facts in parameters:
-        part = parts[facts.name][0] if parts[facts.name] else None
-        if part and is_starred and len(numbers) > 1 and part[0] in numbers:
-            part = ("*", part[1])
-        groups.setdefault(part, []).append(facts)
-    if list(groups) in ([], [None]):
-        return Node(path, label, tuple(parameters))
-    children = [
-        Node(path, label, tuple(group))
-        if part is None
-        else _grow(
-            (*path, part[0]),
-            f"{label}.{part[0]}" if len(groups) == 1 and label else part[0],
-            group,
-            parts_of,
-            is_starred=is_starred,
-        )
+    """The root of the tree that the parts of `parameters` make up."""
+    return _grow((), "", [(parts_of(facts), facts) for facts in parameters], is_starred=is_starred)
+
+
+def _grow(
+    path: tuple[str, ...], label: str, entries: Sequence[_Entry], *, is_starred: bool
+) -> Node:
+    """The Node of what lies under `path`; one with a single child becomes one with it."""
+    groups = _group(entries, len(path), is_starred=is_starred)
+    parameters = tuple(facts for _, facts in entries)
+    if None in groups and len(groups) == 1:
+        return Node(path, label, parameters)
+    chained = f"{label}." if len(groups) == 1 and label else ""
+    children = tuple(
+        _grow((*path, part[0]), chained + part[0], group, is_starred=is_starred)
+        if part
+        else Node(path, label, tuple(facts for _, facts in group))
         for part, group in groups.items()
-    ]
-    if len(children) == 1 and path:
-        return children[0]
-    return Node(path, label, tuple(parameters), tuple(children))
+    )
+    return children[0] if len(children) == 1 and path else Node(path, label, parameters, children)
+
+
+def _group(
+    entries: Sequence[_Entry], at: int, *, is_starred: bool
+) -> dict[Part | None, list[_Entry]]:
+    """`entries` by their part number `at`, None for those that end before it."""
+    groups: dict[Part | None, list[_Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry[0][at] if at < len(entry[0]) else None, []).append(entry)
+    numbers = [part for part in groups if part and part[0].isdecimal()]
+    if is_starred and len(numbers) > 1:
+        together: dict[Part | None, list[_Entry]] = {}
+        for part, group in groups.items():
+            key = ("*", part[1]) if part in numbers and part else part
+            together.setdefault(key, []).extend(group)
+        return together
+    return groups
 
 
 def _count_lines(node: Node) -> int:
@@ -463,23 +473,37 @@ def propose_globs(
         >>> [g.pattern for g in propose_globs(inspect_checkpoint("llama.safetensors").parameters)]
         ['*', 'lm_head', 'model.embed_tokens', 'model.layers.*', 'model.layers.*.mlp.*', ...]
     """
-    prunable = [facts for facts in parameters if facts.prunable_dims]
+    prunable = _without_scales([facts for facts in parameters if facts.prunable_dims])
     if not prunable:
         return ()
     modules = list(dict.fromkeys(among or (facts.module for facts in prunable)))
-    tree = _grow((), "", prunable, _module_parts, is_starred=True)
-    opened = _open_largest(tree, limit - 1)
-    nodes = [Line(0, tree, is_open=True), *_lines(tree, opened, depth=1)]
-    globs: dict[str, Glob] = {}
-    shown: list[int] = []  # the depths of the patterns that hold the next one
-    for line in nodes:
+    tree = _tree(prunable, _module_parts, is_starred=True)
+    lines = [Line(0, tree, is_open=True), *_lines(tree, _open_largest(tree, limit - 1), depth=1)]
+    globs: dict[frozenset[str], Glob] = {}
+    around: list[int] = []  # how deep those patterns stand that hold the next one
+    for line in lines:
         pattern = _pattern(line.node, modules)
-        if pattern is None or pattern in globs:
+        matched = _matched(prunable, pattern) if pattern else []
+        held = frozenset(facts.name for facts in matched)
+        if pattern is None or held in globs:
             continue
-        shown = [depth for depth in shown if depth < line.depth]
-        globs[pattern] = _glob(pattern, len(shown), prunable)
-        shown.append(line.depth)
+        around = [depth for depth in around if depth < line.depth]
+        globs[held] = _glob(pattern, len(around), matched)
+        around.append(line.depth)
     return tuple(globs.values())
+
+
+def _without_scales(parameters: Sequence[ParameterFacts]) -> list[ParameterFacts]:
+    """Scales of quantised tensors have dims as well, but nobody prunes them for themselves."""
+    names = {facts.name for facts in parameters}
+    return [
+        facts
+        for facts in parameters
+        if not any(
+            facts.name.endswith(suffix) and facts.name.removesuffix(suffix) in names
+            for suffix in SCALES
+        )
+    ]
 
 
 def _prunable_modules(checkpoint: Checkpoint) -> list[str]:
@@ -504,9 +528,12 @@ def _pattern(node: Node, modules: Sequence[str]) -> str | None:
     return None
 
 
-def _glob(pattern: str, depth: int, prunable: Sequence[ParameterFacts]) -> Glob:
+def _matched(parameters: Sequence[ParameterFacts], pattern: str) -> list[ParameterFacts]:
     fits = matcher([pattern])
-    matched = [facts for facts in prunable if fits(facts.module)]
+    return [facts for facts in parameters if fits(facts.module)]
+
+
+def _glob(pattern: str, depth: int, matched: Sequence[ParameterFacts]) -> Glob:
     return Glob(
         pattern=pattern,
         param=_common_param([facts.param for facts in matched]),

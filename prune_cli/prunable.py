@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.tensors import DTYPES, Parameter
 
+SCALES = ("_scale", "_scale_inv", ".scale")
+"""What follows the name of a quantised tensor in the name of its scale."""
+
 _ZERO_POINTS = ("_zero_point", ".zero_point")
 _PACKED = (".absmax", ".quant_map", "_packed")
 
