@@ -6,7 +6,8 @@ main() is the only place that catches. What imports torch is imported inside the
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -15,11 +16,11 @@ import typer
 import prune_cli
 from prune_cli import console
 from prune_cli.checkpoint import Loading, open_checkpoint
-from prune_cli.errors import OutputError, PruneError, UsageError
+from prune_cli.errors import OutputError, PruneError, UsageError, VerificationError
 from prune_cli.selection import parse_amount, parse_size, read_recipe
 
 if TYPE_CHECKING:
-    from prune_cli.apply import Destination
+    from prune_cli.apply import Where
     from prune_cli.checkpoint import Checkpoint
     from prune_cli.plan import Plan
 
@@ -383,14 +384,12 @@ def random_structured(
 
     [bold]Example:[/] prune-cli random-structured model.pt --amount 0.25 --dim 0
     """
-    loading = Loading(state_dict_key, tuple(allow_global or ()), unsafe_load)
-    opened = open_checkpoint(checkpoint, loading)
-    from prune_cli.apply import check_destination, find_destination
-    from prune_cli.plan import Options, make_plan
-
     fraction = None if amount is None else parse_amount(amount)
     matched = {"modules": tuple(modules or ("*",)), "params": tuple(params or ("weight",))}
     rules = read_recipe(recipe, **matched, amount=fraction, dim=dim) if recipe else ()
+    opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
+    from prune_cli.plan import Options, make_plan
+
     options = Options(
         fraction,
         dim,
@@ -401,44 +400,181 @@ def random_structured(
         rules=rules,
         **matched,
     )
-    destination = find_destination(
-        opened,
-        output=output,
-        report=report,
-        force=force,
-        resume=resume,
-        device=device,
-        workers=workers,
-        max_shard_size=None if max_shard_size is None else parse_size(max_shard_size),
-    )
-    if not dry_run:
-        check_destination(opened, destination)
-    plan = make_plan(opened, options)
-    _carry_out(opened, plan, destination, dry_run=dry_run, quiet=quiet, to_file=report)
+    where = _where(report, force, resume, max_shard_size, device, workers)
+    _carry_out(opened, lambda: make_plan(opened, options), output, where, dry_run, quiet)
+
+
+@app.command("apply", no_args_is_help=True)
+def apply_command(
+    told: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REPORT", help="A report of prune-cli; one of --dry-run, edited, will do."
+        ),
+    ],
+    checkpoint: CheckpointPath,
+    device: Device = "cpu",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    output: OutputPath = None,
+    report: ReportPath = None,
+    bake: Annotated[
+        bool | None,
+        typer.Option(
+            "--bake/--keep-masks",
+            help="Write zeros, or NAME_orig and NAME_mask.",
+            show_default="as the report has it",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    max_shard_size: MaxShardSize = None,
+    force: Force = False,
+    resume: Resume = False,
+    state_dict_key: StateDictKey = None,
+    allow_global: AllowGlobal = None,
+    unsafe_load: UnsafeLoad = False,
+) -> None:
+    """Prune in CHECKPOINT exactly the channels that REPORT names: the fine-tuned or EMA copy.
+
+    [bold]Example:[/] prune-cli apply model.pruned.report.json ema.pt -o ema.pruned.safetensors
+    """
+    opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
+    from prune_cli.replay import replay
+    from prune_cli.report import read_report
+
+    plan = read_report(told).plan
+    where = _where(report, force, resume, max_shard_size, device, workers)
+    decide = partial(replay, plan, opened, bake=bake)
+    _carry_out(opened, decide, output, where, dry_run, quiet)
+
+
+@app.command("remove", no_args_is_help=True)
+def remove_command(
+    checkpoint: CheckpointPath,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    output: OutputPath = None,
+    report: ReportPath = None,
+    max_shard_size: MaxShardSize = None,
+    force: Force = False,
+    resume: Resume = False,
+    state_dict_key: StateDictKey = None,
+    allow_global: AllowGlobal = None,
+    unsafe_load: UnsafeLoad = False,
+) -> None:
+    """Make the masks of a checkpoint permanent: NAME_orig and NAME_mask become NAME.
+
+    [bold]Example:[/] prune-cli remove finetuned.pt -o finetuned.safetensors
+    """
+    opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
+    from prune_cli.replay import plan_removal
+
+    where = _where(report, force, resume, max_shard_size, "cpu", workers)
+    _carry_out(opened, partial(plan_removal, opened), output, where, dry_run, quiet)
+
+
+def _loading(
+    state_dict_key: str | None, allow_global: list[str] | None, unsafe_load: bool
+) -> Loading:
+    return Loading(state_dict_key, tuple(allow_global or ()), unsafe_load)
+
+
+def _where(
+    report: Path | None,
+    force: bool,
+    resume: bool,
+    max_shard_size: str | None,
+    device: str,
+    workers: int | None,
+) -> "Where":
+    return {
+        "report": report,
+        "force": force,
+        "resume": resume,
+        "max_shard_size": None if max_shard_size is None else parse_size(max_shard_size),
+        "device": device,
+        "workers": workers,
+    }
 
 
 def _carry_out(
     checkpoint: "Checkpoint",
-    plan: "Plan",
-    destination: "Destination",
-    *,
+    decide: "Callable[[], Plan]",
+    output: Path | None,
+    where: "Where",
     dry_run: bool,
     quiet: bool,
-    to_file: Path | None,
 ) -> None:
-    """Applies `plan`, with a progress bar, and shows what came of it."""
-    from prune_cli.apply import apply_plan, report_dry_run
+    """Plans and applies, with a progress bar, and shows what came of it."""
+    import torch
+
+    from prune_cli.apply import apply_plan, check_destination, find_destination, report_dry_run
     from prune_cli.plan import count_emitting_biases
 
+    torch.set_num_threads(1)  # the workers are threads already
+    destination = find_destination(checkpoint, output, **where)
     if dry_run:
-        report = report_dry_run(checkpoint, plan, destination if to_file else None)
-        written = [to_file] if to_file else []
+        plan = decide()
+        report = report_dry_run(checkpoint, plan, destination if where["report"] else None)
+        written = [destination.report if where["report"] else None]
     else:
+        check_destination(checkpoint, destination)
+        plan = decide()
         with console.progress(checkpoint.nbytes, quiet=quiet) as on_tensor:
             report = apply_plan(checkpoint, plan, destination, on_tensor=on_tensor)
-        written = [destination.output, *filter(None, [destination.report])]
+        written = [destination.output, destination.report]
     emitting = count_emitting_biases(checkpoint, plan)
     console.show_report(report, written=written, emitting=emitting, quiet=quiet)
+
+
+@app.command("verify", no_args_is_help=True)
+def verify_command(
+    output: Annotated[Path, typer.Argument(help="What prune-cli wrote: a file or a folder.")],
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", "-r", help="Its report.", show_default="found beside it"),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--source",
+            help="The checkpoint that was pruned. With it every byte is compared, without it only "
+            "what the report names.",
+        ),
+    ] = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    state_dict_key: StateDictKey = None,
+    allow_global: AllowGlobal = None,
+    unsafe_load: UnsafeLoad = False,
+) -> None:
+    """Prove what was done: hold a pruned checkpoint against its report and its source.
+
+    Exits with 5 if anything disagrees, and lists it.
+
+    [bold]Example:[/] prune-cli verify model.pruned.safetensors --source model.pt
+    """
+    import torch
+
+    from prune_cli.apply import count_workers
+    from prune_cli.verify import to_json, verify_checkpoint
+
+    torch.set_num_threads(1)
+    verification = verify_checkpoint(
+        output,
+        report=report,
+        source=source,
+        loading=_loading(state_dict_key, allow_global, unsafe_load),
+        workers=count_workers(workers),
+    )
+    if as_json:
+        console.write_stdout(to_json(verification))
+    console.show_verification(verification, quiet=quiet)
+    if not verification.is_verified:
+        raise VerificationError(f"{output}: {len(verification.disagreements)} disagreement(s)")
 
 
 @app.command("inspect", no_args_is_help=True)

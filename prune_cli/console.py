@@ -22,9 +22,10 @@ from prune_cli.errors import PruneError
 
 if TYPE_CHECKING:
     from prune_cli.inspection import Inspection, Line, ParameterFacts, ZeroCount
-    from prune_cli.plan import Options, PlanItem
+    from prune_cli.plan import PlanItem
     from prune_cli.report import Report
     from prune_cli.stream import OnTensor
+    from prune_cli.verify import Verification
 
 MAX_ROWS = 40
 """A table of more rows is collapsed: rows that differ in numbers only become one."""
@@ -100,7 +101,7 @@ class Row:
 def show_report(
     report: "Report",
     *,
-    written: Sequence[Path] = (),
+    written: Iterable[Path | None] = (),
     emitting: int = 0,
     quiet: bool = False,
 ) -> None:
@@ -114,7 +115,24 @@ def show_report(
     for line in _summary(report, emitting):
         _print(line)
     for path in written:
-        _print(f"[bold]wrote[/] {escape(str(path))} ({_size(path)})")
+        if path and (path.is_file() or path.is_dir()):
+            _print(f"[bold]wrote[/] {escape(str(path))} ({_size(path)})")
+
+
+def show_verification(verification: "Verification", *, quiet: bool = False) -> None:
+    """Every disagreement, or what was found to be as it should."""
+    for problem in verification.disagreements:
+        channel = "" if problem.channel is None else f", channel {problem.channel}"
+        offset = "" if problem.offset is None else f" (byte {problem.offset:,} of its file)"
+        where = f"[bold]{escape(problem.tensor)}[/]{channel}: " if problem.tensor else ""
+        _print(f"{where}{escape(problem.fact)}{offset}")
+    if verification.is_verified and not quiet:
+        scope = "every byte" if verification.with_source else "all that its report says"
+        _print(
+            f"[bold green]verified[/] {verification.tensors:,} tensor(s), "
+            f"{format_bytes(verification.nbytes)}: {scope}"
+            + ("" if verification.with_source else "; --source compares every byte")
+        )
 
 
 def rows_of(items: "Iterable[PlanItem]") -> list[Row]:
@@ -194,42 +212,65 @@ def _bar(part: int, whole: int) -> ProgressBar:
 
 
 def _summary(report: "Report", emitting: int) -> Iterator[str]:
-    totals, options = report.totals, report.options
-    verb = "pruned" if report.output else "would prune"
+    totals = report.totals
     yield (
-        f"[bold]{verb} {totals.channels_pruned:,} of {totals.channels:,} channels[/] in "
-        f"{totals.tensors_pruned:,} tensor(s); {totals.sparsity:.1%} of their "
-        f"{totals.elements:,} elements are zero"
+        f"[bold]{_what_was_done(report)}[/]; "
+        f"{totals.sparsity:.1%} of their {totals.elements:,} elements are zero"
     )
-    yield f"[dim]{describe_options(options)}[/]"
-    if emitting:
-        yield (
-            f"[yellow]note:[/] in {emitting} module(s) the bias of a pruned channel still emits; "
-            "--with-bias prunes it too"
-        )
-    for note in report.notes:
+    yield f"[dim]{describe_options(report)}[/]"
+    for note in _notes(report, emitting):
         yield f"[yellow]note:[/] {escape(note)}"
     if report.skipped:
-        yield f"skipped {_some([skip.name for skip in report.skipped])}: {report.skipped[0].reason}"
+        names = escape(_some([skip.name for skip in report.skipped]))
+        yield f"skipped {names}: {escape(report.skipped[0].reason)}"
     if report.dropped:
-        yield f"[yellow]dropped[/] {_some([drop.key for drop in report.dropped])}: no tensors"
+        names = escape(_some([drop.key for drop in report.dropped]))
+        yield f"[yellow]dropped[/] {names}: safetensors holds named tensors only"
 
 
-def describe_options(options: "Options") -> str:
-    """The amount as it was understood, the dim and the seed."""
-    match options.amount:
-        case None:
+def _what_was_done(report: "Report") -> str:
+    totals = report.totals
+    if report.method == "remove":
+        return (
+            f"{'made' if report.output else 'would make'} {len(report.tensors):,} masks permanent"
+        )
+    verb = "pruned" if report.output else "would prune"
+    return f"{verb} {totals.channels_pruned:,} of {totals.channels:,} channels"
+
+
+def describe_options(report: "Report") -> str:
+    """The amount as it was understood, the dim and the seed; or where the channels are from."""
+    options = report.options
+    match report.method, options.amount:
+        case "remove", _:
+            return "masks that the checkpoint had"
+        case "apply", _:
+            return "channels of the report that was applied"
+        case _, None:
             amount = "amounts of the recipe"
-        case int():
+        case _, int():
             amount = f"amount {options.amount}: {options.amount} channel(s) of each tensor"
-        case float():
-            amount = f"amount {options.amount}: {options.amount:.6g} of each tensor's live channels"
+        case _:
+            amount = f"amount {options.amount}: {options.amount:.4%} of each tensor's live channels"
+            amount = re.sub(r"\.?0+%", "%", amount)
     recipe = f", {len(options.rules)} rule(s)" if options.rules else ""
     return f"{amount}, dim {options.dim}, seed {options.seed}{recipe}"
 
 
+def _notes(report: "Report", emitting: int) -> Iterator[str]:
+    untouched = [item.name for item in report.tensors if not item.pruned]
+    if untouched and report.method == "random_structured":
+        yield f"the amount rounds to no channel in {_some(untouched)}"
+    if emitting:
+        yield (
+            f"in {emitting} module(s) the bias of a pruned channel still emits; "
+            "--with-bias prunes it too"
+        )
+    yield from report.notes
+
+
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(escape(name) for name in names[:3])
+    shown = ", ".join(names[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
