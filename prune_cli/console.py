@@ -231,11 +231,13 @@ def _summary(report: "Report", emitting: int) -> Iterator[str]:
 def _what_was_done(report: "Report") -> str:
     totals = report.totals
     if report.method == "remove":
-        return (
-            f"{'made' if report.output else 'would make'} {len(report.tensors):,} masks permanent"
-        )
+        verb = "made" if report.output else "would make"
+        return f"{verb} the masks of {len(report.tensors):,} tensor(s) permanent"
     verb = "pruned" if report.output else "would prune"
-    return f"{verb} {totals.channels_pruned:,} of {totals.channels:,} channels"
+    return (
+        f"{verb} {totals.channels_pruned:,} of {totals.channels:,} channels in "
+        f"{totals.tensors_pruned:,} tensor(s)"
+    )
 
 
 def describe_options(report: "Report") -> str:

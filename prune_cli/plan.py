@@ -185,11 +185,13 @@ def bias_name(weight: str) -> str:
 def count_emitting_biases(checkpoint: Checkpoint, plan: Plan) -> int:
     """In how many modules a channel that is pruned now has a bias that is not."""
     followed = {item.follows for item in plan.items}
-    return sum(
-        1
-        for item in plan.items
-        if item.pruned and item.follows is None and item.name not in followed
-        if bias_of(checkpoint, item)
+    return len(
+        {
+            item.module
+            for item in plan.items
+            if item.pruned and item.follows is None and item.name not in followed
+            if bias_of(checkpoint, item)
+        }
     )
 
 
