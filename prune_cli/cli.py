@@ -511,6 +511,7 @@ def _carry_out(
     import torch
 
     from prune_cli.apply import apply_plan, check_destination, find_destination, report_dry_run
+    from prune_cli.outputs import count_bytes
     from prune_cli.plan import count_emitting_biases
 
     torch.set_num_threads(1)  # the workers are threads already
@@ -522,7 +523,7 @@ def _carry_out(
     else:
         check_destination(checkpoint, destination)
         plan = decide()
-        with console.progress(checkpoint.nbytes, quiet=quiet) as on_tensor:
+        with console.progress(count_bytes(checkpoint, plan), quiet=quiet) as on_tensor:
             report = apply_plan(checkpoint, plan, destination, on_tensor=on_tensor)
         written = [destination.output, destination.report]
     emitting = count_emitting_biases(checkpoint, plan)

@@ -18,6 +18,7 @@ from prune_cli.tensors import (
     TensorInfo,
     encode_header,
     in_layout_order,
+    nbytes,
 )
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -126,6 +127,12 @@ def lay_out_like(
         for tensor in file.tensors:
             groups[place.get(tensor.info.name, names[0])].append(tensor)
     return _files(checkpoint, groups, dict(metadata or {}) | {"format": "pt"})
+
+
+def count_bytes(checkpoint: Checkpoint, plan: Plan) -> int:
+    """About how many bytes the output takes: those of the input, and the new masks."""
+    masked = () if plan.options.bake else plan.items
+    return checkpoint.nbytes + sum(nbytes(item.dtype, item.shape) for item in masked)
 
 
 def output_name(name: str) -> str:

@@ -1,0 +1,106 @@
+"""The README is true: its commands are run in their order, and print what it says they print."""
+
+import doctest
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A fenced block: its language, its text, the file it is the content of, and its line."""
+
+    language: str
+    text: str
+    file: str | None
+    line: int
+
+
+def read_fences(text: str) -> Iterator[Fence]:
+    """The fenced blocks of a Markdown text, in order."""
+    pattern = r"(?:<!-- file: (\S+) -->\n)?^```(\w+)\n(.*?)^```$"
+    for found in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
+        line = text.count("\n", 0, found.start(2)) + 1
+        yield Fence(found[2], found[3], found[1], line)
+
+
+FENCES = [
+    f for f in read_fences(README.read_text()) if f.file or f.language in ("console", "pycon")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for the whole README, since each block goes on from the one before."""
+    return tmp_path_factory.mktemp("readme")
+
+
+def run_console(text: str, folder: Path) -> str:
+    """A transcript: each command of `text`, and what it printed when run in `folder`."""
+    environment = os.environ | {"EXAMPLES": str(ROOT / "examples"), "COLUMNS": "80"}
+    transcript = ""
+    for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+        ran = subprocess.run(
+            ["bash", "-c", command],
+            check=False,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines = [line.rstrip() for line in ran.stdout.splitlines()]
+        transcript += "\n".join([f"$ {command}", *lines]) + "\n"
+    return transcript
+
+
+@pytest.mark.parametrize("fence", FENCES, ids=lambda fence: f"line {fence.line}")
+def test_readme(fence: Fence, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is written, a transcript and a Python session come out as they stand there."""
+    tools = [tool for tool in ("jq", "make") if re.search(rf"\b{tool}\b", fence.text)]
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    if missing and not fence.file:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    if fence.file:
+        (folder / fence.file).write_text(fence.text)
+    elif fence.language == "console":
+        assert run_console(fence.text, folder) == fence.text
+    else:
+        monkeypatch.chdir(folder)
+        session = doctest.DocTestParser().get_doctest(fence.text, {}, "README", None, fence.line)
+        assert doctest.DocTestRunner().run(session).failed == 0
+
+
+def test_every_command_is_documented() -> None:
+    """The README has a row for each command of the command line."""
+    from prune_cli.cli import app
+
+    documented = set(re.findall(r"^\| `([a-z-]+) [A-Z]", README.read_text(), re.MULTILINE))
+
+    assert documented == {command.name for command in app.registered_commands}
+
+
+def refresh() -> None:
+    """Rewrites the transcripts of the README to what the commands print now."""
+    with tempfile.TemporaryDirectory() as name:
+        text = README.read_text()
+        for fence in FENCES:
+            if fence.file:
+                Path(name, fence.file).write_text(fence.text)
+            elif fence.language == "console":
+                text = text.replace(fence.text, run_console(fence.text, Path(name)), 1)
+        README.write_text(text)
+
+
+if __name__ == "__main__":
+    refresh()
