@@ -3,11 +3,13 @@
 The formats (`safetensors_file`, `torch_file`, `folder`) make these; nothing here knows them.
 """
 
+import mmap
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from prune_cli.errors import InputError
 from prune_cli.tensors import DTYPES, Parameter, TensorInfo, pair_masks
@@ -33,16 +35,21 @@ class Shard:
     nbytes: int
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    owner: IO[bytes] | None = None
+    owner: object = None
     """An unnamed temporary file to keep open, where `path` leads to one."""
 
     @cached_property
     def storage(self) -> "torch.UntypedStorage":
-        """The whole file, mapped: its pages are the kernel's to take back."""
+        """The whole file, mapped to be read: its pages are the kernel's to take back.
+
+        Not by `UntypedStorage.from_file`: that maps for writing, which the kernel refuses for a
+        file larger than the memory of the machine.
+        """
         import torch
 
-        mapped = torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=self.nbytes)
-        return cast(torch.UntypedStorage, mapped)
+        with self.path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            mapped = mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ)
+            return torch.frombuffer(mapped, dtype=torch.uint8).untyped_storage()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ A pipe, and stdin ("-"), is copied first to a temporary file that has no name.
 """
 
 import json
+import os
 import shutil
 import stat
 import sys
@@ -66,9 +67,14 @@ def open_file(
 
 
 def is_index(path: Path) -> bool:
-    """Whether `path` is a JSON file with a `weight_map`, by its content."""
+    """Whether `path` is a JSON file with a `weight_map`, by its content.
+
+    The length that a safetensors file begins with can look like "{", but has zero bytes, which
+    JSON has not: so no file of weights is read as a whole here.
+    """
     with path.open("rb") as stream:
-        if not stream.read(64).lstrip().startswith(b"{"):
+        start = stream.read(64)
+        if not start.lstrip().startswith(b"{") or b"\0" in start:
             return False
         stream.seek(0)
         try:
@@ -121,6 +127,8 @@ def _what(start: bytes) -> str:
 def _on_disk(path: Path, name: str) -> Shard:
     """The file at `path` as a Shard without tensors yet; a pipe is copied to disk."""
     if str(path) == "-":
+        if sys.stdin is None:
+            raise InputError("stdin is closed, so no checkpoint can come from it")
         return _spool(sys.stdin.buffer, "stdin")
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
@@ -132,14 +140,24 @@ def _on_disk(path: Path, name: str) -> Shard:
 
 
 def _spool(stream: IO[bytes], name: str) -> Shard:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the Shard keeps it open
     try:
-        shutil.copyfileobj(stream, file, 1 << 20)
-        file.flush()
+        with tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(stream, file, 1 << 20)
+            nbytes = file.tell()
+            owner = _Descriptor(os.dup(file.fileno()))
     except OSError as error:
-        file.close()
         raise OutputError(
             f"{name} could not be copied to {tempfile.gettempdir()} ({error.strerror}); "
             "set TMPDIR to a folder with room"
         ) from error
-    return Shard(name, Path(f"/dev/fd/{file.fileno()}"), file.tell(), (), owner=file)
+    return Shard(name, Path(f"/dev/fd/{owner.number}"), nbytes, (), owner=owner)
+
+
+class _Descriptor:
+    """A file descriptor that lives as long as somebody holds this: the Shards of its file do."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
