@@ -5,6 +5,7 @@ is instant; the checks are those of safetensors' own reader, with messages that 
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,9 @@ from pathlib import Path
 from prune_cli.checkpoint.contents import Shard
 from prune_cli.errors import InputError
 from prune_cli.tensors import DTYPES, HEADER_LENGTH_BYTES, MAX_HEADER_BYTES, TensorInfo, nbytes
+
+MAX_DIMS = 64
+"""As many as numpy takes. The product of a shape without a limit can take forever."""
 
 
 def read_safetensors(file: Shard, *, shard: int = 0) -> Shard:
@@ -47,6 +51,8 @@ def read_safetensors(file: Shard, *, shard: int = 0) -> Shard:
 def _parse(path: Path, text: bytes) -> dict[str, object]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        if b"\\u" in text:  # half of a surrogate pair is valid JSON, but no text
+            json.dumps(header, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise InputError(f"{path}: its header is nested too deep to be safetensors") from None
     except ValueError as error:
@@ -80,9 +86,11 @@ def _tensor(path: Path, name: str, entry: object, shard: int, data_start: int) -
         raise InputError(
             f"{path}: {name!r} has the unknown dtype {dtype!r}; known are {', '.join(DTYPES)}"
         )
-    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+    if not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, stop)):
         raise InputError(f"{path}: {name!r} has a shape or offsets that are not whole numbers >= 0")
-    if stop - start != nbytes(dtype, shape):
+    if len(shape) > MAX_DIMS:
+        raise InputError(f"{path}: {name!r} has {len(shape):,} dims, more than {MAX_DIMS}")
+    if stop - start != nbytes(dtype, shape) or math.prod(shape) * DTYPES[dtype].bits % 8:
         raise InputError(
             f"{path}: {name!r} is {dtype} {shape}, {nbytes(dtype, shape):,} bytes, but its "
             f"offsets {start:,} to {stop:,} hold {stop - start:,}"
