@@ -23,6 +23,9 @@ _DTYPE_NAMES = {
 _LARGEST_BLOW_UP = 64
 """Expanded tensors take less room in a torch file than packed. Beyond this factor it is a trap."""
 
+_DEEPEST = 32
+"""How many mappings down a state dict is looked for. Real ones are one or two; a trap is endless."""
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -63,7 +66,7 @@ def to_checkpoint(
     """
     found = _find(path, content, key)
     tensors = _tensors(found.entries)
-    _refuse_unwritable(path, tensors)
+    _refuse_unwritable(path, tensors, in_memory=in_memory)
     live = {
         name: tensor.detach().resolve_conj().resolve_neg()
         for name, tensor in tensors.items()
@@ -141,6 +144,7 @@ def _candidates(content: object, fits: Callable[[Mapping[object, object]], bool]
             ((*path, name), inner)
             for name, inner in entries.items()
             if isinstance(name, str) and not name.lower().startswith("optim")
+            if len(path) < _DEEPEST
         ]
     return found
 
@@ -267,29 +271,43 @@ def _info(file: Shard, name: str, tensor: torch.Tensor, in_memory: bool) -> Tens
 
 def _stored_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     """The shape that safetensors records: float4 is packed in pairs, and counted one by one."""
-    if tensor.dtype.itemsize * 8 == DTYPES[_DTYPE_NAMES[tensor.dtype]].bits:
+    if not _is_packed(tensor):
         return tuple(tensor.shape)
     return (*tensor.shape[:-1], tensor.shape[-1] * 2)
+
+
+def _is_packed(tensor: torch.Tensor) -> bool:
+    return DTYPES[_DTYPE_NAMES[tensor.dtype]].bits < tensor.dtype.itemsize * 8
 
 
 # --- what is refused -------------------------------------------------------------------------
 
 
-def _refuse_unwritable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def _refuse_unwritable(path: Path, tensors: Mapping[str, torch.Tensor], *, in_memory: bool) -> None:
     problems = [
         f"{name!r} {problem}"
         for name, tensor in tensors.items()
-        if (problem := _why_unwritable(tensor))
+        if (problem := _why_unnameable(name) or _why_unwritable(tensor, in_memory=in_memory))
     ]
     if problems:
         raise InputError(
             f"{path} holds {len(problems)} tensor(s) that safetensors cannot: "
             + "; ".join(problems)
-            + ". Save them dense and unquantised, or leave them out"
+            + ". Save them dense, unquantised and under other names, or leave them out"
         )
 
 
-def _why_unwritable(tensor: torch.Tensor) -> str | None:
+def _why_unnameable(name: str) -> str | None:
+    if name == "__metadata__":
+        return "has a name that safetensors reserves"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "has a name that is no text"
+    return None
+
+
+def _why_unwritable(tensor: torch.Tensor, *, in_memory: bool) -> str | None:
     if tensor.layout != torch.strided or tensor.is_nested:
         return f"is {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')}"
     if tensor.is_quantized:
@@ -298,6 +316,8 @@ def _why_unwritable(tensor: torch.Tensor) -> str | None:
         return "is on the meta device: it has no data"
     if tensor.dtype not in _DTYPE_NAMES:
         return f"has the dtype {tensor.dtype}"
+    if _is_packed(tensor) and (in_memory or not tensor.is_contiguous() or not tensor.ndim):
+        return f"packs several {tensor.dtype} into a byte, and does not lie in the file as it is"
     return None
 
 
