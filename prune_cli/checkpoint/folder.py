@@ -6,7 +6,7 @@ with `metadata` and `weight_map` (tensor -> file). Nothing in it can lead outsid
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -48,10 +48,12 @@ def read_folder(folder: Path, loading: Loading, *, index: str | None = None) -> 
     _check_weight_map(checkpoint, layout)
     left_out = _other_weights(names, layout)
     used = {*layout.files, *left_out, layout.index}
+    others = [name for name in _walk(folder) if name not in used]
+    links = [name for name in others if not (folder / name).is_file()]
     return replace(
         checkpoint,
-        others=tuple(name for name in _walk(folder) if name not in used),
-        notes=checkpoint.notes + _notes(layout, left_out),
+        others=tuple(name for name in others if name not in links),
+        notes=checkpoint.notes + tuple(_notes(layout, left_out, others, links)),
     )
 
 
@@ -101,14 +103,16 @@ def _read_index(folder: Path, name: str) -> _Layout:
     files = tuple(sorted(set(weight_map.values())))
     outside = [file for file in files if not _is_inside(file)]
     if outside:
-        raise InputError(f"{path} names files outside its folder: {', '.join(outside)}")
+        raise InputError(
+            f"{path} names files that are no plain paths inside its folder: {', '.join(outside)}"
+        )
     return _Layout(name, weight_map, metadata, files)
 
 
 def _is_inside(file: str) -> bool:
     path = PurePosixPath(file)
     plain = path.parts and not path.is_absolute() and ".." not in path.parts
-    return bool(plain) and "\\" not in file and "\0" not in file
+    return bool(plain) and str(path) == file and "\\" not in file and "\0" not in file
 
 
 def _refuse_missing(folder: Path, layout: _Layout) -> None:
@@ -131,15 +135,21 @@ def _other_weights(names: list[str], layout: _Layout) -> list[str]:
     ]
 
 
-def _notes(layout: _Layout, left_out: Iterable[str]) -> tuple[str, ...]:
-    if not left_out:
-        return ()
-    chosen = layout.index or layout.files[0]
-    return (f"both kinds are there: {chosen} is used, and left out are {', '.join(left_out)}",)
+def _notes(
+    layout: _Layout, left_out: Sequence[str], others: Sequence[str], links: Sequence[str]
+) -> Iterator[str]:
+    if left_out:
+        chosen = layout.index or layout.files[0]
+        yield f"both kinds are there: {chosen} is used, and left out are {', '.join(left_out)}"
+    unpruned = [name for name in others if name.endswith(".safetensors")]
+    if unpruned:
+        yield f"no part of the checkpoint, so copied as they are: {', '.join(unpruned)}"
+    if links:
+        yield f"links that lead to no file are left out: {', '.join(links)}"
 
 
 def _walk(folder: Path) -> list[str]:
-    """Every file below `folder`, relative to it, but for what an unfinished run left."""
+    """Every file and link below `folder`, relative to it, but for what an unfinished run left."""
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
