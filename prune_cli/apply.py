@@ -16,7 +16,7 @@ import torch
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import DeviceError, UsageError
-from prune_cli.outputs import Kept, OutputFile, encode_index, index_name, lay_out
+from prune_cli.outputs import OutputFile, Removal, encode_index, index_name, lay_out
 from prune_cli.plan import Options, Plan, make_plan
 from prune_cli.replay import plan_removal, replay
 from prune_cli.report import (
@@ -221,8 +221,7 @@ def apply_plan(
     plan: Plan,
     destination: Destination,
     *,
-    kept: Kept | None = None,
-    metadata: dict[str, str] | None = None,
+    removal: Removal | None = None,
     on_tensor: OnTensor | None = None,
 ) -> Report:
     """Writes what `plan` makes of `checkpoint`, and the report.
@@ -231,8 +230,7 @@ def apply_plan(
         checkpoint: the input.
         plan: what is zeroed.
         destination: where to; see check_destination for what is refused.
-        kept: what is removed, for `shrink`.
-        metadata: more of it, for every output file.
+        removal: what is removed, for `shrink`.
         on_tensor: progress.
 
     Raises:
@@ -242,9 +240,8 @@ def apply_plan(
     files = lay_out(
         checkpoint,
         plan,
-        kept=kept,
+        removal=removal,
         max_shard_size=destination.max_shard_size,
-        metadata=metadata,
     )
     write = partial(
         write_output,
@@ -253,17 +250,23 @@ def apply_plan(
         on_tensor=on_tensor,
     )
     if is_folder_output(checkpoint, destination):
-        return _apply_to_folder(checkpoint, plan, destination, files, write)
-    return _apply_to_file(checkpoint, plan, destination, files[0], write)
+        return _apply_to_folder(checkpoint, plan, destination, files, write, removal)
+    return _apply_to_file(checkpoint, plan, destination, files[0], write, removal)
 
 
-def report_dry_run(checkpoint: Checkpoint, plan: Plan, destination: Destination | None) -> Report:
+def report_dry_run(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    destination: Destination | None,
+    *,
+    removal: Removal | None = None,
+) -> Report:
     """The report of `plan` alone, written if a destination for it is given.
 
     Raises:
         OutputError: it cannot be written.
     """
-    report = make_report(checkpoint, plan, None)
+    report = make_report(checkpoint, plan, None, shrink=removal.facts if removal else None)
     if destination and destination.report:
         check_can_write([destination.report], _inputs(checkpoint), force=destination.force)
         write_file(destination.report, to_json(report).encode())
@@ -372,6 +375,7 @@ def _apply_to_file(
     destination: Destination,
     file: OutputFile,
     write: Callable[..., None],
+    removal: Removal | None,
 ) -> Report:
     output = Output(
         path=destination.output.name,
@@ -380,7 +384,7 @@ def _apply_to_file(
         tensors=len(file.tensors),
         bytes=file.nbytes,
     )
-    report = make_report(checkpoint, plan, output)
+    report = make_report(checkpoint, plan, output, shrink=removal.facts if removal else None)
     with contextlib.ExitStack() as stack:
         pending_output = stack.enter_context(pending(destination.output))
         pending_output.set_size(file.nbytes)
@@ -399,6 +403,7 @@ def _apply_to_folder(
     destination: Destination,
     files: tuple[OutputFile, ...],
     write: Callable[..., None],
+    removal: Removal | None,
 ) -> Report:
     output = Output(
         path=destination.output.resolve().name,
@@ -407,9 +412,11 @@ def _apply_to_folder(
         tensors=sum(len(file.tensors) for file in files),
         bytes=sum(file.nbytes for file in files),
     )
-    report = make_report(checkpoint, plan, output)
+    report = make_report(checkpoint, plan, output, shrink=removal.facts if removal else None)
     index = index_name(checkpoint) if _needs_index(checkpoint, destination, files) else None
-    texts = {index: encode_index(checkpoint, files)} if index else {}
+    texts = dict(removal.texts) if removal else {}
+    if index:
+        texts[index] = encode_index(checkpoint, files)
     inside = destination.report == destination.output / FOLDER_REPORT
     if inside:
         texts[FOLDER_REPORT] = to_json(report).encode()

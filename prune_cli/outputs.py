@@ -6,8 +6,9 @@ before a weight is read. Names and numbers only.
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from prune_cli.checkpoint import Checkpoint, Shard
 from prune_cli.plan import Plan, PlanItem
@@ -23,6 +24,23 @@ from prune_cli.tensors import (
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """For a tensor's name and a dim: the channels that stay, where some are removed."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Channels that leave the file, beside a plan of those that are zeroed.
+
+    Attributes:
+        kept: the channels that stay.
+        metadata: more of it, for every output file.
+        facts: what the report says of it, as JSON.
+        texts: files that replace those of the input folder (its config.json).
+    """
+
+    kept: Kept
+    metadata: Mapping[str, str]
+    facts: Mapping[str, Any]
+    texts: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +97,19 @@ def lay_out(
     checkpoint: Checkpoint,
     plan: Plan,
     *,
-    kept: Kept | None = None,
+    removal: Removal | None = None,
     max_shard_size: int | None = None,
-    metadata: Mapping[str, str] | None = None,
 ) -> tuple[OutputFile, ...]:
     """The files that `plan` makes of `checkpoint`.
 
     Args:
         checkpoint: the input.
         plan: what is zeroed.
-        kept: what is removed, for `shrink`.
+        removal: what is removed, for `shrink`.
         max_shard_size: in bytes; without it, there is one file for each shard of the input.
-        metadata: more of it, for every file.
     """
-    groups = _output_tensors(checkpoint, plan, kept or {})
-    common = dict(metadata or {}) | {"format": "pt"}
+    groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
+    common = _common_metadata(removal)
     if max_shard_size is None:
         return tuple(
             _file(checkpoint, output_name(shard.name), group, {**shard.metadata, **common})
@@ -109,15 +125,14 @@ def lay_out_like(
     plan: Plan,
     shards: Sequence[Shard],
     *,
-    kept: Kept | None = None,
-    metadata: Mapping[str, str] | None = None,
+    removal: Removal | None = None,
 ) -> tuple[OutputFile, ...]:
     """lay_out for an output that is there: a file for each of its `shards`, in their order.
 
     If these are not the files that lay_out gives, the output was split anew, and its tensors are
     expected where they are.
     """
-    files = lay_out(checkpoint, plan, kept=kept, metadata=metadata)
+    files = lay_out(checkpoint, plan, removal=removal)
     names = [shard.name for shard in shards]
     if len(files) == len(names) == 1 or [file.name for file in files] == names:
         return files
@@ -126,7 +141,7 @@ def lay_out_like(
     for file in files:
         for tensor in file.tensors:
             groups[place.get(tensor.info.name, names[0])].append(tensor)
-    return _files(checkpoint, groups, dict(metadata or {}) | {"format": "pt"})
+    return _files(checkpoint, groups, _common_metadata(removal))
 
 
 def count_bytes(checkpoint: Checkpoint, plan: Plan) -> int:
@@ -203,6 +218,10 @@ def _shrunk(tensor: OutputTensor, kept: Mapping[int, tuple[int, ...]]) -> Output
 
 
 # --- files -----------------------------------------------------------------------------------
+
+
+def _common_metadata(removal: Removal | None) -> dict[str, str]:
+    return {**(removal.metadata if removal else {}), "format": "pt"}
 
 
 def _files(

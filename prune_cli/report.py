@@ -87,6 +87,8 @@ class Report:
     tensors: tuple[PlanItem, ...]
     skipped: tuple[Skipped, ...]
     dropped: tuple[Dropped, ...]
+    shrink: Mapping[str, Any] | None = None
+    """What was removed, where that is the method: the JSON of a `shrink.ShrinkPlan`."""
     schema: int = SCHEMA
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What to tell the user; not part of the JSON."""
@@ -97,7 +99,13 @@ class Report:
         return Plan(self.method, self.options, self.tensors, self.skipped)
 
 
-def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Report:
+def make_report(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    output: Output | None,
+    *,
+    shrink: Mapping[str, Any] | None = None,
+) -> Report:
     """The Report of `plan` on `checkpoint`; `output` is None for a dry run."""
     import torch
 
@@ -116,6 +124,7 @@ def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Re
         tensors=plan.items,
         skipped=plan.skipped,
         dropped=checkpoint.dropped,
+        shrink=shrink,
         notes=checkpoint.notes,
     )
 
@@ -164,7 +173,7 @@ def to_json(report: Report) -> str:
         "skipped": [asdict(skip) for skip in report.skipped],
         "dropped": [asdict(drop) for drop in report.dropped],
     }
-    return encode(facts)
+    return encode(facts if report.shrink is None else {**facts, "shrink": report.shrink})
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
@@ -217,6 +226,7 @@ def from_json(text: str) -> Report:
         tensors=tuple(_build(PlanItem, row) for row in _take(found, "tensors", list)),
         skipped=tuple(_build(Skipped, row) for row in _take(found, "skipped", list)),
         dropped=tuple(_build(Dropped, row) for row in _take(found, "dropped", list)),
+        shrink=_take(found, "shrink", dict) if "shrink" in found else None,
     )
 
 
