@@ -1,0 +1,20 @@
+"""Remove channels for good: a smaller and faster model, from the shell, without its weights in memory.
+
+The tour, from the bottom up:
+
+    trace.py        the operations of a model, recorded without weights
+    axes.py         what is left of each axis of a tensor
+    movement.py     reshapes and joins, followed by doing them on labels
+    rules.py        what each operation does to the axes
+    agreement.py    whether a shrunk model does what the whole one does: the guard of every plan
+    channels.py     which tensors and attributes of a module count channels
+    coupling.py     which channels must go together: Torch-Pruning's graph
+    load.py         load_shrunk: a shrunk file back into the model's code
+    model.py        the user's model on the meta device, and an example of its inputs
+    effect.py       parameters, FLOPs, latency
+    export.py       a torch.export program
+    huggingface.py  models described by a config.json
+    plan.py         ShrinkPlan: frozen facts
+    planning.py     decide, shrink the model without weights, hold it against the whole one
+    child.py        the same in a child process under a time limit: make_shrink_plan
+"""

@@ -1,0 +1,74 @@
+"""What is left of the axes of a tensor, who took the rest, and the exception for what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who took an index away: a group, by the name of its root tensor, and the channel there."""
+
+    group: str
+    channel: int
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis of a tensor of the whole model.
+
+    `removed` maps the indices that the shrunk model lacks to their owners; at the indices in `zero`
+    the tensor is known to be all zero. An axis is not `known` behind a disagreement.
+    """
+
+    size: int
+    removed: Mapping[int, Owner] = field(default_factory=dict)
+    zero: frozenset[int] = frozenset()
+    known: bool = True
+
+    @cached_property
+    def kept(self) -> tuple[int, ...]:
+        """The indices that are left, ascending."""
+        if not self.removed:
+            return tuple(range(self.size))
+        return tuple(index for index in range(self.size) if index not in self.removed)
+
+    def agrees(self, other: Axis) -> bool:
+        """Whether the same indices are left on both."""
+        if self is other or not (self.known and other.known):
+            return True
+        return self.size == other.size and self.removed.keys() == other.removed.keys()
+
+    def with_zero(self, zero: Iterable[int]) -> Axis:
+        """The same axis with other indices known to be zero."""
+        zero = frozenset(zero)
+        return self if zero == self.zero else Axis(self.size, self.removed, zero, self.known)
+
+
+Axes = tuple[Axis, ...]
+
+
+def whole_axes(shape: Iterable[int]) -> Axes:
+    """The axes of a tensor that lost nothing."""
+    return tuple(map(Axis, shape))
+
+
+class DisagreementError(Exception):
+    """Raised where the channels of two tensors do not correspond, caught where the call is known.
+
+    `channels` names those at fault where that is known.
+    """
+
+    def __init__(self, reason: str, channels: Iterable[Owner] = ()) -> None:
+        super().__init__(reason)
+        self.channels = frozenset(channels)
+
+
+def require(
+    condition: bool, reason: str = "its operands keep channels that do not correspond"
+) -> None:
+    """Disagree unless `condition` holds."""
+    if not condition:
+        raise DisagreementError(reason)

@@ -1,0 +1,243 @@
+"""Which channels must go together: Torch-Pruning's dependency graph, read into plain facts.
+
+The one place that touches Torch-Pruning, which is not typed. It only proposes: it never changes the
+model here, and what it proposes is held against the model's own operations (agreement.py).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from prune_cli.errors import RequestError, UsageError
+from prune_cli.shrink.channels import Cut, NotSliceableError, Side, blocks, cuts
+from prune_cli.shrink.trace import call_model, tensors_in
+
+_ROOTS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Channels that share a fate with others, by the tensor that makes them.
+
+    `channels` are those of axis `dim` of `root` that no earlier coupling holds; where `blocks` is
+    more than 1, they fall into that many equal blocks that must lose the same positions. `modules`
+    are the layers that make the channels. An `obstacle` says why they have to stay.
+    """
+
+    root: str
+    dim: int
+    channels: tuple[int, ...]
+    blocks: int
+    modules: tuple[str, ...]
+    obstacle: str | None = None
+
+
+class CouplingGraph:
+    """The couplings of a model. A class because Torch-Pruning's graph is expensive and has state."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        self._model = model
+        self._graph = _dependency_graph(model, inputs)
+        self._walk = _Walk()
+        for node in self._graph.module2node.values():
+            node.dependencies = _Counted(node.dependencies, self._walk)
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._tensors = {id(p): name for name, p in model.named_parameters()}
+        self._order = {name: position for position, name in enumerate(model.state_dict())}
+
+    def couplings(self) -> Iterator[Coupling]:
+        """Every coupling once, its root the first tensor in the order of the state dict."""
+        covered: dict[nn.Module, set[int]] = {}
+        for module in self._model.modules():
+            if not isinstance(module, _ROOTS) or module not in self._graph.module2node:
+                continue
+            size = self._graph.get_pruner_of_module(module).get_out_channels(module)
+            channels = [i for i in range(size) if i not in covered.get(module, ())]
+            if channels:
+                yield self._coupling(module, channels, covered)
+
+    def _coupling(
+        self, module: nn.Module, channels: list[int], covered: dict[nn.Module, set[int]]
+    ) -> Coupling:
+        root, dim = self._root_tensor(module)
+        try:
+            list(self._items(module, channels[:1]))  # an endless walk is shorter with one
+            items = list(self._items(module, channels))
+        except NotSliceableError as error:
+            return Coupling(root, dim, tuple(channels), 1, (self._paths[module],), str(error))
+        for item in items:
+            if item.side == "out" and isinstance(item.module, nn.Module):
+                covered.setdefault(item.module, set()).update(item.channels)
+        members = [item for item in items if item.module is not None]
+        makers = tuple(
+            self._paths[item.module]
+            for item in members
+            if item.side == "out" and isinstance(item.module, _ROOTS)
+        )
+        obstacle = None
+        try:
+            for item in members:
+                list(self._cuts(item))
+        except NotSliceableError as error:
+            obstacle = str(error)
+        if any(item.is_output for item in items):
+            obstacle = "the shape of the model's output would change"
+        count = math.lcm(_common_blocks(members, len(channels)), self._echoes(module, channels))
+        return Coupling(root, dim, tuple(channels), count, makers, obstacle)
+
+    def _echoes(self, module: nn.Module, channels: list[int]) -> int:
+        """How many channels of a module go together, if they stand at equal distances; else 1.
+
+        The two halves of a gated linear unit do: of 32 channels, 0 goes with 16.
+        """
+        own = sorted(
+            channel
+            for item in self._items(module, channels[:1])
+            if item.module is module and item.side == "out"
+            for channel in item.channels
+        )
+        width = len(channels) // max(1, len(own))
+        evenly = own == [channels[i * width] for i in range(len(own))]
+        return len(own) if evenly and width * len(own) == len(channels) else 1
+
+    def removal(self, coupling: Coupling, channels: Sequence[int]) -> list[Cut]:
+        """Everything that goes with `channels` of the root: in each cut, index to root channel.
+
+        Raises:
+            NotSliceableError: They cannot be taken out, or other channels of the root would go with them.
+        """
+        module = self._model.get_submodule(coupling.root.rpartition(".")[0])
+        merged: dict[tuple[str, int], dict[int, int]] = {}
+        for item in self._items(module, channels):
+            for cut in self._cuts(item):
+                merged.setdefault((cut.tensor, cut.dim), {}).update(cut.channels)
+        own = merged.get((coupling.root, coupling.dim), {})
+        if set(own) != set(channels):
+            raise NotSliceableError("its channels are coupled with each other")
+        return [Cut(tensor, dim, indices) for (tensor, dim), indices in merged.items()]
+
+    def _root_tensor(self, module: nn.Module) -> tuple[str, int]:
+        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        path = self._paths[module]
+        dim = 1 if transposed or isinstance(module, nn.Embedding) else 0
+        return f"{path}.weight" if path else "weight", dim
+
+    def _cuts(self, item: _Item) -> Iterator[Cut]:
+        if isinstance(item.module, nn.Parameter):
+            yield Cut(self._tensors[id(item.module)], item.dim, item.channels)
+        elif item.module is not None:
+            path = self._paths[item.module]
+            yield from cuts(item.module, path, item.side, item.channels)
+            if isinstance(item.module, nn.MultiheadAttention):
+                for side in ("out", "in"):
+                    yield from cuts(item.module.out_proj, f"{path}.out_proj", side, item.channels)
+
+    def _items(self, module: nn.Module, channels: Sequence[int]) -> Iterator[_Item]:
+        pruner = self._graph.get_pruner_of_module(module)
+        self._walk.start()
+        try:
+            group = self._graph.get_pruning_group(module, pruner.prune_out_channels, list(channels))
+        except NotSliceableError:
+            raise
+        except Exception as error:  # untyped and unbounded, as in _dependency_graph
+            raise NotSliceableError(
+                f"Torch-Pruning cannot follow its channels ({type(error).__name__}: {error})"
+            ) from error
+        for item in group:
+            target = item.dep.target
+            side: Side = "out" if self._graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+            owners = dict(zip(item.idxs, item.root_idxs, strict=True))
+            is_output = type(target.module).__name__ == "_OutputOp" or (
+                side == "out" and not target.outputs
+            )
+            known = isinstance(target.module, nn.Parameter) or target.module in self._paths
+            dim = target.pruning_dim
+            if isinstance(target.module, nn.Parameter):
+                dim %= target.module.dim()
+            yield _Item(target.module if known else None, side, owners, dim, is_output)
+
+
+class _Walk:
+    """How far Torch-Pruning goes for one group; through rotary embeddings it would walk for ever.
+
+    A count and not a time, so that the plan is the same on every machine.
+    """
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self._steps, self._seen = 0, set[int]()
+
+    def step(self, node: object) -> None:
+        self._steps += 1
+        self._seen.add(id(node))
+        if self._steps > 500 + 32 * len(self._seen):
+            raise NotSliceableError("Torch-Pruning finds no end of what is coupled to it")
+
+
+class _Counted(list[Any]):
+    """The dependencies of a node; to go through them is a step of the walk."""
+
+    def __init__(self, dependencies: list[Any], walk: _Walk) -> None:
+        super().__init__(dependencies)
+        self._walk = walk
+
+    def __iter__(self) -> Iterator[Any]:
+        self._walk.step(self)
+        return super().__iter__()
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One module (or bare parameter) of a group, and its channels: index to root channel."""
+
+    module: nn.Module | nn.Parameter | None
+    side: Side
+    channels: Mapping[int, int]
+    dim: int
+    is_output: bool
+
+
+def _common_blocks(items: list[_Item], channels: int) -> int:
+    """The number of blocks that satisfies all; 1 where none does, which the check will refuse."""
+    wanted = {blocks(item.module) for item in items if isinstance(item.module, nn.Module)}
+    most = max(wanted, default=1)
+    fits = all(most % count == 0 for count in wanted) and channels % most == 0
+    return most if fits else 1
+
+
+def _dependency_graph(model: nn.Module, inputs: Any) -> Any:
+    try:
+        import torch_pruning  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError as error:
+        raise UsageError(
+            "shrinking needs Torch-Pruning 1.6, which is not installed; "
+            "pip install 'prune-cli[shrink]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch_pruning.DependencyGraph().build_dependency(
+                model,
+                example_inputs=inputs,
+                forward_fn=call_model,
+                output_transform=_differentiable,
+                verbose=False,
+            )
+        except Exception as error:  # untyped and unbounded: whatever it raises, it could not do it
+            raise RequestError(
+                f"Torch-Pruning cannot follow the model ({type(error).__name__}: {error}); "
+                "simplify its forward, or prune without shrinking"
+            ) from error
+
+
+def _differentiable(returned: Any) -> list[Any]:
+    """The outputs that autograd can follow back; frozen parameters were thawed before."""
+    return [tensor for tensor in tensors_in(returned) if tensor.grad_fn is not None]

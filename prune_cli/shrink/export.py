@@ -1,0 +1,51 @@
+"""Write a model as a torch.export program, which runs without the model's code."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prune_cli.errors import OutputError, RequestError
+from prune_cli.shrink.model import Inputs
+
+
+def export_program(model: nn.Module, inputs: Inputs, path: Path) -> None:
+    """Export `model` on its example and write the program to `path`, whole or not at all.
+
+    Args:
+        model: With its weights.
+        inputs: The program accepts these shapes.
+        path: Usually ends in .pt2.
+
+    Raises:
+        RequestError: torch.export cannot trace the model.
+        OutputError: The file cannot be written.
+
+    Example:
+        `torch.export.load("small.pt2").module()(x)` runs it.
+    """
+    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
+    try:
+        program = torch.export.export(model.eval(), args, kwargs)
+    except Exception as error:  # torch.export raises whatever the model's code meets
+        raise RequestError(
+            f"torch.export cannot trace the model ({type(error).__name__}: {_first_line(error)}); "
+            "leave --export out"
+        ) from error
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.export.save(program, file)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["without a word"])[0]

@@ -1,0 +1,210 @@
+"""Hugging Face folders: the model that config.json describes, and the numbers in it.
+
+No code of the folder is run. Not here: which numbers may change (planning.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_cli.errors import InputError, RequestError, UsageError
+from prune_cli.shrink.model import Example
+
+CONFIG_NAME = "config.json"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with a config.json; `raw` is what stands in it."""
+
+    path: Path
+    raw: Mapping[str, Any]
+
+    def build(self, changes: Mapping[str, int] | None = None) -> nn.Module:
+        """The model on meta, with some numbers of the config changed.
+
+        Attention is the plain implementation, which shows every operation.
+
+        Raises:
+            RequestError: transformers cannot build it.
+        """
+        transformers = _transformers()
+        raw = edit_config(self.raw, changes or {})
+        try:
+            config_class = type(self._config())
+            config = config_class.from_dict(raw, attn_implementation="eager")
+            config.use_cache = False
+            model_class = getattr(transformers, self._architecture())
+            with torch.device("meta"):
+                model: nn.Module = model_class(config)
+            return model.eval()
+        except Exception as error:  # configs check themselves, with whatever exceptions
+            raise RequestError(
+                f"transformers cannot build {self._architecture()} "
+                f"({type(error).__name__}: {error}); it does not describe a model"
+            ) from error
+
+    def numbers(self) -> dict[str, int]:
+        """The whole numbers of the config, by dotted key: "intermediate_size", "hidden_sizes.0"."""
+        known = self._config().to_dict()
+        return dict(_numbers(known, ""))
+
+    def examples(self, model: nn.Module) -> list[list[Example]]:
+        """Inputs of the kind that the model's class names as its main one, in the order to try them.
+
+        Text with a mask comes first; where transformers looks into the mask, text without one.
+
+        Raises:
+            RequestError: It is neither text nor images.
+        """
+        config, kind = self._config(), getattr(model, "main_input_name", "")
+        if kind == "pixel_values":
+            size = getattr(config, "image_size", None) or 224
+            height, width = (size, size) if isinstance(size, int) else size
+            return [[Example((1, getattr(config, "num_channels", 3), height, width), name=kind)]]
+        if kind == "input_ids":
+            text = [Example((1, 16), "int64", kind)]
+            if getattr(config, "is_encoder_decoder", False):
+                text.append(Example((1, 16), "int64", "decoder_input_ids"))
+            return [[*text, Example((1, 16), "int64", "attention_mask")], text]
+        raise RequestError(
+            f"{self._architecture()} takes {kind or 'inputs of an unknown kind'}; "
+            "give an example of each: --example NAME=SHAPE:DTYPE"
+        )
+
+    def model_names(
+        self, model: nn.Module, checkpoint: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, str]:
+        """The names of the checkpoint's tensors in the model, where from_pretrained renames them."""
+        ours = model.state_dict()
+        if all(name in ours for name in checkpoint):
+            return {name: name for name in checkpoint}
+        return {name: renamed for name, renamed in _renamed(model, ours, checkpoint)}
+
+    def _architecture(self) -> str:
+        names = self.raw.get("architectures") or []
+        if len(names) != 1 or not hasattr(_transformers(), names[0]):
+            raise RequestError(
+                f"{self.path / CONFIG_NAME} names the architectures {names}; it must name one class "
+                "of transformers (code in the folder is not run)"
+            )
+        return str(names[0])
+
+    def _config(self) -> Any:
+        try:
+            return _transformers().AutoConfig.from_pretrained(
+                self.path, local_files_only=True, trust_remote_code=False
+            )
+        except (ValueError, OSError, KeyError) as error:
+            raise InputError(
+                f"{self.path / CONFIG_NAME} describes no model that transformers knows: "
+                f"{str(error).splitlines()[0]}; name the code with --model"
+            ) from error
+
+
+def read_folder(path: str | Path) -> ModelFolder:
+    """Read the config of a folder.
+
+    Raises:
+        InputError: It has none, or it is no JSON object.
+    """
+    config = Path(path) / CONFIG_NAME
+    try:
+        raw = json.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{config} cannot be read: {error.strerror}; name the code with --model"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{config} is no JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{config} is no JSON object")
+    return ModelFolder(Path(path), raw)
+
+
+def edit_config(raw: Mapping[str, Any], changes: Mapping[str, int]) -> dict[str, Any]:
+    """A copy of a config with some numbers replaced, or added where the config has a default.
+
+    Example:
+        `edit_config({"hidden_sizes": [64, 128]}, {"hidden_sizes.0": 48})` gives
+        `{"hidden_sizes": [48, 128]}`.
+
+    Raises:
+        RequestError: A list that the key goes into is not there.
+    """
+    edited = copy.deepcopy(dict(raw))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place: Any = edited
+        for parent in parents:
+            if isinstance(place, dict) and parent not in place:
+                raise RequestError(
+                    f"{CONFIG_NAME} does not spell out {parent!r}; add it there first"
+                )
+            place = place[int(parent) if isinstance(place, list) else parent]
+        place[int(last) if isinstance(place, list) else last] = value
+    return edited
+
+
+def config_text(edited: Mapping[str, Any]) -> str:
+    """A config as transformers writes it."""
+    return json.dumps(edited, indent=2, ensure_ascii=False) + "\n"
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, int]]:
+    if type(value) is int and value > 1:
+        yield key, value
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for name, item in items:
+        yield from _numbers(item, f"{key}.{name}" if key else str(name))
+
+
+def _renamed(
+    model: Any, ours: Mapping[str, Any], checkpoint: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """As from_pretrained of transformers 5 does; what it would convert has no one name."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import (
+            WeightConverter,
+            WeightRenaming,
+            rename_source_key,
+        )
+    except ImportError as error:
+        raise RequestError(
+            "the checkpoint's names are not the model's, and this version of transformers does not "
+            "say how they correspond; save it once with save_pretrained, or upgrade transformers"
+        ) from error
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    prefix = getattr(model, "base_model_prefix", None)
+    for name in checkpoint:
+        renamed, converter = rename_source_key(name, renamings, converters, prefix, dict(ours))
+        if converter is None:
+            yield name, renamed
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UsageError(
+            "a Hugging Face folder needs transformers, which is not installed; "
+            "pip install 'prune-cli[transformers]', or name the model's code with --model"
+        ) from error
+    return transformers

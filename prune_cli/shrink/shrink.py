@@ -1,0 +1,168 @@
+"""Shrink a checkpoint: plan from its headers and the model's code, then stream it through `apply`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune_cli.apply import apply_plan, check_destination, find_destination, report_dry_run
+from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.errors import UsageError
+from prune_cli.plan import Options, Plan, all_but
+from prune_cli.pruning import live_channels
+from prune_cli.report import Report
+from prune_cli.selection import Amount, Rule, check_amount
+from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, make_shrink_plan
+from prune_cli.shrink.load import METADATA_KEY
+from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
+from prune_cli.stream import OnTensor
+from prune_cli.tensors import DTYPES, TensorInfo
+
+METHOD = "shrink"
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What `shrink_checkpoint` did: the report of the files, and the plan of the channels."""
+
+    report: Report
+    plan: ShrinkPlan
+
+
+def shrink_checkpoint(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    model: str,
+    model_arguments: Mapping[str, Any] | None = None,
+    examples: Sequence[str] = (),
+    amount: Amount | None = None,
+    seed: int = 0,
+    round_to: int = 1,
+    modules: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    rules: Sequence[Rule] = (),
+    from_zeros: bool = False,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    report: str | Path | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    loading: Loading | None = None,
+    on_tensor: OnTensor | None = None,
+) -> Shrunk:
+    """Remove channels from the checkpoint at `path`, so that the model gets smaller and faster.
+
+    Args:
+        path: The checkpoint.
+        output: Where the small one goes; by default beside the input.
+        model: The factory of the model, "pkg.mod:factory" or "path/file.py:factory".
+        model_arguments: For the factory.
+        examples: The model's inputs, as "1x3x224x224" or "input_ids=1x16:int64".
+        amount: Per group: an int is a number of channels, a float a fraction.
+        seed: Of the draws.
+        round_to: Leave channels in multiples of this.
+        modules: Globs of module names; a group goes if all layers that make its channels match.
+        exclude: Globs of modules whose channels stay.
+        rules: A recipe; the last rule that matches wins. Without one, the above are the rule.
+        from_zeros: Remove what is all zero and changes nothing, instead of drawing.
+        time_limit: For planning, in seconds.
+        report: Where the JSON report goes; by default beside the output.
+        dry_run: Only plan.
+        force: Replace an output that is there.
+        loading: How a pickle may be loaded.
+        on_tensor: Called with a name and a number of bytes, from any thread.
+
+    Raises:
+        PruneError: Whatever a user can cause; its class says what.
+
+    Example:
+        shrink_checkpoint(
+            "model.pt", "small.safetensors", model="models:resnet18", examples=["1x3x224x224"], amount=0.25
+        )
+    """
+    if (amount is None) == (not (from_zeros or rules)):
+        raise UsageError(
+            "say how much goes: either an amount (or a recipe), or what is zero already"
+        )
+    checkpoint = open_checkpoint(path, loading)
+    destination = find_destination(
+        checkpoint,
+        output=None if output is None else Path(output),
+        report=None if report is None else Path(report),
+        force=force,
+    )
+    if not dry_run:
+        check_destination(checkpoint, destination)
+    everything = Rule(tuple(modules), ("weight",), 0 if amount is None else check_amount(amount), 0)
+    plan = plan_checkpoint(
+        checkpoint,
+        Source(model, arguments=dict(model_arguments or {}), examples=tuple(examples)),
+        tuple(rules) or (everything,),
+        exclude=tuple(exclude),
+        seed=seed,
+        round_to=round_to,
+        from_zeros=from_zeros,
+        time_limit=time_limit,
+    )
+    options = Options(amount=amount, seed=seed, modules=tuple(modules), exclude=tuple(exclude))
+    nothing_zeroed = Plan(METHOD, options, ())
+    if dry_run:
+        target = None if report is None else destination
+        return Shrunk(report_dry_run(checkpoint, nothing_zeroed, target), plan)
+    written = apply_plan(
+        checkpoint,
+        nothing_zeroed,
+        destination,
+        kept=plan.kept,
+        metadata={METADATA_KEY: plan.resizing.to_json()},
+        on_tensor=on_tensor,
+    )
+    return Shrunk(written, plan)
+
+
+def plan_checkpoint(
+    checkpoint: Checkpoint,
+    source: Source,
+    rules: tuple[Rule, ...],
+    *,
+    exclude: tuple[str, ...] = (),
+    seed: int = 0,
+    round_to: int = 1,
+    from_zeros: bool = False,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+) -> ShrinkPlan:
+    """Plan for a checkpoint: its shapes must be the model's, and its zeros count for `from_zeros`.
+
+    Raises:
+        PruneError: As `make_shrink_plan`.
+    """
+    zeros = dict(_zeros(checkpoint)) if from_zeros else None
+    options = ShrinkOptions(rules, exclude, seed, round_to, zeros)
+    return make_shrink_plan(source, options, _shapes(checkpoint), time_limit=time_limit)
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    shapes = {parameter.name: parameter.tensor.shape for parameter in checkpoint.parameters}
+    for alias, name in checkpoint.aliases.items():
+        shapes[alias] = checkpoint.tensors[name].shape
+    return shapes
+
+
+def _zeros(checkpoint: Checkpoint) -> Iterator[tuple[str, dict[int, tuple[int, ...]]]]:
+    """For every tensor, along each of its axes, the channels that are all zero or all masked."""
+    for parameter in checkpoint.parameters:
+        dims = _zero_channels(checkpoint, parameter.mask or parameter.tensor)
+        if parameter.mask is None or dims:
+            for name in (parameter.name, *checkpoint.names_of.get(parameter.tensor.name, ())):
+                yield name, dims
+
+
+def _zero_channels(checkpoint: Checkpoint, info: TensorInfo) -> dict[int, tuple[int, ...]]:
+    if not math.prod(info.shape) or not DTYPES[info.dtype].holds_zero:
+        return {}
+    tensor = checkpoint.tensor(info)
+    dead = {dim: all_but(live_channels(tensor, dim), size) for dim, size in enumerate(info.shape)}
+    return {dim: channels for dim, channels in dead.items() if channels}

@@ -1,0 +1,182 @@
+"""What a model computes: the tensor operations of one forward pass, recorded on the meta device.
+
+Nothing is computed and no weight is needed: a recording knows which operation read which tensors,
+with which arguments and shapes. Not here: what the operations mean (agreement.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor in a recorded call: the position of its shape in `Trace.shapes`."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation: its arguments as they were, with a Ref in the place of every tensor."""
+
+    op: OpOverload
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[Ref, ...]
+    module: str
+
+    @property
+    def name(self) -> str:
+        """The operation without namespace, overload and in-place mark: `aten::add_.Tensor` -> "add"."""
+        return self.op._schema.name.split("::")[-1].rstrip("_")
+
+    @property
+    def writes_in_place(self) -> bool:
+        """Whether the call overwrites one of its arguments."""
+        return self.op._schema.is_mutable
+
+    @property
+    def operands(self) -> tuple[Ref, ...]:
+        """The tensors read, in the order of the arguments."""
+        leaves = tree_leaves((self.args, dict(self.kwargs)))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Ref))
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """An argument by the name that the operation's schema gives it."""
+        for position, parameter in enumerate(self.op._schema.arguments):
+            if parameter.name == name:
+                if position < len(self.args):
+                    return self.args[position]
+                return self.kwargs.get(
+                    name, parameter.default_value if parameter.has_default_value() else default
+                )
+        return default
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A recorded forward pass; `failure` is the exception that ended it early, if one did."""
+
+    calls: tuple[Call, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    named: Mapping[str, Ref]
+    outputs: tuple[Ref, ...]
+    failure: Exception | None = None
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of every tensor that the model returned."""
+        return tuple(self.shapes[ref.index] for ref in self.outputs)
+
+
+def trace(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Trace:
+    """Run `model` once and record it.
+
+    The inputs are keyword arguments if they are a mapping, else positional ones.
+    Autograd stays on: it keeps nn.TransformerEncoder and its like on their plain path.
+    """
+    recorder = _Recorder(model)
+    failure = None
+    returned: Any = ()
+    with torch.enable_grad(), _module_paths(model, recorder.modules), recorder:
+        try:
+            returned = call_model(model, inputs)
+        except Exception as error:  # noqa: BLE001 - whatever the user's model raises, we report
+            failure = error
+    outputs = tuple(recorder.refer(tensor) for tensor in tensors_in(returned))
+    return Trace(tuple(recorder.calls), tuple(recorder.shapes), recorder.named, outputs, failure)
+
+
+def call_model(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Any:
+    """Call `model` on its example: keyword arguments for a mapping, positional ones for a tuple."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in what a model returned: tuples, mappings and dataclasses are looked into."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, field.name))
+
+
+class _Recorder(TorchDispatchMode):
+    """A class because torch asks for one: it sees every operation below autograd."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Call] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.modules: list[str] = [""]
+        self._refs: dict[int, Ref] = {}
+        self._alive: list[Tensor] = []  # an id is only unique among the living
+        self.named = {name: self.refer(tensor) for name, tensor in named_tensors(model)}
+
+    def refer(self, tensor: Tensor) -> Ref:
+        ref = self._refs.get(id(tensor))
+        if ref is None:
+            ref = self._refs[id(tensor)] = Ref(len(self.shapes))
+            self.shapes.append(tuple(tensor.shape))
+            self._alive.append(tensor)
+        return ref
+
+    def _refer_if_tensor(self, leaf: Any) -> Any:
+        return self.refer(leaf) if isinstance(leaf, Tensor) else leaf
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        recorded = tree_map(self._refer_if_tensor, (args, kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        outputs = tuple(
+            self.refer(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)
+        )
+        self.calls.append(Call(func, recorded[0], recorded[1], outputs, self.modules[-1]))
+        return result
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer with each of its names, in the order of registration."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+@contextmanager
+def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[None]:
+    """Keep the path of the module whose forward runs on top of `stack`."""
+
+    def enter(path: str) -> Callable[..., None]:
+        return lambda *_: stack.append(path)
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            hooks.callback(module.register_forward_pre_hook(enter(path)).remove)
+            hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+        yield

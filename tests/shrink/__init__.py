@@ -1,0 +1,1 @@
+"""Tests of `prune_cli.shrink`; they need the extra of that name."""

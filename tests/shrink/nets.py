@@ -1,0 +1,224 @@
+# ruff: noqa: D102 - a forward is a forward
+"""Small models, each with one way of sharing channels; the tests name them as `nets.py:Name`."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - as everywhere
+
+EXAMPLES: dict[str, tuple[str, ...]] = {}
+
+
+def example(*shapes: str):
+    """Note the inputs of a model beside it."""
+
+    def note(model: type[nn.Module]) -> type[nn.Module]:
+        EXAMPLES[model.__name__] = shapes
+        return model
+
+    return note
+
+
+@example("1x3x16x16")
+class Plain(nn.Module):
+    """Convolutions, batch norm, pooling, flattening into linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.b1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.c2 = nn.Conv2d(8, 16, 3, padding=1)
+        self.f1, self.f2 = nn.Linear(16 * 16, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.b1(self.c1(x))), 2)
+        x = F.adaptive_avg_pool2d(F.relu(self.c2(x)), 4)
+        return self.f2(F.relu(self.f1(x.flatten(1))))
+
+
+@example("1x3x16x16")
+class Residual(nn.Module):
+    """Like a ResNet: identities and a projected shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.a1, self.a2 = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.d = nn.Conv2d(16, 32, 1, stride=2)
+        self.e1, self.e2 = nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, 1, 1)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.stem(x)))
+        x = F.relu(x + self.a2(F.relu(self.a1(x))))
+        x = F.relu(self.d(x) + self.e2(F.relu(self.e1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+@example("1x3x16x16")
+class Groups(nn.Module):
+    """A convolution and a norm in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.g = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3, groups=4)
+        self.n, self.c2, self.fc = nn.GroupNorm(4, 32), nn.Conv2d(32, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.n(self.g(F.relu(self.c1(x)))))
+        return self.fc(F.gelu(self.c2(x)).mean((2, 3)))
+
+
+@example("1x3x16x16")
+class Depthwise(nn.Module):
+    """Like a MobileNet: a depthwise convolution, and a gate on the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.dw = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
+        self.b, self.pw = nn.BatchNorm2d(16), nn.Conv2d(16, 24, 1)
+        self.s1, self.s2, self.fc = nn.Conv2d(24, 6, 1), nn.Conv2d(6, 24, 1), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pw(F.hardswish(self.b(self.dw(F.relu6(self.c1(x))))))
+        gate = self.s2(F.relu(self.s1(F.adaptive_avg_pool2d(x, 1))))
+        return self.fc((x * torch.sigmoid(gate)).mean((2, 3)))
+
+
+@example("1x3x16x16")
+class Concatenated(nn.Module):
+    """Like a DenseNet: what is joined is normed, read and joined again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 12, 3, padding=1)
+        self.n, self.c = nn.BatchNorm2d(20), nn.Conv2d(20, 16, 3, padding=1)
+        self.d, self.fc = nn.Conv2d(36, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.a(x), self.b(x)], 1)
+        z = self.c(F.relu(self.n(y)))
+        return self.fc(self.d(torch.cat([y, z], 1)).mean((2, 3)))
+
+
+@example("1x3x16x16")
+class JoinedAndAdded(nn.Module):
+    """Two joined layers are added to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 12, 3, padding=1)
+        self.d, self.fc, self.z = nn.Conv2d(20, 8, 1), nn.Linear(8, 4), nn.Conv2d(3, 20, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.a(x), self.b(x)], 1) + self.z(x)
+        return self.fc(self.d(x).mean((2, 3)))
+
+
+@example("1x16x16x16")
+class Shuffled(nn.Module):
+    """Like a ShuffleNet: a reshape moves channels, which no graph of layers sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.fc(self.b(x).mean((2, 3)))
+
+
+@example("2x16x24")
+class Attention(nn.Module):
+    """Like a ViT: positions as a bare parameter, one layer for queries, keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.pos = nn.Linear(24, 32), nn.Parameter(torch.zeros(1, 16, 32))
+        self.n, self.qkv, self.o = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.m1, self.m2, self.h = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.e(x) + self.pos
+        n, t, _ = x.shape
+        q, k, v = self.qkv(self.n(x)).view(n, t, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, 32)
+        x = x + self.o(a)
+        return self.h((x + self.m2(F.gelu(self.m1(x))))[:, 0])
+
+
+@example("2x6x32")
+class Encoder(nn.Module):
+    """Like a BERT in torch's own layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.i, self.o = nn.Linear(32, 16), nn.Linear(16, 3)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.encoder(self.i(x)))
+
+
+@example("2x6:int64")
+class TiedAndFrozen(nn.Module):
+    """The output layer is the embedding, and nothing is trainable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.l, self.m = nn.Embedding(20, 16), nn.Linear(16, 24), nn.Linear(24, 16)
+        self.out = nn.Linear(16, 20, bias=False)
+        self.out.weight = self.e.weight
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.e(x)
+        return self.out(x + self.m(F.silu(self.l(x))))
+
+
+@example("5x2x8")
+class Recurrent(nn.Module):
+    """An LSTM, whose channels stay, among linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l, self.r = nn.Linear(8, 12), nn.LSTM(12, 16)
+        self.o, self.p = nn.Linear(16, 20), nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.p(torch.relu(self.o(self.r(self.l(x))[0])))
+
+
+@example("1x3x8x8")
+class Various(nn.Module):
+    """A transposed convolution, PReLU, instance norm, and a weight that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+        self.b, self.c, self.p = nn.Conv2d(8, 12, 3), nn.ConvTranspose2d(12, 6, 3), nn.PReLU(6)
+        self.i, self.d = nn.InstanceNorm2d(6, affine=True), nn.Conv2d(6, 4, 1)
+        self.e = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.e(torch.tanh(self.d(self.i(self.p(self.c(self.b(self.a(x))))))))
+
+
+@example("2x4x8")
+class Gated(nn.Module):
+    """Like the MLP of a Llama, gate and values in one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 32), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.a(x).chunk(2, -1)
+        return self.b(F.silu(gate) * value)
+
+
+def loops_for_ever() -> nn.Module:
+    """A factory that never comes back, as some graphs do."""
+    while True:
+        pass

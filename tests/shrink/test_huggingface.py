@@ -1,0 +1,138 @@
+"""Folders of transformers: plain from_pretrained loads the result."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from prune_cli.errors import InputError, RequestError
+from prune_cli.selection import Rule
+from prune_cli.shrink.huggingface import config_text, edit_config, read_folder
+from prune_cli.shrink.plan import ShrinkOptions, Source
+from prune_cli.shrink.planning import plan_shrink
+
+transformers = pytest.importorskip("transformers")
+
+TEXT = {"vocab_size": 99, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+MODELS = {
+    "resnet": (
+        "ResNetForImageClassification",
+        {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 2], "image_size": 64},
+        {"embedding_size": 12, "hidden_sizes.0": 24, "hidden_sizes.1": 48},
+    ),
+    "resnet of basic blocks": (
+        "ResNetForImageClassification",
+        {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [2, 2], "layer_type": "basic"},
+        {"embedding_size": 12, "hidden_sizes.0": 12, "hidden_sizes.1": 24},
+    ),
+    "vit": (
+        "ViTForImageClassification",
+        {**TEXT, "intermediate_size": 64, "image_size": 32, "patch_size": 8},
+        {"intermediate_size": 48},
+    ),
+    "bert": (
+        "BertForMaskedLM",
+        {**TEXT, "intermediate_size": 64},
+        {"intermediate_size": 48},
+    ),
+    "llama": (
+        "LlamaForCausalLM",
+        {**TEXT, "intermediate_size": 64, "num_key_value_heads": 2},
+        {"hidden_size": 36, "intermediate_size": 48},
+    ),
+}
+
+
+def save_model(folder: Path, name: str) -> torch.nn.Module:
+    """A small model with drawn weights, saved by transformers."""
+    cls, numbers, _ = MODELS[name]
+    model_class = getattr(transformers, cls)
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**numbers)).eval()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) + 0.1 if tensor.dim() < 2 else tensor * 5)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_from_pretrained_loads_what_was_sliced(name: str, tmp_path: Path) -> None:
+    """The edited config describes the shrunk tensors, and all of them are used."""
+    save_model(tmp_path / "whole", name)
+    state = load_file(tmp_path / "whole" / "model.safetensors")
+    source = Source(str(tmp_path / "whole"), is_folder=True)
+    options = ShrinkOptions((Rule(("*",), ("weight",), 0.25, 0),))
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+
+    made = plan_shrink(source, options, shapes)
+
+    for key, dims in made.kept.items():
+        for dim, kept in dims.items():
+            state[key] = state[key].index_select(dim, torch.tensor(kept)).contiguous()
+    small = tmp_path / "small"
+    small.mkdir()
+    save_file(state, small / "model.safetensors", {"format": "pt"})
+    raw = json.loads((tmp_path / "whole" / "config.json").read_text())
+    (small / "config.json").write_text(config_text(edit_config(raw, made.config)))
+    model_class = getattr(transformers, MODELS[name][0])
+    loaded, info = model_class.from_pretrained(small, output_loading_info=True)
+    assert made.config == MODELS[name][2]
+    assert not any(info.values())
+    assert sum(p.numel() for p in loaded.parameters()) == made.effect.parameters_after
+
+
+def test_an_mlp_that_lost_channels_is_the_masked_one(tmp_path: Path) -> None:
+    """The shrunk Llama gives the outputs of the whole one whose removed channels are masked."""
+    whole = save_model(tmp_path / "whole", "llama")
+    source = Source(str(tmp_path / "whole"), is_folder=True)
+    rules = (Rule(("*.mlp.*",), ("weight",), 0.25, 0),)
+    made = plan_shrink(source, ShrinkOptions(rules), None)
+    raw = json.loads((tmp_path / "whole" / "config.json").read_text())
+    config = whole.config_class.from_dict(edit_config(raw, made.config))
+    small = type(whole)(config).eval()
+    state = dict(whole.state_dict())
+    for key, dims in made.kept.items():
+        for dim, kept in dims.items():
+            state[key] = state[key].index_select(dim, torch.tensor(kept))
+    small.load_state_dict(state)
+    with torch.no_grad():
+        for group in made.groups:
+            layer = group.root.removesuffix("gate_proj.weight")
+            whole.get_submodule(layer + "down_proj").weight[:, list(group.removed)] = 0
+        text = torch.arange(12)[None]
+
+        assert made.config == {"intermediate_size": 48}
+        torch.testing.assert_close(small(text).logits, whole(text).logits)
+
+
+def test_what_the_config_cannot_say_is_refused(tmp_path: Path) -> None:
+    """One layer of two cannot have another intermediate size."""
+    save_model(tmp_path / "whole", "bert")
+    rules = (Rule(("*.layer.0.intermediate.dense",), ("weight",), 0.25, 0),)
+
+    with pytest.raises(RequestError, match=r"no number in config\.json stands for it alone"):
+        plan_shrink(Source(str(tmp_path / "whole"), is_folder=True), ShrinkOptions(rules), None)
+
+
+def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:
+    """A config that asks for its own code is refused, and the code untouched."""
+    raw = {"model_type": "mine", "architectures": ["Mine"], "auto_map": {"AutoConfig": "mine.Mine"}}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "mine.py").write_text("raise SystemExit(7)")
+
+    with pytest.raises((InputError, RequestError)):
+        read_folder(tmp_path).build()
+
+
+@pytest.mark.parametrize("text", [None, "", "[]"])
+def test_a_folder_without_a_config_is_refused(text: str | None, tmp_path: Path) -> None:
+    """Missing, no JSON, or no object."""
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_folder(tmp_path)

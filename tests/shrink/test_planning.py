@@ -1,0 +1,165 @@
+"""Which channels go, held against Torch-Pruning on the live model, bit for bit."""
+
+import json
+
+import pytest
+import torch
+
+from prune_cli.errors import AmountError, RequestError, SelectionError
+from prune_cli.plan import derive_seed
+from prune_cli.pruning import draw_channels
+from prune_cli.selection import Rule
+from prune_cli.shrink.load import resize
+from prune_cli.shrink.plan import ShrinkPlan
+from tests.shrink.builders import build, inputs, plan, prune_live, slice_state
+
+SHRUNK = {
+    "Plain": {"c1.weight": 6, "c2.weight": 12, "f1.weight": 24},
+    "Residual": {"stem.weight": 12, "a1.weight": 12, "d.weight": 24, "e1.weight": 24},
+    "Groups": {"c1.weight": 12, "g.weight": 24, "c2.weight": 6},
+    "Depthwise": {"c1.weight": 12, "pw.weight": 18, "s1.weight": 4},
+    "Concatenated": {"a.weight": 6, "b.weight": 9, "c.weight": 12, "d.weight": 6},
+    "JoinedAndAdded": {"a.weight": 6, "b.weight": 9, "d.weight": 6},
+    "Shuffled": {"b.weight": 12},
+    "Attention": {"e.weight": 24, "m1.weight": 48},
+    "Encoder": {
+        "i.weight": 12,
+        "encoder.layers.0.linear1.weight": 24,
+        "encoder.layers.1.linear1.weight": 24,
+    },
+    "TiedAndFrozen": {"e.weight": 12, "l.weight": 18},
+    "Recurrent": {"o.weight": 15},
+    "Various": {"b.weight": 9, "c.weight": 4, "d.weight": 3},
+    "Gated": {"a.weight": 24},
+}
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_slices_are_the_live_model_that_torch_pruning_prunes(name: str, seed: int) -> None:
+    """Every tensor equals, bit for bit, that of the live model without the same channels."""
+    model = build(name)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+    made = plan(name, checkpoint=shapes, seed=seed)
+
+    live = prune_live(model, inputs(name), made)
+    sliced = slice_state(model, made)
+    assert {g.root: g.channels - len(g.removed) for g in made.groups} == SHRUNK[name]
+    assert all(torch.equal(tensor, sliced[key]) for key, tensor in live.state_dict().items())
+    assert {key: tuple(sliced[key].shape) for key in made.shapes} == made.shapes
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_a_resized_model_computes_what_the_live_one_does(name: str) -> None:
+    """The attributes and shapes of the plan make a fresh model that gives the same outputs."""
+    model, example = build(name), inputs(name)
+    made = plan(name)
+    fresh = build(name)
+
+    resize(fresh, made.resizing)
+    fresh.load_state_dict(slice_state(model, made), strict=True)
+
+    assert torch.equal(fresh(*example), prune_live(model, example, made)(*example))
+    assert sum(p.numel() for p in fresh.parameters()) == made.effect.parameters_after
+    assert made.effect.flops_after < made.effect.flops_before
+
+
+def test_the_draw_is_keyed_by_the_root() -> None:
+    """A group loses the k smallest draws of a generator seeded by seed and root tensor."""
+    made = plan("Plain", seed=3)
+
+    group = made.groups[1]
+
+    generator = torch.Generator().manual_seed(derive_seed(3, "c2.weight"))
+    expected = draw_channels(torch.arange(16), 4, generator=generator)
+    assert group.root == "c2.weight"
+    assert group.seed == derive_seed(3, "c2.weight")
+    assert list(group.removed) == expected.tolist()
+
+
+def test_a_plan_survives_json() -> None:
+    """What is written into a report is read back equal, and twice the same plan is the same text."""
+    made = plan("Concatenated")
+
+    text = json.dumps(made.to_facts())
+
+    assert ShrinkPlan.from_facts(json.loads(text)) == made
+    assert json.dumps(plan("Concatenated").to_facts()) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "reason"),
+    [
+        ("Plain", "f2.weight", "the shape of the model's output would change"),
+        ("Shuffled", "a.weight", "it would mix channels or move them elsewhere"),
+        ("Attention", "qkv.weight", "the shrunk model fails there"),
+        ("Recurrent", "l.weight", "Torch-Pruning"),
+        ("Various", "a.weight", "is computed from other tensors"),
+    ],
+)
+def test_what_stays_says_why(name: str, root: str, reason: str) -> None:
+    """A group that cannot be pruned is listed with the reason."""
+    made = plan(name)
+
+    reasons = {whole.root: whole.reason for whole in made.whole}
+
+    assert reason in reasons[root]
+
+
+def test_channels_are_left_in_multiples() -> None:
+    """`round_to` rounds what is left up, and a group that would lose nothing is left whole."""
+    made = plan("Plain", 0.3, round_to=8)
+
+    assert {g.root: g.channels - len(g.removed) for g in made.groups} == {"f1.weight": 24}
+    assert {w.root for w in made.whole} == {"c1.weight", "c2.weight", "f2.weight"}
+
+
+def test_only_what_is_selected_goes() -> None:
+    """A group goes if all layers that make its channels are selected, by the rule of its root."""
+    rules = (Rule(("*",), ("weight",), 0.25, 0), Rule(("a2", "e1"), ("weight",), 0.5, 0))
+
+    made = plan("Residual", rules=rules, exclude=("d",))
+    only = plan("Residual", rules=(Rule(("a*",), ("weight",), 2, 0),))
+
+    assert {g.root: len(g.removed) for g in made.groups} == {
+        "stem.weight": 4, "a1.weight": 4, "e1.weight": 16,
+    }  # fmt: skip
+    assert {g.root: len(g.removed) for g in only.groups} == {"a1.weight": 2}
+    assert "it is coupled with stem.weight" not in {w.reason for w in only.whole}
+
+
+@pytest.mark.parametrize(
+    ("amount", "error", "message"),
+    [
+        (0.0, RequestError, "nothing can be removed"),
+        (1.0, AmountError, "would remove all of its 8 channels"),
+        (9, AmountError, "c1.weight: amount=9 is too large"),
+    ],
+)
+def test_an_impossible_amount_is_refused(
+    amount: float, error: type[Exception], message: str
+) -> None:
+    """A plan removes something, and leaves something."""
+    with pytest.raises(error, match=message):
+        plan("Plain", amount)
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    """The message shows the nearest name."""
+    with pytest.raises(SelectionError, match="no module matches 'c7'; the nearest"):
+        plan("Plain", rules=(Rule(("c7",), ("weight",), 0.5, 0),))
+
+
+def test_the_checkpoint_must_be_that_of_the_model() -> None:
+    """Missing, superfluous and differently shaped tensors are named at once."""
+    shapes = {key: tuple(value.shape) for key, value in build("Gated").state_dict().items()}
+    del shapes["a.bias"]
+    shapes["b.weight"], shapes["other"] = (9, 9), (1,)
+
+    with pytest.raises(RequestError) as caught:
+        plan("Gated", checkpoint=shapes)
+
+    assert "it lacks a.bias" in str(caught.value)
+    assert "b.weight is [9, 9] and not [8, 16]" in str(caught.value)
+    assert "the model lacks other" in str(caught.value)
