@@ -337,6 +337,20 @@ AsJson = Annotated[
 ]
 
 
+ReportPaths = Annotated[
+    list[Path],
+    typer.Argument(help="Reports of prune-cli, or - for stdin.", show_default=False),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        help="Write a page with a picture of each tensor's channels, or - for stdout.",
+        rich_help_panel=_WHAT_IS_SHOWN,
+    ),
+]
+
+
 @app.callback()
 def prune(
     version: Annotated[
@@ -602,9 +616,7 @@ def inspect_command(
 
     if dim is not None and not zeros:
         raise UsageError("--dim says along which dim zero channels are counted; add --zeros")
-    opened = open_checkpoint(
-        checkpoint, Loading(state_dict_key, tuple(allow_global or ()), unsafe_load)
-    )
+    opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
     with console.progress(opened.nbytes if zeros else 0, quiet=quiet) as on_tensor:
         found = inspect(
             opened,
@@ -622,3 +634,37 @@ def inspect_command(
         console.show_globs(found)
     else:
         console.show_inspection(found, show_all=show_all)
+
+
+@app.command("report", no_args_is_help=True)
+def report_command(
+    reports: ReportPaths,
+    as_json: AsJson = False,
+    html: Html = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a report says; compare several: amounts, seeds, and the channels they share.
+
+    [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
+    """
+    from prune_cli.comparison import compare_reports, read_reports, to_json
+    from prune_cli.page import render_page
+    from prune_cli.writer import STDOUT, check_can_write, write_file
+
+    if as_json and html == STDOUT:
+        raise UsageError("--json and --html cannot both go to stdout")
+    if html:
+        check_can_write([html], reports, force=force)
+    found = read_reports(reports)
+    if html:
+        write_file(html, render_page(found).encode())
+    if as_json:
+        console.write_stdout(to_json(compare_reports(found)))
+    elif html != STDOUT and not quiet:
+        if len(found) > 1:
+            console.show_comparison(compare_reports(found))
+        else:
+            console.print_report(*found.values())
+    if not quiet:
+        console.show_written([html])

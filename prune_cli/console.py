@@ -21,6 +21,7 @@ from rich.table import Table
 from prune_cli.errors import PruneError
 
 if TYPE_CHECKING:
+    from prune_cli.comparison import Comparison, TensorComparison
     from prune_cli.inspection import Inspection, Line, ParameterFacts, ZeroCount
     from prune_cli.plan import PlanItem
     from prune_cli.report import Report
@@ -31,6 +32,7 @@ MAX_ROWS = 40
 """A table of more rows is collapsed: rows that differ in numbers only become one."""
 
 _BAR_WIDTH = 10
+_MOST_RUNS = 4  # with a column each
 _LONG_WORK_BYTES = 64 << 20
 
 _stderr = Console(stderr=True, highlight=False)
@@ -108,15 +110,25 @@ def show_report(
     """The table of pruned tensors, the totals, what was left out, and where the files are."""
     if quiet:
         return
-    rows = collapse(rows_of(report.tensors), MAX_ROWS)
-    _stderr.print(_table(rows[:MAX_ROWS]))
-    if len(rows) > MAX_ROWS:
-        _print(f"[dim]... and {len(rows) - MAX_ROWS} more rows; the report has every tensor[/]")
-    for line in _summary(report, emitting):
-        _print(line)
-    for path in written:
+    _print_report(report, emitting, _stderr)
+    show_written(written)
+
+
+def show_written(paths: Iterable[Path | None]) -> None:
+    """Where the files are."""
+    for path in paths:
         if path and (path.is_file() or path.is_dir()):
             _print(f"[bold]wrote[/] {escape(str(path))} ({_size(path)})")
+
+
+def _print_report(report: "Report", emitting: int, console: Console) -> None:
+    rows = collapse(rows_of(report.tensors), MAX_ROWS)
+    console.print(_table(rows[:MAX_ROWS]))
+    if len(rows) > MAX_ROWS:
+        more = len(rows) - MAX_ROWS
+        _print(f"[dim]... and {more} more rows; the report has every tensor[/]", console)
+    for line in _summary(report, emitting):
+        _print(line, console)
 
 
 def show_verification(verification: "Verification", *, quiet: bool = False) -> None:
@@ -296,8 +308,8 @@ def format_bytes(nbytes: float) -> str:
     return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
 
 
-def _print(text: str) -> None:
-    _stderr.print(text, soft_wrap=not _stderr.is_terminal)
+def _print(text: str, console: Console = _stderr) -> None:
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 # --- inspect ---------------------------------------------------------------------------------
@@ -326,7 +338,7 @@ def show_inspection(inspection: "Inspection", *, show_all: bool = False) -> None
         page.print()
         page.print(_dtype_table(inspection))
         for text in _inspection_notes(inspection, lines):
-            page.print(text)
+            _print(text, page)
 
 
 def show_globs(inspection: "Inspection") -> None:
@@ -454,16 +466,16 @@ def _inspection_notes(inspection: "Inspection", lines: "Sequence[Line]") -> Iter
         yield "[dim]... stands for modules that are not shown: --module picks some, --all shows all[/]"
     masked = [facts.name for facts in parameters if facts.mask]
     if masked:
-        yield f"masked {_some(masked)}: pruned by torch; a mask is beside it"
+        yield f"masked {escape(_some(masked))}: pruned by torch; a mask is beside it"
     shared = [f"{alias} is {facts.name}" for facts in parameters for alias in facts.aliases]
     if shared:
-        yield f"shared memory: {_some(shared)}"
+        yield f"shared memory: {escape(_some(shared))}"
     for reason in _few([facts.reason for facts in parameters if facts.reason and _is_odd(facts)]):
         yield f"[yellow]note:[/] {escape(reason)}"
     for note in inspection.notes:
         yield f"[yellow]note:[/] {escape(note)}"
     if inspection.dropped:
-        yield f"no tensors: {_some([drop.key for drop in inspection.dropped])}"
+        yield f"no tensors: {escape(_some([drop.key for drop in inspection.dropped]))}"
 
 
 def _is_odd(facts: "ParameterFacts") -> bool:
@@ -473,3 +485,68 @@ def _is_odd(facts: "ParameterFacts") -> bool:
 
 def _few(texts: Sequence[str]) -> list[str]:
     return [*texts[:3], *([f"and {len(texts) - 3} more like these"] if len(texts) > 3 else [])]
+
+
+# --- report ----------------------------------------------------------------------------------
+
+
+def print_report(report: "Report") -> None:
+    """The same table as show_report, but on stdout: here it is what was asked for."""
+    with _page() as page:
+        _print_report(report, 0, page)
+
+
+def show_comparison(comparison: "Comparison") -> None:
+    """Several reports beside each other, on stdout."""
+    with _page() as page:
+        page.print(_run_table(comparison))
+        page.print()
+        rows = [facts for facts in comparison.tensors if facts.follows is None]
+        page.print(_overlap_table(rows[:MAX_ROWS], len(comparison.runs)))
+        if len(rows) > MAX_ROWS:
+            more = len(rows) - MAX_ROWS
+            _print(f"[dim]... and {more} more tensors; --json and --html have every one[/]", page)
+        page.print()
+        for pair in comparison.pairs[:MAX_ROWS]:
+            overlap = pair.overlap
+            _print(
+                f"{pair.first + 1} and {pair.second + 1}: [bold]{overlap.jaccard:.1%}[/] alike, "
+                f"{overlap.shared:,} of {overlap.union:,} channels in {pair.tensors:,} tensor(s)",
+                page,
+            )
+
+
+def _run_table(comparison: "Comparison") -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("report", overflow="fold")
+    for header in ("amount", "dim", "seed", "tensors", "pruned", "sparsity"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for number, run in enumerate(comparison.runs, 1):
+        amount = "-" if run.amount is None else str(run.amount)
+        pruned = f"{run.channels_pruned:,}/{run.channels:,}"
+        cells = [amount, str(run.dim), str(run.seed), f"{run.tensors:,}", pruned]
+        table.add_row(str(number), escape(run.report), *cells, f"{run.sparsity:.1%}")
+    return table
+
+
+def _overlap_table(rows: "Iterable[TensorComparison]", runs: int) -> Table:
+    """How many channels each run pruned, and a bar for the part that all of them did."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("tensor", overflow="fold", ratio=1)
+    shown = range(runs if runs <= _MOST_RUNS else 0)
+    headers = ("channels", *(str(number + 1) for number in shown), "shared", "alike")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("", width=_BAR_WIDTH, no_wrap=True)
+    for facts in rows:
+        channels = "-" if facts.channels is None else f"{facts.channels:,}"
+        counts = [facts.pruned[number] for number in shown]
+        cells = [channels, *("-" if count is None else f"{count:,}" for count in counts)]
+        if facts.overlap is None:
+            table.add_row(escape(facts.name), *cells, "-", "-", "")
+        else:
+            alike, shared = f"{facts.overlap.jaccard:.1%}", f"{facts.overlap.shared:,}"
+            bar = _bar(facts.overlap.shared, facts.overlap.union)
+            table.add_row(escape(facts.name), *cells, shared, alike, bar)
+    return table

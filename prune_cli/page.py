@@ -103,18 +103,23 @@ def _title(report: Report) -> str:
 
 
 def _sentence(report: Report) -> str:
-    options = report.options
+    source = f"<code>{escape(report.input.path)}</code>"
     dry = "" if report.output else " (a dry run: nothing was written)"
+    if report.method == "remove":
+        return f"The masks of {source} made permanent{dry}"
+    if report.method == "apply":
+        return f"The channels of another report, from {source}{dry}"
+    options = report.options
     return (
         f"{escape(_amount(options.amount))}, along dim {options.dim}, drawn with seed "
-        f"{options.seed}, from <code>{escape(report.input.path)}</code>{dry}"
+        f"{options.seed}, from {source}{dry}"
     )
 
 
 def _amount(amount: Amount | None) -> str:
     match amount:
         case None:
-            return "by its rules"
+            return "by rules"
         case int():
             return f"{amount:,} channel{'s' * (amount != 1)} of each tensor"
         case _:
@@ -454,12 +459,12 @@ def _options(report: Report) -> Iterator[str]:
     options, source, output = report.options, report.input, report.output
     facts = {
         "method": report.method,
-        "amount": "of the rules" if options.amount is None else repr(options.amount),
+        "amount": "none" if options.amount is None else repr(options.amount),
         "dim": str(options.dim),
         "seed": str(options.seed),
-        "modules": ", ".join(options.modules),
+        "modules": ", ".join(options.modules) or "nothing",
         "exclude": ", ".join(options.exclude) or "nothing",
-        "params": ", ".join(options.params),
+        "params": ", ".join(options.params) or "nothing",
         "masks": "made permanent" if options.bake else "kept as NAME_orig and NAME_mask",
         "biases": "pruned with their weights" if options.with_bias else "left alone",
         "input": f"{source.path}: {source.format}, {source.tensors:,} tensors, {source.bytes:,} bytes",
