@@ -1,0 +1,92 @@
+"""Every example runs, offline and in seconds, and shows what it says it shows."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PROGRAMS = {path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".sh"}}
+
+
+def needs(*modules: str) -> pytest.MarkDecorator:
+    """Skip where a module of an extra is not installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+def run(example: str, *arguments: str, stdin: str | None = None) -> str:
+    """Run an example as its first lines say, by this Python, and return what it printed."""
+    program = sys.executable if example.endswith(".py") else "bash"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        [program, str(EXAMPLES / example), *arguments],
+        input=stdin,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_list_of_examples_is_complete() -> None:
+    """examples/README.md names every program that is there."""
+    text = (EXAMPLES / "README.md").read_text()
+
+    assert {name for name in PROGRAMS if f"[{name}]({name})" not in text} == set()
+
+
+@needs("sklearn", "matplotlib")
+def test_digits_are_pruned_and_the_fine_tune_brings_accuracy_back(tmp_path: Path) -> None:
+    """The network is good, pruning hurts it, and training on with the masks kept heals it."""
+    shown = run("digits.py", str(tmp_path), "--amounts", "0.5", "--seeds", "0", "1")
+
+    before, _, *rows = shown.splitlines()[:4]
+    assert float(before.split()[-1].rstrip("%")) > 95
+    for row in rows:
+        _, _, pruned, tuned = (cell.rstrip("%") for cell in row.split())
+        assert float(pruned) < 90 < float(tuned)
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
+
+
+def test_iterative_pruning_in_a_pipeline_and_in_a_loop_is_the_same(tmp_path: Path) -> None:
+    """Each step takes a fifth of what is left."""
+    shown = run("iterative.sh", str(tmp_path))
+
+    sparsity = [line.split()[-1] for line in shown.splitlines() if "sparsity" in line]
+    assert sparsity == ["0.2", "0.36", "0.49"]
+    assert "end at the same bytes" in shown
+
+
+def test_a_recipe_prunes_each_layer_by_its_own_rule(tmp_path: Path) -> None:
+    """The last rule that matches wins, and the command fills in what a rule leaves out."""
+    run("per_layer.sh", str(tmp_path))
+
+    report = (tmp_path / "pruned.report.json").read_text()
+    shown = run("read_report.py", stdin=report)
+    rows = dict(line.split() for line in shown.splitlines() if ".weight " in line)
+    gone = {name: row.count(".") for name, row in rows.items()}
+    assert gone == {"classifier.weight": 3, "features.0.weight": 3, "features.2.weight": 8}
+
+
+def test_the_library_takes_the_channels_of_the_command_line() -> None:
+    """A module that is pruned at the derived seed is as the pruned checkpoint."""
+    shown = run("library.py")
+
+    assert "0.weight_orig, 0.bias, 0.weight_mask" in shown
+    assert "lost the same channels: True" in shown
+
+
+@needs("transformers")
+def test_a_folder_of_transformers_is_loaded_as_it_was(tmp_path: Path) -> None:
+    """Only the channels that were pruned differ, and they are zero."""
+    shown = run("transformers_folder.py", str(tmp_path))
+
+    assert shown.count("16 channels changed, 16 are zero") == 4
+    assert "it still generates" in shown
