@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from prune_cli.errors import PruneError
+from prune_cli.errors import OutputError, PruneError
 
 if TYPE_CHECKING:
     from prune_cli.comparison import Comparison, TensorComparison
@@ -52,9 +52,16 @@ def show_interrupted() -> None:
 
 
 def write_stdout(text: str) -> None:
-    """Data for the next program in the pipe."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Data for the next program in the pipe; one that has read enough ends it, without a word.
+
+    Raises:
+        SystemExit: nobody reads on. Typer would make a BrokenPipeError exit code 1, that of a bug.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise SystemExit(OutputError.exit_code) from None
 
 
 @contextlib.contextmanager
