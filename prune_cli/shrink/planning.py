@@ -206,7 +206,25 @@ class _Planner:
                 proposals.append(propose(coupling, rule))
             except NotSliceableError as error:
                 self._leave(coupling, str(error))
-        return proposals
+        return self._without_tied(proposals)
+
+    def _without_tied(self, proposals: list[Proposal]) -> list[Proposal]:
+        """Leave whole what only a tied tensor couples, which the graph of layers does not show."""
+        holders: dict[tuple[str, int], dict[str, str]] = {}
+        for proposal in proposals:
+            for tensor, dim in _places(proposal):
+                place = (self.subject.first_names[tensor], dim)
+                holders.setdefault(place, {})[tensor] = proposal.coupling.root
+        torn = {
+            root: f"{first} is tied, and its other use couples it with other channels"
+            for (first, _), roots in holders.items()
+            if len(set(roots.values())) > 1 and len(roots) > 1
+            for root in roots.values()
+        }
+        for proposal in proposals:
+            if proposal.coupling.root in torn:
+                self._leave(proposal.coupling, torn[proposal.coupling.root])
+        return [proposal for proposal in proposals if proposal.coupling.root not in torn]
 
     def _chosen(self, couplings: list[Coupling]) -> Iterator[tuple[Coupling, Rule]]:
         """The couplings of which every layer is selected, each with the rule for its root."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune_cli.apply import apply_plan, check_destination, find_destination, report_dry_run
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import UsageError
+from prune_cli.outputs import Removal
 from prune_cli.plan import Options, Plan, all_but
 from prune_cli.pruning import live_channels
 from prune_cli.report import Report
 from prune_cli.selection import Amount, Rule, check_amount
 from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, make_shrink_plan
+from prune_cli.shrink.huggingface import CONFIG_NAME, config_text, edit_config, read_folder
 from prune_cli.shrink.load import METADATA_KEY
 from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
 from prune_cli.stream import OnTensor
@@ -24,19 +25,11 @@ from prune_cli.tensors import DTYPES, TensorInfo
 METHOD = "shrink"
 
 
-@dataclass(frozen=True)
-class Shrunk:
-    """What `shrink_checkpoint` did: the report of the files, and the plan of the channels."""
-
-    report: Report
-    plan: ShrinkPlan
-
-
 def shrink_checkpoint(
     path: str | Path,
     output: str | Path | None = None,
     *,
-    model: str,
+    model: str | None = None,
     model_arguments: Mapping[str, Any] | None = None,
     examples: Sequence[str] = (),
     amount: Amount | None = None,
@@ -50,15 +43,19 @@ def shrink_checkpoint(
     report: str | Path | None = None,
     dry_run: bool = False,
     force: bool = False,
+    resume: bool = False,
+    max_shard_size: int | None = None,
+    workers: int | None = None,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-) -> Shrunk:
+) -> Report:
     """Remove channels from the checkpoint at `path`, so that the model gets smaller and faster.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint: a file, or a folder in the Hugging Face layout.
         output: Where the small one goes; by default beside the input.
-        model: The factory of the model, "pkg.mod:factory" or "path/file.py:factory".
+        model: The factory of the model, "pkg.mod:factory" or "path/file.py:factory"; a folder
+            needs none, its config.json says it.
         model_arguments: For the factory.
         examples: The model's inputs, as "1x3x224x224" or "input_ids=1x16:int64".
         amount: Per group: an int is a number of channels, a float a fraction.
@@ -70,57 +67,94 @@ def shrink_checkpoint(
         from_zeros: Remove what is all zero and changes nothing, instead of drawing.
         time_limit: For planning, in seconds.
         report: Where the JSON report goes; by default beside the output.
-        dry_run: Only plan.
+        dry_run: Only plan: write nothing but a report that was asked for.
         force: Replace an output that is there.
+        resume: Take up a run on a folder that was killed.
+        max_shard_size: In bytes; the output is then a folder of shards.
+        workers: Threads; the bytes are the same for any number.
         loading: How a pickle may be loaded.
         on_tensor: Called with a name and a number of bytes, from any thread.
+
+    Returns:
+        What was done; `report.shrink` is the plan, for `ShrinkPlan.from_facts`.
 
     Raises:
         PruneError: Whatever a user can cause; its class says what.
 
     Example:
         shrink_checkpoint(
-            "model.pt", "small.safetensors", model="models:resnet18", examples=["1x3x224x224"], amount=0.25
+            "model.pt", "small.safetensors", model="nets:resnet18", examples=["1x3x224x224"], amount=0.25
         )
     """
-    if (amount is None) == (not (from_zeros or rules)):
-        raise UsageError(
-            "say how much goes: either an amount (or a recipe), or what is zero already"
-        )
+    if from_zeros == (amount is not None or bool(rules)):
+        raise UsageError("say what goes: either an amount or a recipe, or what is zero already")
     checkpoint = open_checkpoint(path, loading)
     destination = find_destination(
         checkpoint,
         output=None if output is None else Path(output),
         report=None if report is None else Path(report),
         force=force,
+        resume=resume,
+        max_shard_size=max_shard_size,
+        workers=workers,
     )
     if not dry_run:
         check_destination(checkpoint, destination)
+    source = find_source(checkpoint, model, model_arguments or {}, examples)
     everything = Rule(tuple(modules), ("weight",), 0 if amount is None else check_amount(amount), 0)
-    plan = plan_checkpoint(
-        checkpoint,
-        Source(model, arguments=dict(model_arguments or {}), examples=tuple(examples)),
-        tuple(rules) or (everything,),
-        exclude=tuple(exclude),
-        seed=seed,
-        round_to=round_to,
-        from_zeros=from_zeros,
-        time_limit=time_limit,
+    removal = make_removal(
+        source,
+        plan_checkpoint(
+            checkpoint,
+            source,
+            tuple(rules) or (everything,),
+            exclude=tuple(exclude),
+            seed=seed,
+            round_to=round_to,
+            from_zeros=from_zeros,
+            time_limit=time_limit,
+        ),
     )
-    options = Options(amount=amount, seed=seed, modules=tuple(modules), exclude=tuple(exclude))
-    nothing_zeroed = Plan(METHOD, options, ())
+    options = Options(
+        amount=amount, seed=seed, modules=tuple(modules), exclude=tuple(exclude), rules=tuple(rules)
+    )
+    plan = Plan(METHOD, options, ())
     if dry_run:
         target = None if report is None else destination
-        return Shrunk(report_dry_run(checkpoint, nothing_zeroed, target), plan)
-    written = apply_plan(
-        checkpoint,
-        nothing_zeroed,
-        destination,
-        kept=plan.kept,
-        metadata={METADATA_KEY: plan.resizing.to_json()},
-        on_tensor=on_tensor,
-    )
-    return Shrunk(written, plan)
+        return report_dry_run(checkpoint, plan, target, removal=removal)
+    return apply_plan(checkpoint, plan, destination, removal=removal, on_tensor=on_tensor)
+
+
+def find_source(
+    checkpoint: Checkpoint,
+    model: str | None,
+    arguments: Mapping[str, Any],
+    examples: Sequence[str],
+) -> Source:
+    """Where the model of a checkpoint comes from: its factory, or its own folder.
+
+    Raises:
+        UsageError: Neither is given.
+    """
+    if model is not None:
+        return Source(model, False, dict(arguments), tuple(examples))
+    if not checkpoint.is_folder:
+        raise UsageError(
+            "a file of weights does not say which model they are of; name its code: "
+            "--model pkg.mod:factory, or path/file.py:factory"
+        )
+    return Source(str(checkpoint.path), True, {}, tuple(examples))
+
+
+def make_removal(source: Source, plan: ShrinkPlan) -> Removal:
+    """The plan as `apply_plan` takes it: for a folder with the edited config, else with the record.
+
+    The record goes into the metadata of the output; `load_shrunk` reads it.
+    """
+    if source.is_folder:
+        config = config_text(edit_config(read_folder(source.model).raw, plan.config))
+        return Removal(plan.kept, {}, plan.to_facts(), {CONFIG_NAME: config.encode()})
+    return Removal(plan.kept, {METADATA_KEY: plan.resizing.to_json()}, plan.to_facts())
 
 
 def plan_checkpoint(

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prune_cli.errors import RequestError
+from prune_cli.errors import RequestError, UsageError
 from prune_cli.shrink.load import load_shrunk
+from prune_cli.shrink.plan import ShrinkPlan
 from prune_cli.shrink.shrink import shrink_checkpoint
 from tests.shrink.builders import NETS, build, inputs, plan, prune_live, slice_state
 
@@ -26,9 +27,9 @@ def test_the_streamed_file_is_the_live_model(name: str, tmp_path: Path) -> None:
         amount=0.25,
     )
 
-    live = prune_live(model, (x,), done.plan)
+    live = prune_live(model, (x,), ShrinkPlan.from_facts(done.shrink))
     written = load_file(tmp_path / "small.safetensors")
-    assert done.plan == plan(name)
+    assert ShrinkPlan.from_facts(done.shrink) == plan(name)
     assert all(torch.equal(written[key], tensor) for key, tensor in live.state_dict().items())
     loaded = load_shrunk(build(name), tmp_path / "small.safetensors")
     torch.testing.assert_close(loaded(x), live(x))
@@ -49,10 +50,43 @@ def test_zeros_of_a_checkpoint_go(tmp_path: Path) -> None:
         from_zeros=True,
     )
 
-    assert {group.root: group.removed for group in done.plan.groups} == {"f1.weight": (2, 9)}
-    expected = slice_state(model, done.plan)
+    assert {group.root: group.removed for group in ShrinkPlan.from_facts(done.shrink).groups} == {
+        "f1.weight": (2, 9)
+    }
+    expected = slice_state(model, ShrinkPlan.from_facts(done.shrink))
     written = load_file(tmp_path / "small.safetensors")
     assert all(torch.equal(written[key], tensor) for key, tensor in expected.items())
+
+
+def test_a_folder_needs_no_code(tmp_path: Path) -> None:
+    """config.json names the model, and the edited one loads the result."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=16,
+        patch_size=8,
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "whole")
+
+    done = shrink_checkpoint(tmp_path / "whole", tmp_path / "small", amount=16)
+
+    small, info = transformers.ViTForImageClassification.from_pretrained(
+        tmp_path / "small", output_loading_info=True
+    )
+    assert ShrinkPlan.from_facts(done.shrink).config == {"intermediate_size": 48}
+    assert small.config.intermediate_size == 48
+    assert not any(info.values())
+
+
+def test_a_file_needs_the_code_of_its_model(tmp_path: Path) -> None:
+    """Weights do not say what they are the weights of."""
+    save_file(build("Plain").state_dict(), tmp_path / "model.safetensors")
+
+    with pytest.raises(UsageError, match="--model"):
+        shrink_checkpoint(tmp_path / "model.safetensors", amount=0.25)
 
 
 def test_nothing_is_written_for_another_model(tmp_path: Path) -> None:
