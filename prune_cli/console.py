@@ -7,7 +7,6 @@ handle; `quiet` is handled here.
 import contextlib
 import re
 import shlex
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from prune_cli.errors import OutputError, PruneError
+from prune_cli.writer import STDOUT, write_file
 
 if TYPE_CHECKING:
     from prune_cli.comparison import Comparison, TensorComparison
@@ -35,7 +35,16 @@ _BAR_WIDTH = 10
 _MOST_RUNS = 4  # with a column each
 _LONG_WORK_BYTES = 64 << 20
 
-_stderr = Console(stderr=True, highlight=False)
+
+class _Messages(Console):
+    """The console on stderr. A class, to go on without messages when nobody reads them."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by Rich, which would end the process."""
+        self.quiet = True
+
+
+_stderr = _Messages(stderr=True, highlight=False)
 
 
 def show_error(error: PruneError) -> None:
@@ -55,13 +64,15 @@ def write_stdout(text: str) -> None:
     """Data for the next program in the pipe; one that has read enough ends it, without a word.
 
     Raises:
-        SystemExit: nobody reads on. Typer would make a BrokenPipeError exit code 1, that of a bug.
+        SystemExit: nobody reads on.
+        OutputError: there is no room for it.
     """
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise SystemExit(OutputError.exit_code) from None
+        write_file(STDOUT, text.encode("utf-8", "surrogateescape"))
+    except OutputError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            raise SystemExit(OutputError.exit_code) from None
+        raise
 
 
 @contextlib.contextmanager

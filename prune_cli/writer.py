@@ -8,7 +8,6 @@ import errno
 import os
 import secrets
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -153,26 +152,32 @@ class PendingFile:
     A path that is a device or a pipe is written to directly: it cannot be replaced.
     """
 
+    sink: FileSink | StreamSink
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary: Path | None = None
+        self._descriptor: int | None = None
+
+    def open(self) -> None:
+        """Begins it. Not done by the constructor: a signal in the midst must still find `close`."""
         self._descriptor = self._open()
         kind = FileSink if self._temporary else StreamSink
-        self.sink: FileSink | StreamSink = kind(path, self._descriptor)
+        self.sink = kind(self.path, self._descriptor)
 
     def _open(self) -> int:
         if self.path == STDOUT:
-            return os.dup(sys.stdout.fileno())
+            return os.dup(1)  # of the process, whatever sys.stdout is
         if is_special(self.path):
             return os.open(self.path, os.O_WRONLY)
-        self.path = self.path.resolve()  # a link stays one, and what it leads to is replaced
+        self.path = resolve(self.path)  # a link stays one, and what it leads to is replaced
         self._temporary = self.path.with_name(f".prune-cli-{secrets.token_hex(6)}.tmp")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         return os.open(self._temporary, flags, 0o666)  # less what the umask bars
 
     def set_size(self, nbytes: int) -> None:
         """Makes a regular file that long, so that it can be filled in any order."""
-        if self._temporary:
+        if self._temporary and self._descriptor is not None:
             os.ftruncate(self._descriptor, nbytes)
 
     def commit(self) -> None:
@@ -183,9 +188,10 @@ class PendingFile:
 
     def close(self) -> None:
         """Closes it, and removes it unless it was committed."""
-        os.close(self._descriptor)
         if self._temporary:
             self._temporary.unlink(missing_ok=True)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
 @contextlib.contextmanager
@@ -198,6 +204,7 @@ def pending(path: Path) -> Iterator[PendingFile]:
     with output_errors(path):
         file = PendingFile(path)
         try:
+            file.open()
             yield file
         finally:
             file.close()
@@ -231,12 +238,26 @@ def check_can_write(paths: Iterable[Path], inputs: Iterable[Path], *, force: boo
     Raises:
         OutputError: any of these; all are named at once.
     """
-    inputs, problems = list(inputs), []
-    for path in paths:
+    paths, inputs, problems = list(paths), list(inputs), []
+    for number, path in enumerate(paths):
         with output_errors(path):
             problems += list(_problems(path, inputs, force))
+            if path != STDOUT and resolve(path) in map(resolve, paths[:number]):
+                problems.append(f"{path} cannot be two outputs at once; choose another --report")
     if problems:
         raise OutputError("\n".join(problems))
+
+
+def resolve(path: Path) -> Path:
+    """`path` without links, whether it is there or not.
+
+    Raises:
+        OSError: the links lead around in a circle.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError:  # what Python 3.11 and 3.12 raise
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
 
 
 def is_special(path: Path) -> bool:
@@ -257,8 +278,9 @@ def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
     elif path.exists() and not force:
         yield f"{path} exists; --force replaces it"
     if not path.parent.is_dir():
-        yield f"{path} has no folder to be in: {path.parent} does not exist"
-    elif not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        fact = "is a file" if path.parent.exists() else "does not exist"
+        yield f"{path} has no folder to be in: {path.parent} {fact}"
+    elif not os.access(resolve(path).parent, os.W_OK | os.X_OK):
         yield f"{path} cannot be written: {path.parent} allows no new files"
 
 
