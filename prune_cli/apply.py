@@ -6,7 +6,7 @@ three steps, with something to show between them.
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TypedDict, Unpack
 import torch
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
-from prune_cli.errors import DeviceError, UsageError
+from prune_cli.errors import DeviceError, OutputError, UsageError
 from prune_cli.outputs import OutputFile, Removal, encode_index, index_name, lay_out
 from prune_cli.plan import Options, Plan, make_plan
 from prune_cli.replay import plan_removal, replay
@@ -208,10 +208,9 @@ def _carry_out(
     on_tensor: OnTensor | None,
     where: Where,
 ) -> Report:
-    report = where.get("report")
-    destination = find_destination(checkpoint, output, **where)
     if dry_run:
-        return report_dry_run(checkpoint, decide(), None if report is None else destination)
+        return report_dry_run(checkpoint, decide(), find_report_destination(**where))
+    destination = find_destination(checkpoint, output, **where)
     check_destination(checkpoint, destination)
     return apply_plan(checkpoint, decide(), destination, on_tensor=on_tensor)
 
@@ -273,6 +272,14 @@ def report_dry_run(
     return report
 
 
+def find_report_destination(**where: Unpack[Where]) -> Destination | None:
+    """The Destination of a dry run: that of its report, if one is asked for."""
+    report = where.get("report")
+    if report is None:
+        return None
+    return Destination(STDOUT, Path(report), force=where.get("force", False))
+
+
 # --- where to --------------------------------------------------------------------------------
 
 
@@ -306,8 +313,8 @@ def find_destination(
 
 
 def _default_output(checkpoint: Checkpoint, to_folder: bool) -> Path:
-    if checkpoint.path == STDOUT:
-        raise UsageError("the input is stdin, so say where the output goes: --output")
+    if checkpoint.path == STDOUT or is_special(checkpoint.path):
+        raise UsageError("the input is no file, so say where the output goes: --output")
     path = checkpoint.path.resolve() if checkpoint.is_folder else checkpoint.path
     if to_folder:
         return path.with_name(f"{path.name if checkpoint.is_folder else path.stem}.pruned")
@@ -322,14 +329,15 @@ def check_destination(checkpoint: Checkpoint, destination: Destination) -> None:
         DeviceError: the device is not there.
     """
     find_device(destination.device)
-    paths = [destination.report] if destination.report else []
-    if is_folder_output(checkpoint, destination):
-        force, resume = destination.force, destination.resume
-        check_folder(destination.output, checkpoint, force=force, resume=resume)
-        paths = [path for path in paths if path.parent != destination.output]
-    else:
-        paths = [destination.output, *paths]
-    check_can_write(paths, _inputs(checkpoint), force=destination.force or destination.resume)
+    force, resume = destination.force, destination.resume
+    reports = [destination.report] if destination.report else []
+    if not is_folder_output(checkpoint, destination):
+        check_can_write([destination.output, *reports], _inputs(checkpoint), force=force)
+        return
+    check_folder(destination.output, checkpoint, force=force, resume=resume)
+    if _is_report_inside(destination):
+        reports = []
+    check_can_write(reports, _inputs(checkpoint), force=force or resume)
 
 
 def is_folder_output(checkpoint: Checkpoint, destination: Destination) -> bool:
@@ -338,7 +346,16 @@ def is_folder_output(checkpoint: Checkpoint, destination: Destination) -> bool:
 
 
 def _inputs(checkpoint: Checkpoint) -> list[Path]:
-    return [shard.path for shard in checkpoint.shards]
+    files = [shard.path for shard in checkpoint.shards]
+    if checkpoint.index:
+        files.append(checkpoint.path / checkpoint.index.name)
+    return files + [checkpoint.path / name for name in checkpoint.others]
+
+
+def _is_report_inside(destination: Destination) -> bool:
+    """Whether the report is one of the files of the output folder."""
+    report = destination.report
+    return report is not None and report.parent.resolve() == destination.output.resolve()
 
 
 def find_device(name: str) -> torch.device:
@@ -417,24 +434,30 @@ def _apply_to_folder(
     texts = dict(removal.texts) if removal else {}
     if index:
         texts[index] = encode_index(checkpoint, files)
-    inside = destination.report == destination.output / FOLDER_REPORT
-    if inside:
-        texts[FOLDER_REPORT] = to_json(report).encode()
-    names = {*texts, *(file.name for file in files), FOLDER_REPORT}
+    beside = {destination.report: to_json(report).encode()} if destination.report else {}
+    if destination.report and _is_report_inside(destination):
+        _refuse_taken(destination.report, {*texts, *output.files, *checkpoint.others})
+        texts[destination.report.name] = beside.pop(destination.report)
+    names = {*texts, *output.files, FOLDER_REPORT}
     others = tuple(name for name in checkpoint.others if name not in names)
-    folder = FolderOutput(destination.output, files, others, texts, index)
+    folder = FolderOutput(destination.output, files, others, texts, index, beside)
     workers = count_workers(destination.workers)
     write_folder(
         folder,
         checkpoint,
-        lambda file, sink: write(file, sink=sink, workers=max(workers // len(files), 1)),
+        lambda file, sink, stopped: write(
+            file, sink=sink, workers=max(workers // len(files), 1), stopped=stopped
+        ),
         workers=workers,
         force=destination.force,
         resume=destination.resume,
     )
-    if destination.report and not inside:
-        write_file(destination.report, to_json(report).encode())
     return report
+
+
+def _refuse_taken(report: Path, names: Collection[str]) -> None:
+    if report.name in names and report.name != FOLDER_REPORT:
+        raise OutputError(f"{report} is another file of the output; choose another --report")
 
 
 def _needs_index(

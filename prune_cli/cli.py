@@ -5,7 +5,6 @@ main() is the only place that catches. What imports torch is imported inside the
 """
 
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,26 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         app(args=None if argv is None else list(argv), prog_name="prune-cli")
     except SystemExit as end:
-        return _flush(end.code if isinstance(end.code, int) else 0)
+        # 1 is what Typer and Rich end with when nobody reads the help that they print.
+        return OutputError.exit_code if end.code == 1 else int(end.code or 0)
     except PruneError as error:
         console.show_error(error)
         return error.exit_code
-    except BrokenPipeError:
-        return _flush(OutputError.exit_code)
     except Interrupted:
         console.show_interrupted()
         return INTERRUPTED
     return 0
-
-
-def _flush(exit_code: int) -> int:
-    """`exit_code`, unless the reader of stdout is gone before everything reached it."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = None  # or the interpreter tries again, and complains
-        return OutputError.exit_code
-    return exit_code
 
 
 def _listen_for_signals() -> None:
@@ -524,17 +512,24 @@ def _carry_out(
     """Plans and applies, with a progress bar, and shows what came of it."""
     import torch
 
-    from prune_cli.apply import apply_plan, check_destination, find_destination, report_dry_run
+    from prune_cli.apply import (
+        apply_plan,
+        check_destination,
+        find_destination,
+        find_report_destination,
+        report_dry_run,
+    )
     from prune_cli.outputs import count_bytes
     from prune_cli.plan import count_emitting_biases
 
     torch.set_num_threads(1)  # the workers are threads already
-    destination = find_destination(checkpoint, output, **where)
     if dry_run:
         plan = decide()
-        report = report_dry_run(checkpoint, plan, destination if where["report"] else None)
-        written = [destination.report if where["report"] else None]
+        destination = find_report_destination(**where)
+        report = report_dry_run(checkpoint, plan, destination)
+        written = [destination.report if destination else None]
     else:
+        destination = find_destination(checkpoint, output, **where)
         check_destination(checkpoint, destination)
         plan = decide()
         with console.progress(count_bytes(checkpoint, plan), quiet=quiet) as on_tensor:

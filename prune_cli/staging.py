@@ -5,24 +5,31 @@ whole; when all are there they are moved out, the index last, so that no loader 
 A killed run leaves that folder, and `resume` redoes only what is missing from it.
 """
 
+import contextlib
 import hashlib
+import re
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
-from prune_cli.errors import OutputError
+from prune_cli.errors import InputError, OutputError
 from prune_cli.outputs import OutputFile
+from prune_cli.report import FOLDER_REPORT
 from prune_cli.stream import Job, run
-from prune_cli.writer import Sink, output_errors, pending, write_file
+from prune_cli.writer import Sink, is_special, output_errors, pending, resolve, write_file
 
 _FINGERPRINT = "fingerprint"
 _MOVING = "moving"
+_FILES = "files"
+_INDEX = ".safetensors.index.json"
+_SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 
-WriteShard = Callable[[OutputFile, Sink], None]
-"""Writes all the bytes of a shard to a sink."""
+WriteShard = Callable[[OutputFile, Sink, threading.Event], None]
+"""Writes all the bytes of a shard to a sink, unless the event is set before."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +42,25 @@ class FolderOutput:
         others: files of the input to copy, relative to it.
         texts: small files by name: the report and the index, if they are in it.
         index: which of the texts is the index, if there is one.
+        beside: files outside the folder that belong to it: the report, if it is there.
     """
 
     folder: Path
     shards: tuple[OutputFile, ...]
     others: tuple[str, ...]
-    texts: dict[str, bytes]
+    texts: Mapping[str, bytes]
     index: str | None
+    beside: Mapping[Path, bytes] = field(default_factory=dict)
 
     @property
     def staging(self) -> Path:
-        """Where files wait until all are finished."""
+        """What is there only until the run ends."""
         return self.folder / STAGING
+
+    @property
+    def files(self) -> Path:
+        """Where files wait until all are finished; apart from the marks, whatever their names."""
+        return self.staging / _FILES
 
     @property
     def names(self) -> list[str]:
@@ -79,13 +93,15 @@ def write_folder(
     """
     with output_errors(output.folder):
         fingerprint = _fingerprint(output, checkpoint)
-        if resume and _is_complete(output):
-            return
-        _prepare(output, fingerprint, force=force, resume=resume)
-        if not (output.staging / _MOVING).exists():
+        is_complete = resume and _is_complete(output, checkpoint)
+        if not is_complete:
+            _prepare(output, fingerprint, force=force, resume=resume)
             _fill(output, checkpoint, write_shard, workers)
-            write_file(output.staging / _MOVING, b"")
-        _move(output)
+        for path, content in output.beside.items():
+            write_file(path, content)
+        if not is_complete:
+            _move(output)
+        shutil.rmtree(output.staging, ignore_errors=True)
 
 
 def check_folder(output: Path, checkpoint: Checkpoint, *, force: bool, resume: bool) -> None:
@@ -94,18 +110,19 @@ def check_folder(output: Path, checkpoint: Checkpoint, *, force: bool, resume: b
     Raises:
         OutputError: either.
     """
-    folder = output.resolve()
-    source = checkpoint.path.resolve()
-    if checkpoint.is_folder and folder.is_relative_to(source):
+    with output_errors(output):
+        folder = resolve(output)
+    inputs = [checkpoint.path, *(shard.path for shard in checkpoint.shards)]
+    if checkpoint.is_folder and folder.is_relative_to(resolve(checkpoint.path)):
         raise OutputError(f"{output} is the input folder or inside it; choose another --output")
-    if source.is_relative_to(folder) and folder.exists() and checkpoint.is_folder:
-        raise OutputError(f"{output} holds the input folder; choose another --output")
+    if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):
+        raise OutputError(f"{output} holds the input; choose another --output")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{output} is a file, but the output is a folder")
     if force or resume or not folder.exists() or not any(folder.iterdir()):
         return
     if (folder / STAGING).exists():
-        done = len(list((folder / STAGING).rglob("*.safetensors")))
+        done = len(list((folder / STAGING / _FILES).rglob("*.safetensors")))
         raise OutputError(
             f"{output} holds the leftovers of a run that did not end ({done} shards are finished): "
             "--resume takes it up again, --force starts over"
@@ -127,19 +144,25 @@ def _fingerprint(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _is_complete(output: FolderOutput) -> bool:
-    """Whether an earlier run wrote all of this: its report, which has the plan, is the same."""
-    has_report = any(name != output.index for name in output.texts)
-    texts = has_report and all(
-        (output.folder / name).is_file() and (output.folder / name).read_bytes() == content
-        for name, content in output.texts.items()
-    )
+def _is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
+    """Whether an earlier run wrote all of this.
+
+    Its report, which has the plan, is then the same, and younger than the input.
+    """
+    texts = {output.folder / name: content for name, content in output.texts.items()}
+    texts |= {path: content for path, content in output.beside.items() if not is_special(path)}
+    reports = [path for path in texts if path.name != output.index]
     return (
-        texts
-        and not output.staging.exists()
+        bool(reports)
+        and all(path.is_file() and path.read_bytes() == texts[path] for path in texts)
         and all(_is_whole(output.folder / shard.name, shard) for shard in output.shards)
         and all((output.folder / name).exists() for name in output.others)
+        and max(_changed(shard.path) for shard in checkpoint.shards) <= _changed(reports[0])
     )
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _prepare(output: FolderOutput, fingerprint: bytes, *, force: bool, resume: bool) -> None:
@@ -177,37 +200,53 @@ def _is_whole(path: Path, shard: OutputFile) -> bool:
 def _fill(
     output: FolderOutput, checkpoint: Checkpoint, write_shard: WriteShard, workers: int
 ) -> None:
-    missing = [
-        shard for shard in output.shards if not _is_whole(output.staging / shard.name, shard)
+    """Finishes in the staging folder whatever is not there; nothing if that was done before."""
+    if (output.staging / _MOVING).exists():
+        return
+    missing = [shard for shard in output.shards if not _is_whole(output.files / shard.name, shard)]
+    stopped = threading.Event()
+    jobs: list[Job] = [
+        partial(_write_shard, output, shard, write_shard, stopped) for shard in missing
     ]
-    jobs: list[Job] = [partial(_write_shard, output, shard, write_shard) for shard in missing]
     try:
-        run(jobs, min(workers, max(len(jobs), 1)))
+        run(jobs, min(workers, max(len(jobs), 1)), stopped)
     except BaseException:
-        if not any(_is_whole(output.staging / shard.name, shard) for shard in output.shards):
+        if not any(_is_whole(output.files / shard.name, shard) for shard in output.shards):
             _withdraw(output)
         raise
     for name in output.others:
-        target = output.staging / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(checkpoint.path / name, target)
+        _copy(checkpoint.path / name, output.files / name)
     for name, content in output.texts.items():
-        write_file(output.staging / name, content)
+        write_file(output.files / name, content)
+    write_file(output.staging / _MOVING, b"")
 
 
-def _write_shard(output: FolderOutput, shard: OutputFile, write_shard: WriteShard) -> None:
-    path = output.staging / shard.name
+def _write_shard(
+    output: FolderOutput, shard: OutputFile, write_shard: WriteShard, stopped: threading.Event
+) -> None:
+    path = output.files / shard.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with pending(path) as file:
         file.set_size(shard.nbytes)
-        write_shard(shard, file.sink)
+        write_shard(shard, file.sink, stopped)
+        file.commit()
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        reader = source.open("rb")
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    with reader, pending(target) as file:
+        file.sink.copy(reader.fileno(), 0, source.stat().st_size, 0)
         file.commit()
 
 
 def _withdraw(output: FolderOutput) -> None:
     """Leaves nothing behind where nothing was finished."""
     shutil.rmtree(output.staging, ignore_errors=True)
-    if not any(output.folder.iterdir()):
+    with contextlib.suppress(OSError):  # what is not empty stays
         output.folder.rmdir()
 
 
@@ -216,12 +255,30 @@ def _withdraw(output: FolderOutput) -> None:
 
 def _move(output: FolderOutput) -> None:
     """Moves every file to its place; the old index goes first and the new one comes last."""
-    for old in sorted(output.folder.glob("*.safetensors*"), reverse=True):
-        if old.name not in output.names or old.name.endswith(".index.json"):
-            old.unlink()
+    for name in _replaced(output):
+        (output.folder / name).unlink()
     for name in output.names:
-        staged, place = output.staging / name, output.folder / name
+        staged, place = output.files / name, output.folder / name
         if staged.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             staged.replace(place)
-    shutil.rmtree(output.staging)
+
+
+def _replaced(output: FolderOutput) -> list[str]:
+    """What has to go of the checkpoint that was in the folder, its indexes first.
+
+    These, its shards and its report, and no file that only may be part of it.
+    """
+    names = [path.name for path in output.folder.iterdir() if path.is_file()]
+    single = {_SHARD_NUMBER.sub("", shard.name) for shard in output.shards}
+    indexes = [
+        name
+        for name in names
+        if name.endswith(_INDEX) and (name not in output.names or (output.files / name).exists())
+    ]
+    return indexes + [
+        name
+        for name in names
+        if name not in output.names
+        and (_SHARD_NUMBER.search(name) or name in single or name == FOLDER_REPORT)
+    ]

@@ -9,7 +9,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import accumulate, islice
 
@@ -43,6 +43,7 @@ def write_output(
     device: torch.device,
     workers: int = 1,
     on_tensor: OnTensor | None = None,
+    stopped: threading.Event | None = None,
 ) -> None:
     """Writes the whole of `file` to `sink`: the header, then each tensor.
 
@@ -53,6 +54,7 @@ def write_output(
         device: where channels are zeroed.
         workers: how many threads.
         on_tensor: progress.
+        stopped: see `run`.
 
     Raises:
         InputError: the checkpoint cannot be read.
@@ -60,8 +62,15 @@ def write_output(
     """
     header = file.header
     sink.write(header, 0)
-    places = _places(file.tensors, len(header))
-    write_tensors(places, checkpoint, sink, device=device, workers=workers, on_tensor=on_tensor)
+    write_tensors(
+        _places(file.tensors, len(header)),
+        checkpoint,
+        sink,
+        device=device,
+        workers=workers,
+        on_tensor=on_tensor,
+        stopped=stopped,
+    )
 
 
 def write_tensors(
@@ -72,37 +81,59 @@ def write_tensors(
     device: torch.device,
     workers: int = 1,
     on_tensor: OnTensor | None = None,
+    stopped: threading.Event | None = None,
 ) -> None:
     """Writes tensors to `sink`, each at the byte that is given with it; see write_output."""
     with _open_shards([tensor for tensor, _ in places], checkpoint) as descriptors:
         stream = _Stream(checkpoint, descriptors, sink, device, on_tensor or (lambda *_: None))
-        run(stream.jobs(places), workers if sink.seekable else 1)
+        run(stream.jobs(places), workers if sink.seekable else 1, stopped)
 
 
-def run(jobs: Iterable[Job], workers: int) -> None:
-    """Runs `jobs`, each when a worker is free for it; the first error stops them all."""
-    if workers == 1:
-        for job in jobs:
-            job()
-        return
-    queue, lock, stopped = iter(jobs), threading.Lock(), threading.Event()
+class StoppedError(Exception):
+    """Jobs were left because others failed, or a signal came: those have the error to tell."""
+
+
+def run(jobs: Iterable[Job], workers: int, stopped: threading.Event | None = None) -> None:
+    """Runs `jobs`, each when a worker is free for it; the first error stops them all.
+
+    Args:
+        jobs: what to run; a job can be a `run` too.
+        workers: how many threads.
+        stopped: shared with the runs inside and outside of this one: an error in any ends all.
+
+    Raises:
+        StoppedError: `stopped` was set from outside before all were done.
+    """
+    queue, lock = iter(jobs), threading.Lock()
+    stopped = stopped or threading.Event()
 
     def work() -> None:
-        while not stopped.is_set():
+        while True:
             with lock:
                 job = next(queue, None)
             if job is None:
                 return
+            if stopped.is_set():
+                raise StoppedError
             job()
 
+    if workers == 1:
+        work()
+        return
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work) for _ in range(workers)]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:  # Ctrl-C reaches the main thread only, which waits here
+            _raise_first(wait(futures, return_when=FIRST_EXCEPTION).done)
+        except BaseException:  # Ctrl-C reaches the main thread only, which waits here
             stopped.set()
-    for future in futures:
-        future.result()
+            raise
+
+
+def _raise_first(futures: Iterable[Future[None]]) -> None:
+    """Raises what a job raised; that jobs were stopped only if that is all there is to tell."""
+    errors = [error for future in futures if (error := future.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
+        raise error
 
 
 def _places(tensors: Sequence[OutputTensor], at: int) -> list[tuple[OutputTensor, int]]:
@@ -285,7 +316,7 @@ def _as_bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _zero_where_masked(values: torch.Tensor, mask: torch.Tensor, tensor: OutputTensor) -> None:
-    numbers = mask.to(torch.float32)
+    numbers = mask if mask.is_complex() else mask.to(torch.float32)  # float8 cannot compare
     off = numbers == 0
     if not (off | (numbers == 1)).all():
         name = tensor.mask.name if tensor.mask else ""
