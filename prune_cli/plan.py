@@ -4,6 +4,7 @@ A plan is frozen facts. It is made from headers; of the weights it reads only wh
 channel is already zero (`pruning.live_channels`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -138,24 +139,24 @@ def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
         RequestError: they do not fit it; every problem is named at once.
     """
     rules = options.rules or (_only_rule(options),)
+    if not checkpoint.parameters:
+        raise SelectionError(f"{checkpoint.path} holds no tensors")
     selection = Selection(rules, options.exclude)
     selected = select(checkpoint.parameters, selection, aliases=checkpoint.names_of)
-    prunable, skipped = _split_off_vectors(selected)
-    _refuse_problems(
-        problem for pick in prunable for problem in find_problems(checkpoint, pick.parameter)
-    )
+    prunable, skipped = _split_off_unprunable(checkpoint, selected)
     items = _gather(lambda pick: _plan_item(checkpoint, options.seed, pick), prunable)
     if not items:
-        raise SelectionError(_nothing_left(selected, skipped))
+        raise SelectionError(_nothing_left(skipped))
     skipped += [Skipped(name, reason) for name, reason in _scales(checkpoint, items)]
     if options.with_bias:
         biases, without = _bias_items(checkpoint, items)
         items, skipped = items + biases, skipped + without
+    left = {skip.name: skip for skip in skipped} | dict.fromkeys(item.name for item in items)
     return Plan(
         METHOD,
         options,
         tuple(sorted(items, key=lambda item: item.name)),
-        tuple(sorted(skipped, key=lambda skip: skip.name)),
+        tuple(skip for _, skip in sorted(left.items()) if skip),
     )
 
 
@@ -166,20 +167,30 @@ def channels_to_prune(item: PlanItem) -> tuple[int, ...]:
     return _draw(live, item.amount, item.seed or 0, item.name)
 
 
-def bias_of(checkpoint: Checkpoint, item: PlanItem) -> Parameter | None:
-    """The bias with one element for each channel of `item`, if the module has one.
+def biases_of(checkpoint: Checkpoint, item: PlanItem) -> list[Parameter]:
+    """The biases with one element for each channel of `item`.
 
-    Headers do not tell a transposed convolution, whose bias belongs to dim 1, from another; where
-    it is not square its bias has the wrong length, and is left alone.
+    Of its module, and of every other module that shares the weight. Headers do not tell a
+    transposed convolution, whose bias belongs to dim 1, from another; where it is not square its
+    bias has the wrong length, and is left alone.
     """
-    bias = checkpoint.parameter_of.get(bias_name(item.name)) if item.dim == 0 else None
-    return bias if bias and bias.tensor.shape == (item.channels,) else None
+    biases = _vectors_beside(checkpoint, item) if item.dim == 0 else []
+    return [bias for bias in biases if bias.tensor.shape == (item.channels,)]
 
 
-def bias_name(weight: str) -> str:
-    """What the bias beside `weight` is called: "fc.bias", "rnn.bias_ih_l0", "attn.in_proj_bias"."""
+def bias_name(weight: str) -> str | None:
+    """What the bias beside `weight` is called: "fc.bias", "rnn.bias_ih_l0", "attn.in_proj_bias".
+
+    None: the parameter is not called a weight, so nothing is known of its bias.
+    """
     module, param = split_name(weight)
-    return f"{module}.".lstrip(".") + param.replace("weight", "bias")
+    return f"{module}.".lstrip(".") + param.replace("weight", "bias") if "weight" in param else None
+
+
+def _vectors_beside(checkpoint: Checkpoint, item: PlanItem) -> list[Parameter]:
+    names = filter(None, map(bias_name, (item.name, *item.aliases)))
+    stored = dict.fromkeys(checkpoint.aliases.get(name, name) for name in names)
+    return [checkpoint.parameter_of[name] for name in stored if name in checkpoint.parameter_of]
 
 
 def count_emitting_biases(checkpoint: Checkpoint, plan: Plan) -> int:
@@ -190,7 +201,7 @@ def count_emitting_biases(checkpoint: Checkpoint, plan: Plan) -> int:
             item.module
             for item in plan.items
             if item.pruned and item.follows is None and item.name not in followed
-            if bias_of(checkpoint, item)
+            if biases_of(checkpoint, item)
         }
     )
 
@@ -204,20 +215,30 @@ def _only_rule(options: Options) -> Rule:
     return Rule(options.modules, options.params, options.amount, options.dim)
 
 
-def _split_off_vectors(selected: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
-    """Norms and the like have no channels to prune; torch refuses them too.
+def _split_off_unprunable(
+    checkpoint: Checkpoint, selected: list[Selected]
+) -> tuple[list[Selected], list[Skipped]]:
+    """Norms have no channels to prune, torch refuses them too; scales belong to what they scale.
 
-    A pattern with a wildcard passes them over, a name that was spelt out is a problem.
+    Patterns with a wildcard pass them over, a name that was spelt out is a problem.
     """
     prunable: list[Selected] = []
     skipped: list[Skipped] = []
     for pick in selected:
-        dims = len(pick.parameter.tensor.shape)
-        if dims > 1 or pick.by_name:
-            prunable.append(pick)
+        reason = None if pick.by_name else _why_passed_over(checkpoint, pick.parameter)
+        if reason:
+            skipped.append(Skipped(pick.parameter.name, reason))
         else:
-            skipped.append(Skipped(pick.parameter.name, f"{dims}-D: it has no channels to prune"))
+            prunable.append(pick)
     return prunable, skipped
+
+
+def _why_passed_over(checkpoint: Checkpoint, parameter: Parameter) -> str | None:
+    scaled = {parameter.name.removesuffix(suffix) for suffix in SCALES} - {parameter.name}
+    if any(name in checkpoint.parameter_of for name in scaled):
+        return "a scale, and no weight"
+    dims = len(parameter.tensor.shape)
+    return f"{dims}-D: it has no channels to prune" if dims < 2 else None
 
 
 def _refuse_problems(problems: Iterable[str]) -> None:
@@ -226,11 +247,11 @@ def _refuse_problems(problems: Iterable[str]) -> None:
         raise ParameterError("\n".join(found))
 
 
-def _nothing_left(selected: list[Selected], skipped: list[Skipped]) -> str:
-    if not selected:
+def _nothing_left(skipped: list[Skipped]) -> str:
+    if not skipped:
         return "nothing is left to prune: what the patterns match is excluded again"
-    names = ", ".join(skip.name for skip in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-    return f"nothing can be pruned: all that matches has fewer than two dims ({names})"
+    names = "; ".join(f"{skip.name} ({skip.reason})" for skip in skipped[:5])
+    return f"nothing that matches can be pruned: {names}{'; ...' if len(skipped) > 5 else ''}"
 
 
 def _scales(checkpoint: Checkpoint, items: list[PlanItem]) -> Iterator[tuple[str, str]]:
@@ -252,16 +273,16 @@ def _gather(plan: Callable[[Selected], PlanItem], picks: list[Selected]) -> list
             items.append(plan(pick))
         except RequestError as error:
             errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
     if errors:
-        raise RequestError("\n".join(map(str, errors)))
+        kinds = {type(error) for error in errors}
+        raise (kinds.pop() if len(kinds) == 1 else RequestError)("\n".join(map(str, errors)))
     return items
 
 
 def _plan_item(checkpoint: Checkpoint, seed: int, pick: Selected) -> PlanItem:
     parameter, rule = pick.parameter, pick.rule
     info = parameter.tensor
+    _refuse_problems(find_problems(checkpoint, parameter))
     dim = resolve_dim(rule.dim, info.shape, parameter.name)
     channels = info.shape[dim]
     live = live_channels(checkpoint.tensor(parameter.mask or info), dim)
@@ -302,21 +323,23 @@ def _bias_items(
     """The rows of the biases that go with `items`, and the weights whose bias does not fit."""
     if not any(item.dim == 0 for item in items):
         raise RequestError("a bias has one element for each channel of dim 0: --with-bias needs it")
-    biases = [(item, bias) for item in items if (bias := bias_of(checkpoint, item))]
+    biases = [(item, bias) for item in items for bias in biases_of(checkpoint, item)]
     _refuse_problems(
         f"{bias.name} shares its memory with another tensor; save the two apart (.clone())"
         for _, bias in biases
         if bias.tensor.name in checkpoint.overlaps
     )
-    followed = {item.name for item, _ in biases}
-    rows = [_bias_item(checkpoint, item, bias) for item, bias in biases]
+    times = Counter(bias.name for _, bias in biases)
+    rows = [_bias_item(checkpoint, item, bias) for item, bias in biases if times[bias.name] == 1]
     without = [
-        Skipped(name, f"a bias that has not one element for each channel of {item.name}")
+        Skipped(bias.name, f"a bias that has not one element for each channel of {item.name}")
         for item in items
-        if item.dim == 0 and item.name not in followed
-        if (name := bias_name(item.name)) in checkpoint.parameter_of
+        if item.dim == 0
+        for bias in _vectors_beside(checkpoint, item)
+        if bias.tensor.shape != (item.channels,)
     ]
-    return rows, without
+    shared = [Skipped(name, "a bias of several weights") for name in times if times[name] > 1]
+    return rows, without + shared
 
 
 def _bias_item(checkpoint: Checkpoint, item: PlanItem, bias: Parameter) -> PlanItem:

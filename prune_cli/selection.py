@@ -42,7 +42,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A parameter and the rule for it; `by_name`: a pattern without wildcards named it."""
+    """A parameter and the rule for it; `by_name`: patterns without wildcards named it."""
 
     parameter: Parameter
     rule: Rule
@@ -80,9 +80,10 @@ def select(
         if any(excluded(module) for module, _ in pairs):
             continue
         for rule, fits_module, fits_param in reversed(rules):
-            hits = [module for module, param in pairs if fits_module(module) and fits_param(param)]
+            hits = [pair for pair in pairs if fits_module(pair[0]) and fits_param(pair[1])]
             if hits:
-                picked.append(Selected(parameter, rule, any(hit in rule.modules for hit in hits)))
+                by_name = any(m in rule.modules and p in rule.params for m, p in hits)
+                picked.append(Selected(parameter, rule, by_name))
                 break
     return picked
 
@@ -154,7 +155,7 @@ def parse_amount(text: str) -> Amount:
     """
     try:
         if text.endswith("%"):
-            amount: Amount = float(text[:-1]) / 100
+            amount: Amount = float(text[:-1].strip() + "e-2")  # 33.3 / 100 is not quite 0.333
         elif re.fullmatch(r"[+-]?\d+", text.strip()):
             amount = int(text)
         else:
