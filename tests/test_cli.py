@@ -54,7 +54,7 @@ def test_the_output_is_what_stock_torch_gives(
     build.Net().load_state_dict(pruned, strict=False)
 
 
-def test_masks_are_kept_as_torch_has_them(tmp_path: Path, run: Run, model: Path) -> None:
+def test_masks_are_kept_as_torch_has_them(run: Run, model: Path) -> None:
     """With --keep-masks the keys are those of a module after random_structured."""
     ran = run("random-structured", model, "-a", "2", "-d", "0", "--keep-masks", "-m", "fc")
 
@@ -98,7 +98,7 @@ def test_many_tensors_stay_readable(
 
     table = ran.err.split("pruned 1,000 of")[0]
     assert ran.code == 0
-    assert "layers.*.mlp.up.weight" in table
+    assert "layers.*.k.weight" in table
     assert len(table.splitlines()) < 10
     assert max(map(len, table.splitlines())) <= columns
 
@@ -257,7 +257,11 @@ BAD_REQUESTS = {
     "exclude": (["-a", "1", "-x", "heads.*"], 4, "no module matches 'heads.*'"),
     "param": (["-a", "1", "-p", "kernel"], 4, "is called 'kernel'"),
     "vector-by-name": (["-a", "1", "-m", "bn"], 4, "bn.weight is 1-D"),
-    "only-vectors": (["-a", "1", "-m", "b?"], 4, "fewer than two dims"),
+    "only-vectors": (
+        ["-a", "1", "-m", "b?"],
+        4,
+        "nothing that matches can be pruned: bn.weight (1-D",
+    ),
     "nothing-left": (["-a", "1", "-x", "*"], 4, "excluded again"),
     "bias-of-columns": (["-a", "1", "--with-bias"], 4, "--with-bias needs it"),
     "device-missing": (["-a", "1", "-D", "cuda:99"], 4, "there is no device 'cuda:99'"),
@@ -268,7 +272,7 @@ BAD_REQUESTS = {
     "folder-to-stdout": (["-a", "1", "-o", "-", "--max-shard-size", "1GB"], 2, "is a folder"),
     "recipe-missing": (["-a", "1", "--recipe", "/no/recipe"], 3, "cannot be read"),
     "unknown-option": (["--amuont", "1"], 2, "No such option"),
-    "zero-workers": (["-a", "1", "--workers", "0"], 2, "not in the range"),
+    "zero-workers": (["-a", "1", "--workers", "0"], 2, "greater than or equal to 1"),
 }
 
 
@@ -313,10 +317,12 @@ def big_model(folder: Path, megabytes: int) -> Path:
     return path
 
 
-def test_a_pipe_in_and_a_pipe_out(tmp_path: Path, model: Path) -> None:
+def test_a_pipe_in_and_a_pipe_out(model: Path) -> None:
     """Through stdin and stdout, which cannot seek, come the bytes that a file gets."""
     options = ("-a", "0.5", "-d", "0", "--workers", "3")
-    subprocess.run([*COMMAND, "random-structured", model, *options], check=True, capture_output=True)
+    subprocess.run(
+        [*COMMAND, "random-structured", model, *options], check=True, capture_output=True
+    )
 
     ran = subprocess.run(
         [*COMMAND, "random-structured", "-", *options, "-o", "-"],
@@ -346,7 +352,9 @@ def test_messages_that_nobody_reads_do_not_stop_the_work(model: Path) -> None:
     read, write = os.pipe()
     os.close(read)
 
-    ran = subprocess.run([*COMMAND, "random-structured", model, "-a", "1"], stderr=write)
+    ran = subprocess.run(
+        [*COMMAND, "random-structured", model, "-a", "1"], stderr=write, check=False
+    )
 
     os.close(write)
     assert ran.returncode == 0
@@ -396,7 +404,10 @@ def test_a_file_size_limit_leaves_nothing(model: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
     ran = subprocess.run(
-        [*COMMAND, "random-structured", model, "-a", "1"], capture_output=True, preexec_fn=limit
+        [*COMMAND, "random-structured", model, "-a", "1"],
+        capture_output=True,
+        preexec_fn=limit,
+        check=False,
     )
 
     assert ran.returncode == 6
