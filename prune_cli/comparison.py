@@ -76,12 +76,15 @@ class TensorComparison:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two reports, by their numbers from 0, over all the tensors that both have and that fit."""
+    """Two reports, by their numbers from 0, over all the tensors that both have and that fit.
+
+    `overlap` is None where there is no such tensor.
+    """
 
     first: int
     second: int
     tensors: int
-    overlap: Overlap
+    overlap: Overlap | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,4 +209,5 @@ def _pair(rows: Sequence[Mapping[str, PlanItem]], first: int, second: int) -> Pa
     shared = sum(overlap.shared for overlap in overlaps)
     union = sum(overlap.union for overlap in overlaps)
     jaccard = shared / union if union else 1.0
-    return Pair(first, second, len(overlaps), Overlap(shared, union, jaccard))
+    total = Overlap(shared, union, jaccard) if overlaps else None
+    return Pair(first, second, len(overlaps), total)

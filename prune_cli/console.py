@@ -21,7 +21,7 @@ from prune_cli.errors import OutputError, PruneError
 from prune_cli.writer import STDOUT, write_file
 
 if TYPE_CHECKING:
-    from prune_cli.comparison import Comparison, TensorComparison
+    from prune_cli.comparison import Comparison, Pair, TensorComparison
     from prune_cli.inspection import Inspection, Line, ParameterFacts, ZeroCount
     from prune_cli.plan import PlanItem
     from prune_cli.report import Report
@@ -526,12 +526,17 @@ def show_comparison(comparison: "Comparison") -> None:
             _print(f"[dim]... and {more} more tensors; --json and --html have every one[/]", page)
         page.print()
         for pair in comparison.pairs[:MAX_ROWS]:
-            overlap = pair.overlap
-            _print(
-                f"{pair.first + 1} and {pair.second + 1}: [bold]{overlap.jaccard:.1%}[/] alike, "
-                f"{overlap.shared:,} of {overlap.union:,} channels in {pair.tensors:,} tensor(s)",
-                page,
-            )
+            _print(f"{pair.first + 1} and {pair.second + 1}: {_alike(pair)}", page)
+
+
+def _alike(pair: "Pair") -> str:
+    if pair.overlap is None:
+        return "no tensor in common that could be compared"
+    shared, union = pair.overlap.shared, pair.overlap.union
+    return (
+        f"[bold]{pair.overlap.jaccard:.1%}[/] alike, {shared:,} of {union:,} channels in "
+        f"{pair.tensors:,} tensor(s)"
+    )
 
 
 def _run_table(comparison: "Comparison") -> Table:

@@ -256,7 +256,7 @@ def _matrix(comparison: Comparison) -> Iterator[str]:
         yield f"<tr><th>{_badge(row + 1)} <code>{escape(comparison.runs[row].report)}</code></th>"
         for column in numbers:
             pair = cells.get((min(row, column), max(row, column)))
-            if pair is None:
+            if pair is None or pair.overlap is None:
                 yield '<td class="number soft">\u2013</td>'
                 continue
             share, overlap = 100 * pair.overlap.jaccard, pair.overlap
