@@ -14,6 +14,7 @@ The tour, from the bottom up; each file imports only what stands above it here:
     stream.py       the bytes, piece by piece, from the checkpoint to the output
     staging.py      folders that are complete or can be resumed
     apply.py        a plan onto a checkpoint: prune_checkpoint
+    differences.py  where a file's bytes are not what they should be
     verify.py       a file against its plan
     console.py      tables and progress
     cli.py          the commands
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from prune_cli.report import Report as Report
     from prune_cli.report import read_report as read_report
     from prune_cli.selection import Rule as Rule
+    from prune_cli.shrink.load import load_shrunk as load_shrunk
+    from prune_cli.shrink.shrink import shrink_checkpoint as shrink_checkpoint
     from prune_cli.verify import verify_checkpoint as verify_checkpoint
 
 _HOMES = {
@@ -49,12 +52,14 @@ _HOMES = {
     "Report": "report",
     "Rule": "selection",
     "apply_report": "apply",
+    "load_shrunk": "shrink.load",
     "make_plan": "plan",
     "open_checkpoint": "checkpoint",
     "prune_checkpoint": "apply",
     "random_structured": "pruning",
     "read_report": "report",
     "remove_masks": "apply",
+    "shrink_checkpoint": "shrink.shrink",
     "verify_checkpoint": "verify",
 }
 

@@ -95,6 +95,7 @@ def _print_version(wanted: bool) -> None:
 
 
 _WHAT, _HOW, _WHERE, _LOADING = "What is pruned", "How", "Where it goes", "Reading pickles"
+_MODEL = "The model"
 _WHAT_IS_SHOWN = "What is shown"
 
 CheckpointPath = Annotated[
@@ -663,3 +664,126 @@ def report_command(
             console.print_report(*found.values())
     if not quiet:
         console.show_written([html])
+
+
+@app.command("shrink", no_args_is_help=True)
+def shrink_command(
+    checkpoint: CheckpointPath,
+    amount: Amount = None,
+    modules: Modules = None,
+    exclude: Exclude = None,
+    recipe: Recipe = None,
+    from_zeros: Annotated[
+        bool,
+        typer.Option(
+            "--from-zeros",
+            help="Draw nothing: remove what is all zero already, where the output stays the same.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
+    round_to: Annotated[
+        int,
+        typer.Option(
+            "--round-to",
+            min=1,
+            help="Leave channels in multiples of this.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = 1,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The model's code, pkg.mod:factory or path/file.py:factory; it is run. A Hugging "
+            "Face folder needs none.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-arg", help="NAME=VALUE for the factory. Repeatable.", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    example: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--example",
+            help="An input of the model, [NAME=]SHAPE[:DTYPE], as 1x3x224x224. Repeatable.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            help="Write a torch.export program too (small.pt2), which needs no model code.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Time the model before and after.", rich_help_panel=_HOW),
+    ] = False,
+    time_limit: Annotated[
+        float,
+        typer.Option("--time-limit", min=1, help="For planning, in seconds.", rich_help_panel=_HOW),
+    ] = 300,
+    seed: Seed = 0,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    output: OutputPath = None,
+    report: ReportPath = None,
+    max_shard_size: MaxShardSize = None,
+    force: Force = False,
+    resume: Resume = False,
+    state_dict_key: StateDictKey = None,
+    allow_global: AllowGlobal = None,
+    unsafe_load: UnsafeLoad = False,
+) -> None:
+    """Remove channels for good, in every layer coupled to them: a smaller and faster model.
+
+    [bold]Example:[/] prune-cli shrink model.pt --model nets.py:resnet --example 1x3x224x224 -a 0.25
+    """
+    fraction = None if amount is None else parse_amount(amount)
+    globs = tuple(modules or ("*",))
+    rules = (
+        read_recipe(recipe, modules=globs, params=("weight",), amount=fraction, dim=0)
+        if recipe
+        else ()
+    )
+    opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
+    from prune_cli.apply import find_destination
+    from prune_cli.shrink.model import parse_model_arguments
+    from prune_cli.shrink.shrink import shrink_checkpoint
+
+    where = _where(report, force, resume, max_shard_size, "cpu", workers)
+    with console.progress(opened.nbytes, quiet=quiet) as on_tensor:
+        done = shrink_checkpoint(
+            opened,
+            output,
+            model=model,
+            model_arguments=parse_model_arguments(model_arg or ()),
+            examples=tuple(example or ()),
+            amount=fraction,
+            seed=seed,
+            round_to=round_to,
+            modules=globs,
+            exclude=tuple(exclude or ()),
+            rules=rules,
+            from_zeros=from_zeros,
+            time_limit=time_limit,
+            report=report,
+            dry_run=dry_run,
+            force=force,
+            resume=resume,
+            max_shard_size=where["max_shard_size"],
+            workers=workers,
+            export=export,
+            measure=measure,
+            on_tensor=on_tensor,
+        )
+    destination = find_destination(opened, output, **where)
+    written = [] if dry_run else [destination.output, destination.report, export]
+    console.show_shrunk(done, written=written, quiet=quiet)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prune_cli.inspection import Inspection, Line, ParameterFacts, ZeroCount
     from prune_cli.plan import PlanItem
     from prune_cli.report import Report
+    from prune_cli.shrink.plan import ShrinkPlan
     from prune_cli.stream import OnTensor
     from prune_cli.verify import Verification
 
@@ -147,6 +148,68 @@ def _print_report(report: "Report", emitting: int, console: Console) -> None:
         _print(f"[dim]... and {more} more rows; the report has every tensor[/]", console)
     for line in _summary(report, emitting):
         _print(line, console)
+
+
+def show_shrunk(
+    report: "Report", *, written: Iterable[Path | None] = (), quiet: bool = False
+) -> None:
+    """The groups of channels that went, what is left whole and why, and what it is worth."""
+    from prune_cli.shrink.plan import ShrinkPlan
+
+    if quiet or report.shrink is None:
+        return
+    plan = ShrinkPlan.from_facts(report.shrink)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("channels of", overflow="fold", ratio=1)
+    for heading in ("dim", "before", "after", "coupled"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", width=_BAR_WIDTH, no_wrap=True)
+    for group in plan.groups[:MAX_ROWS]:
+        gone = len(group.removed)
+        after, coupled = group.channels - gone, len(group.members)
+        cells = [str(number) for number in (group.dim, group.channels, after, coupled)]
+        table.add_row(escape(group.root), *cells, _bar(gone, group.channels))
+    _stderr.print(table)
+    if len(plan.groups) > MAX_ROWS:
+        _print(f"[dim]... and {len(plan.groups) - MAX_ROWS} more groups; the report has them[/]")
+    for line in _shrink_summary(report, plan):
+        _print(line)
+    show_written(written)
+
+
+def _shrink_summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
+    effect, output = plan.effect, report.output
+    verb = "removed" if output else "would remove"
+    gone = sum(len(group.removed) for group in plan.groups)
+    yield f"[bold]{verb} {gone:,} channels in {len(plan.groups):,} group(s)[/]"
+    yield "parameters " + _change(effect.parameters_before, effect.parameters_after)
+    yield "FLOPs of one forward pass " + _change(effect.flops_before, effect.flops_after)
+    if output:
+        yield "bytes " + _change(report.input.bytes, output.bytes)
+    latency = (report.shrink or {}).get("latency")
+    if latency:
+        before, after = latency["milliseconds"]["before"], latency["milliseconds"]["after"]
+        yield (
+            f"latency {before:.2f} ms -> {after:.2f} ms ([bold]{before / after:.2f}x[/] as fast; "
+            f"medians of {latency['rounds']} in turns, {latency['threads']} thread(s))"
+        )
+    for reason, roots in _by_reason(plan):
+        yield f"left whole {escape(_some(roots))}: {escape(reason)}"
+    if report.dropped:
+        names = escape(_some([drop.key for drop in report.dropped]))
+        yield f"[yellow]dropped[/] {names}: safetensors holds named tensors only"
+
+
+def _by_reason(plan: "ShrinkPlan") -> list[tuple[str, list[str]]]:
+    """The groups that were left whole, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for group in plan.whole:
+        reasons.setdefault(group.reason, []).append(group.root)
+    return list(reasons.items())
+
+
+def _change(before: int, after: int) -> str:
+    return f"{before:,} -> {after:,} ({(after - before) / max(before, 1):+.1%})"
 
 
 def show_verification(verification: "Verification", *, quiet: bool = False) -> None:

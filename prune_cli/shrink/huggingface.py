@@ -52,6 +52,19 @@ class ModelFolder:
                 f"({type(error).__name__}: {error}); it does not describe a model"
             ) from error
 
+    def load(self) -> nn.Module:
+        """The model with the weights of the folder, on the CPU, for evaluation.
+
+        Raises:
+            RequestError: transformers cannot load it.
+        """
+        try:
+            model_class = getattr(_transformers(), self._architecture())
+            model: nn.Module = model_class.from_pretrained(self.path, local_files_only=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RequestError(f"transformers cannot load {self.path}: {error}") from error
+        return model.eval()
+
     def numbers(self) -> dict[str, int]:
         """The whole numbers of the config, by dotted key: "intermediate_size", "hidden_sizes.0"."""
         known = self._config().to_dict()

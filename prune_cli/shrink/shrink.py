@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,22 @@ from prune_cli.errors import UsageError
 from prune_cli.outputs import Removal
 from prune_cli.plan import Options, Plan, all_but
 from prune_cli.pruning import live_channels
-from prune_cli.report import Report
+from prune_cli.report import Report, to_json
 from prune_cli.selection import Amount, Rule, check_amount
 from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, make_shrink_plan
 from prune_cli.shrink.huggingface import CONFIG_NAME, config_text, edit_config, read_folder
+from prune_cli.shrink.live import export_shrunk, measure_effect
 from prune_cli.shrink.load import METADATA_KEY
 from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
 from prune_cli.stream import OnTensor
 from prune_cli.tensors import DTYPES, TensorInfo
+from prune_cli.writer import check_can_write, write_file
 
 METHOD = "shrink"
 
 
 def shrink_checkpoint(
-    path: str | Path,
+    path: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
     model: str | None = None,
@@ -46,13 +49,15 @@ def shrink_checkpoint(
     resume: bool = False,
     max_shard_size: int | None = None,
     workers: int | None = None,
+    export: str | Path | None = None,
+    measure: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
 ) -> Report:
     """Remove channels from the checkpoint at `path`, so that the model gets smaller and faster.
 
     Args:
-        path: The checkpoint: a file, or a folder in the Hugging Face layout.
+        path: The checkpoint: a file, a folder in the Hugging Face layout, or one that is open.
         output: Where the small one goes; by default beside the input.
         model: The factory of the model, "pkg.mod:factory" or "path/file.py:factory"; a folder
             needs none, its config.json says it.
@@ -72,6 +77,8 @@ def shrink_checkpoint(
         resume: Take up a run on a folder that was killed.
         max_shard_size: In bytes; the output is then a folder of shards.
         workers: Threads; the bytes are the same for any number.
+        export: Where a torch.export program of the small model goes (model.pt2).
+        measure: Time the model before and after, and report it; its report is not reproducible.
         loading: How a pickle may be loaded.
         on_tensor: Called with a name and a number of bytes, from any thread.
 
@@ -88,7 +95,9 @@ def shrink_checkpoint(
     """
     if from_zeros == (amount is not None or bool(rules)):
         raise UsageError("say what goes: either an amount or a recipe, or what is zero already")
-    checkpoint = open_checkpoint(path, loading)
+    if dry_run and (export or measure):
+        raise UsageError("a dry run writes no model that could be exported or measured")
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, loading)
     destination = find_destination(
         checkpoint,
         output=None if output is None else Path(output),
@@ -100,6 +109,7 @@ def shrink_checkpoint(
     )
     if not dry_run:
         check_destination(checkpoint, destination)
+        check_can_write([Path(export)] if export else [], [], force=force)
     source = find_source(checkpoint, model, model_arguments or {}, examples)
     everything = Rule(tuple(modules), ("weight",), 0 if amount is None else check_amount(amount), 0)
     removal = make_removal(
@@ -122,7 +132,15 @@ def shrink_checkpoint(
     if dry_run:
         target = None if report is None else destination
         return report_dry_run(checkpoint, plan, target, removal=removal)
-    return apply_plan(checkpoint, plan, destination, removal=removal, on_tensor=on_tensor)
+    written = apply_plan(checkpoint, plan, destination, removal=removal, on_tensor=on_tensor)
+    if export:
+        export_shrunk(source, destination.output, Path(export))
+    if measure:
+        latency = measure_effect(source, checkpoint, destination.output)
+        written = replace(written, shrink={**removal.facts, "latency": latency})
+        if destination.report:
+            write_file(destination.report, to_json(written).encode())
+    return written
 
 
 def find_source(
