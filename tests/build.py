@@ -4,7 +4,7 @@ Not here: what is expected of them. The oracles are stock torch and safetensors.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from prune_cli.plan import derive_seed
 from prune_cli.tensors import DTYPES
 
 Tensors = dict[str, torch.Tensor]
+Saver = Callable[[Path, Any], Path]
 
 TORCH_DTYPES = {
     name: getattr(torch, dtype.torch)
@@ -80,7 +81,7 @@ def torch_legacy(path: Path, content: object) -> Path:
     return path
 
 
-SAVERS = {"safetensors": safetensors, "zip": torch_zip, "legacy": torch_legacy}
+SAVERS: dict[str, Saver] = {"safetensors": safetensors, "zip": torch_zip, "legacy": torch_legacy}
 """How a plain state dict can be put into a file."""
 
 

@@ -16,6 +16,7 @@ from prune_cli.checkpoint.files import Loading, open_file
 from prune_cli.errors import InputError
 
 PICKLED_WEIGHTS = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+_SHARD = "*-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].*"
 STAGING = ".prune-cli-partial"
 """The folder in an output folder that holds what a run has not finished yet."""
 
@@ -65,6 +66,8 @@ def _find_layout(folder: Path, names: list[str]) -> _Layout:
         indexes = [name for name in names if fnmatchcase(name, f"{pattern}.index.json")]
         files = [name for name in names if fnmatchcase(name, pattern)]
         sharded = {file for name in indexes for file in _read_index(folder, name).files}
+        if indexes:  # which need not name a shard that holds metadata alone
+            sharded |= {name for name in files if fnmatchcase(name, _SHARD)}
         choices = indexes + [name for name in files if name not in sharded and _fits(name)]
         if len(choices) > 1:
             raise InputError(

@@ -159,6 +159,8 @@ def _stored(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Extent:
 
     Its checksum is not looked at, because torch can be told not to write one.
     """
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise InputError(f"{path}: {member.filename!r} is compressed; save it with torch.save")
     file.seek(member.header_offset)
     header = file.read(zipfile.sizeFileHeader)  # type: ignore[attr-defined]
     name_length, extra_length = header[26:28], header[28:30]
@@ -166,8 +168,6 @@ def _stored(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Extent:
     start += int.from_bytes(name_length, "little") + int.from_bytes(extra_length, "little")
     if not header.startswith(_ZIP_MAGIC) or start + member.file_size > _size(file):
         raise InputError(f"{path}: {member.filename!r} is not where the zip directory says")
-    if member.compress_type != zipfile.ZIP_STORED:
-        raise InputError(f"{path}: {member.filename!r} is compressed; save it with torch.save")
     return Extent(start, member.file_size)
 
 
@@ -298,7 +298,7 @@ def _import_global(name: str) -> object:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module or "builtins"), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(
             f"--allow-global {name}: it cannot be imported ({error}); install what defines it"
         ) from error

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_a_closed_stdin_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where stdin does not fit the temporary folder, the error says how to choose another."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(1 << 21))))
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))  # noqa: PTH123
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(Path("/dev/full").open, "wb"))
 
     with pytest.raises(OutputError, match="set TMPDIR"):
         open_checkpoint("-")

@@ -77,8 +77,10 @@ LIES = {
     "no-entry": ({"a": 3}, b"", -1, "'a' is not a tensor's"),
     "no-offsets": ({"a": {"dtype": "U8", "shape": [1]}}, b"", -1, "'a' is not a tensor's"),
     "duplicate": (
-        b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},'
-        b'"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}',
+        (
+            b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},'
+            b'"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}'
+        ),
         b"1",
         -1,
         "'a' is there twice",
