@@ -7,6 +7,7 @@ before a weight is read. Names and numbers only.
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -134,14 +135,16 @@ def lay_out_like(
     """
     files = lay_out(checkpoint, plan, removal=removal)
     names = [shard.name for shard in shards]
-    if len(files) == len(names) == 1 or [file.name for file in files] == names:
-        return files
     place = {info.name: shard.name for shard in shards for info in shard.tensors}
-    groups: dict[str, list[OutputTensor]] = {name: [] for name in names}
-    for file in files:
-        for tensor in file.tensors:
-            groups[place.get(tensor.info.name, names[0])].append(tensor)
-    return _files(checkpoint, groups, _common_metadata(removal))
+    groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
+    if len(files) == len(names) == 1:
+        return files
+    if [file.name for file in files] == names and not _is_split_anew(groups, names, place):
+        return files
+    dealt: dict[str, list[OutputTensor]] = {name: [] for name in names}
+    for tensor in chain.from_iterable(groups):
+        dealt[place.get(tensor.info.name, names[0])].append(tensor)
+    return _files(checkpoint, dealt, _common_metadata(removal))
 
 
 def count_bytes(checkpoint: Checkpoint, plan: Plan) -> int:
@@ -251,6 +254,20 @@ def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[st
         for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX):
             if name + suffix in held:
                 yield alias + suffix, name + suffix
+
+
+def _is_split_anew(
+    groups: Sequence[Sequence[OutputTensor]], names: Sequence[str], place: Mapping[str, str]
+) -> bool:
+    """Whether the tensors lie in as many shards as those of the input, but were cut elsewhere.
+
+    A split keeps the order of the tensors; one that was moved out of order is just misplaced.
+    """
+    number = {name: position for position, name in enumerate(names)}
+    there = [(n, t.info.name) for n, group in enumerate(groups) for t in group]
+    found = [(n, number[place[name]]) for n, name in there if name in place]
+    shards = [shard for _, shard in found]
+    return shards == sorted(shards) and any(n != shard for n, shard in found)
 
 
 def _split(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTensor]]:

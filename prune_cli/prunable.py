@@ -15,10 +15,15 @@ _ZERO_POINTS = ("_zero_point", ".zero_point")
 _PACKED = (".absmax", ".quant_map", "_packed")
 
 
-def find_problems(checkpoint: Checkpoint, parameter: Parameter) -> Iterator[str]:
-    """Why `parameter` cannot be pruned, whatever the amount and the dim; nothing if it can."""
+def find_problems(
+    checkpoint: Checkpoint, parameter: Parameter, *, is_bias: bool = False
+) -> Iterator[str]:
+    """Why `parameter` cannot be pruned, whatever the amount and the dim; nothing if it can.
+
+    `is_bias`: it has one element for each channel of a weight, and goes with that.
+    """
     info, name = parameter.tensor, parameter.name
-    if len(info.shape) < 2:
+    if len(info.shape) < 2 and not is_bias:
         yield f"{name} is {len(info.shape)}-D, so it has no channels to prune; exclude it (-x)"
     if not DTYPES[info.dtype].holds_zero:
         yield f"{name} is {info.dtype}, which cannot hold zero; exclude it (-x)"

@@ -4,12 +4,12 @@ They are Plans like any other, so the same streaming path carries them out.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from prune_cli.checkpoint import Checkpoint
-from prune_cli.errors import ParameterError, SelectionError
-from prune_cli.plan import Options, Plan, PlanItem, all_but
+from prune_cli.errors import ParameterError, RequestError, SelectionError
+from prune_cli.plan import METHOD, Options, Plan, PlanItem, all_but
 from prune_cli.prunable import find_problems
 from prune_cli.pruning import live_channels
 from prune_cli.tensors import Parameter
@@ -21,6 +21,9 @@ REPLAYED, REMOVED = "apply", "remove"
 def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> Plan:
     """`plan` for another checkpoint: the very channels of its rows, whatever a seed would draw.
 
+    A tensor is found by any of its names; if those are several tensors there, each loses the
+    channels.
+
     Args:
         plan: of a report, perhaps edited by hand.
         checkpoint: with tensors of the same names and shapes.
@@ -29,13 +32,18 @@ def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> P
     Raises:
         RequestError: a row does not fit; every such row is named.
     """
-    problems = [problem for item in plan.items for problem in _misfits(item, checkpoint)]
-    names = Counter(item.name for item in plan.items)
-    problems += [f"{name}: the report names it twice" for name, n in names.items() if n > 1]
+    if plan.method not in (METHOD, REPLAYED):
+        raise RequestError(f"the report is of {plan.method!r}, which draws no channels to prune")
+    rows = {item.name: item for item in plan.items}
+    problems = [problem for item in plan.items for problem in misfits(item, checkpoint)]
+    problems += [problem for item in plan.items for problem in _strays(item, rows)]
+    placed = [(name, item) for item in plan.items for name in _stored_names(item, checkpoint)]
+    counts = Counter(name for name, _ in placed)
+    problems += [f"{name}: the report has {n} rows of it" for name, n in counts.items() if n > 1]
     if problems:
         raise ParameterError("\n".join(problems))
     options = plan.options if bake is None else replace(plan.options, bake=bake)
-    items = tuple(_replayed(item, checkpoint) for item in plan.items)
+    items = (_replayed(name, item, checkpoint) for name, item in placed)
     return Plan(REPLAYED, options, tuple(sorted(items, key=lambda item: item.name)))
 
 
@@ -58,39 +66,67 @@ def plan_removal(checkpoint: Checkpoint) -> Plan:
     return Plan(REMOVED, options, tuple(sorted(items, key=lambda item: item.name)))
 
 
-def _misfits(item: PlanItem, checkpoint: Checkpoint) -> Iterator[str]:
-    parameter = checkpoint.parameter_of.get(item.name)
-    if parameter is None:
+def misfits(item: PlanItem, checkpoint: Checkpoint) -> Iterator[str]:
+    """Why the row `item` cannot be carried out on `checkpoint`; nothing if it can."""
+    names = _stored_names(item, checkpoint)
+    if not names:
         yield f"{item.name}: the checkpoint has no such tensor"
-        return
-    if parameter.tensor.shape != item.shape:
-        there, told = list(parameter.tensor.shape), list(item.shape)
-        yield f"{item.name}: its shape is {there} in the checkpoint and {told} in the report"
-    elif not 0 <= item.dim < len(item.shape):
+    for parameter in (checkpoint.parameter_of[name] for name in names):
+        if parameter.tensor.shape != item.shape:
+            there, told = list(parameter.tensor.shape), list(item.shape)
+            yield f"{item.name}: its shape is {there} in the checkpoint and {told} in the report"
+        else:
+            yield from _unprunable(item, checkpoint, parameter)
+    if len(set(item.pruned)) < len(item.pruned):
+        yield f"{item.name}: the report prunes a channel twice"
+
+
+def _unprunable(item: PlanItem, checkpoint: Checkpoint, parameter: Parameter) -> Iterator[str]:
+    if not 0 <= item.dim < len(item.shape):
         yield f"{item.name}: the report prunes its dim {item.dim}, which {list(item.shape)} has not"
     elif any(not 0 <= channel < item.shape[item.dim] for channel in item.pruned):
         last = item.shape[item.dim] - 1
         yield f"{item.name}: the report prunes channels outside 0 to {last}"
-    if len(set(item.pruned)) < len(item.pruned):
-        yield f"{item.name}: the report prunes a channel twice"
+    is_bias = item.follows is not None and len(item.shape) == 1
+    yield from find_problems(checkpoint, parameter, is_bias=is_bias)
+
+
+def _strays(item: PlanItem, rows: Mapping[str, PlanItem]) -> Iterator[str]:
+    """That a bias loses other channels than the weight it follows: the two are one decision."""
     if item.follows is None:
-        yield from find_problems(checkpoint, parameter)
+        return
+    leader = rows.get(item.follows)
+    if leader is None or sorted(leader.pruned) != sorted(item.pruned):
+        yield (
+            f"{item.name}: its channels in the report are not those of {item.follows}, which it "
+            "follows; edit both, or remove its row"
+        )
 
 
-def _replayed(item: PlanItem, checkpoint: Checkpoint) -> PlanItem:
-    parameter = checkpoint.parameter_of[item.name]
+def _stored_names(item: PlanItem, checkpoint: Checkpoint) -> list[str]:
+    """The parameters of `checkpoint` that the names of `item` lead to, each once."""
+    names = (checkpoint.aliases.get(name, name) for name in (item.name, *item.aliases))
+    return [name for name in dict.fromkeys(names) if name in checkpoint.parameter_of]
+
+
+def _replayed(name: str, item: PlanItem, checkpoint: Checkpoint) -> PlanItem:
+    parameter = checkpoint.parameter_of[name]
     info = parameter.tensor
-    live = live_channels(checkpoint.tensor(parameter.mask or info), item.dim)
-    dead = all_but(live, info.shape[item.dim])
-    pruned = tuple(sorted(item.pruned))
+    dead: tuple[int, ...] = ()
+    if item.follows is None:
+        live = live_channels(checkpoint.tensor(parameter.mask or info), item.dim)
+        dead = all_but(live, info.shape[item.dim])
     return replace(
         item,
+        name=name,
+        module=parameter.module,
+        param=parameter.param,
         aliases=checkpoint.names_of.get(info.name, ()),
         dtype=info.dtype,
         seed=None,
         channels=info.shape[item.dim],
-        already_pruned=tuple(sorted({*dead} - {*pruned})) if item.follows is None else (),
-        pruned=pruned,
+        already_pruned=tuple(sorted({*dead} - {*item.pruned})),
+        pruned=tuple(sorted(item.pruned)),
     )
 
 

@@ -3,31 +3,52 @@
 Three questions, each asked in its own way: does the report follow from itself and its seed; are
 the pruned channels +0 bit for bit; and is every byte the one that pruning the source again gives,
 which is found by letting the same stream run into a sink that compares instead of writing.
+
+What cannot be told without the source: any byte outside the pruned channels, tensors and aliases
+that no row names, metadata, copied files, and whether the report is right about what was there
+before (`already_pruned`, `skipped`, `dropped`, `input`). What cannot be told at all: who wrote the
+report (`tool`), what the input was called, what a folder is called, and options that decide
+nothing, such as another glob for the same modules.
 """
 
+import filecmp
 import json
-import math
-import threading
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from prune_cli.checkpoint import Checkpoint, Loading, Shard, open_checkpoint
-from prune_cli.errors import InputError, RequestError
-from prune_cli.outputs import OutputFile, OutputTensor, encode_index, lay_out_like
-from prune_cli.plan import METHOD, PlanItem, channels_to_prune, derive_seed, make_plan
+from prune_cli.differences import NOWHERE, ComparingSink, first_bits
+from prune_cli.errors import InputError, RequestError, UsageError
+from prune_cli.jsontext import encode
+from prune_cli.outputs import OutputFile, OutputTensor, index_name, lay_out_like, output_name
+from prune_cli.plan import (
+    METHOD,
+    Options,
+    Plan,
+    PlanItem,
+    all_but,
+    bias_name,
+    channels_to_prune,
+    derive_seed,
+    make_plan,
+)
 from prune_cli.pruning import live_channels
-from prune_cli.report import Report, read_report, report_path, sum_up
-from prune_cli.selection import split_name
+from prune_cli.replay import REMOVED, REPLAYED, misfits, plan_removal, replay
+from prune_cli.report import FOLDER_REPORT, Report, read_report, report_path, sum_up
+from prune_cli.selection import Rule, matcher, split_name
 from prune_cli.stream import OnTensor, write_tensors
-from prune_cli.tensors import MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
-from prune_cli.writer import read_exactly, read_pieces
+from prune_cli.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
+from prune_cli.writer import STDOUT
 
-_BLOCK_ELEMENTS = 1 << 22
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+MAX_CHANNELS_LISTED = 1000
+"""A tensor with more wrong channels than this has the rest of them counted, not listed."""
+
+_NOT_ZERO = "a pruned channel is not +0"
+_NOT_THE_SOURCE = "its bytes are not the source's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +59,7 @@ class Disagreement:
         fact: what is wrong.
         tensor: the tensor of the output that it is about, if it is about one.
         channel: the channel of it, along the dim that was pruned.
-        offset: the first such byte, counted from the start of the tensor's file.
+        offset: the first wrong element's first byte, counted from the start of the tensor's file.
     """
 
     fact: str
@@ -55,7 +76,8 @@ class Verification:
         tensors: how many tensors the output has.
         nbytes: how many bytes of tensors it has.
         with_source: whether every byte was compared, or only what the report says.
-        disagreements: sorted by tensor and channel; empty if all is well.
+        disagreements: sorted by tensor and channel; empty if all is well. Of a tensor with more
+            than MAX_CHANNELS_LISTED wrong channels the last one says how many more there are.
     """
 
     tensors: int
@@ -81,31 +103,30 @@ def verify_checkpoint(
     """Holds the checkpoint `output` against its report and, if given, its source.
 
     Args:
-        output: what prune-cli wrote: a file or a folder.
+        output: what prune-cli wrote: a file or a folder, or "-" for stdin.
         report: its report; by default where prune-cli puts it.
         source: the checkpoint that was pruned; without it, only what the report names is checked.
         loading: how the source may be loaded.
         workers: threads.
-        on_tensor: progress.
+        on_tensor: called with a name and how many more of its bytes are compared with the source.
 
     Raises:
         InputError: one of them cannot be read, or the report is one of a dry run.
+        UsageError: the output is stdin, and no report is named.
 
     Example:
         >>> verify_checkpoint("model.pruned.safetensors", source="model.pt").is_verified
         True
     """
     written = open_checkpoint(output)
-    told = read_report(_find_report(written, report))
-    if told.output is None:
-        raise InputError("the report is of a dry run, so there is no output to verify")
-    found = list(_check_report(told))
-    found += _check_facts(told, written)
-    found += _check_channels(told, written)
-    if source is not None:
+    told = _read_report(written, report)
+    found = [*_check_report(told, written), *_check_output(told, written)]
+    if source is None:
+        found += _check_channels(told.tensors, told, written)
+    else:
         original = open_checkpoint(source, loading)
         found += _check_decisions(told, original)
-        found += _check_bytes(told, written, original, workers, on_tensor)
+        found += _check_contents(told, written, original, workers, on_tensor)
     return Verification(
         tensors=len(written.tensors),
         nbytes=sum(info.nbytes for info in written.tensors.values()),
@@ -115,43 +136,60 @@ def verify_checkpoint(
 
 
 def to_json(verification: Verification) -> str:
-    """The verification as JSON, ending in a newline."""
-    facts = {"verified": verification.is_verified, **asdict(verification)}
-    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    """The verification as JSON, a line for each disagreement, ending in a newline."""
+    facts = asdict(verification)
+    facts["disagreements"] = list(facts["disagreements"])
+    return encode({"verified": verification.is_verified, **facts})
 
 
-def _find_report(written: Checkpoint, report: str | Path | None) -> Path:
-    return Path(report) if report else report_path(written.path, is_folder=written.is_folder)
+def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
+    if named is None and written.path == STDOUT:
+        raise UsageError("the output is stdin, so say where its report is: --report")
+    path = Path(named or report_path(written.path, is_folder=written.is_folder))
+    if named is None and not path.exists():
+        raise InputError(f"{path}, where the report would be, is not there; name it: --report")
+    report = read_report(path)
+    if report.output is None:
+        raise InputError(f"{path} is the report of a dry run, so there is no output to verify")
+    if report.method not in (METHOD, REPLAYED, REMOVED):
+        raise InputError(f"{path} reports {report.method!r}, which verify knows nothing of")
+    return report
 
 
 def _in_order(found: Iterable[Disagreement]) -> tuple[Disagreement, ...]:
-    """Sorted, and one for each channel: the first check that saw it names it."""
-    distinct: dict[tuple[object, ...], Disagreement] = {}
-    for problem in found:
-        key = (problem.tensor, problem.channel if problem.channel is not None else problem.fact)
-        distinct.setdefault(key, problem)
-    return tuple(
-        sorted(distinct.values(), key=lambda d: (d.tensor or "", d.channel or 0, d.offset or 0))
-    )
+    """Sorted, each once, those of a tensor as a whole before those of its channels."""
+    return tuple(sorted(dict.fromkeys(found), key=_place_in_list))
+
+
+def _place_in_list(problem: Disagreement) -> tuple[str, int, int, str]:
+    channel = -1 if problem.channel is None else problem.channel
+    return (problem.tensor or "", channel, problem.offset or 0, problem.fact)
 
 
 # --- the report by itself --------------------------------------------------------------------
 
 
-def _check_report(report: Report) -> Iterator[Disagreement]:
-    """That the rows follow from the seed, and the totals from the rows."""
+def _check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
+    """That the rows follow from the options and the seed, and the totals from the rows."""
     rows = {item.name: item for item in report.tensors}
+    for name, count in Counter(item.name for item in report.tensors).items():
+        if count > 1:
+            yield Disagreement(f"the report has {count} rows of it", name)
+    if list(rows) != sorted(rows):
+        yield Disagreement("the rows of the report are not in the order of their names")
     for item in report.tensors:
-        for fact in _row_problems(report, item, rows):
+        for fact in _row_problems(report, item, rows, written):
             yield Disagreement(fact, item.name)
-    if report.totals != sum_up(report.tensors):
+    if not _is_same(report.totals, sum_up(report.tensors)):
         yield Disagreement("the totals of the report are not the sums of its rows")
 
 
-def _row_problems(report: Report, item: PlanItem, rows: Mapping[str, PlanItem]) -> Iterator[str]:
+def _row_problems(
+    report: Report, item: PlanItem, rows: Mapping[str, PlanItem], written: Checkpoint
+) -> Iterator[str]:
     if (item.module, item.param) != split_name(item.name):
         yield "the report's module and param are not the parts of its name"
-    if not 0 <= item.dim < len(item.shape) or item.shape[item.dim] != item.channels:
+    if not _has_its_dim(item):
         yield "the report's shape, dim and channels do not fit each other"
         return
     channels = (*item.already_pruned, *item.pruned)
@@ -159,16 +197,45 @@ def _row_problems(report: Report, item: PlanItem, rows: Mapping[str, PlanItem]) 
         yield "the report names a channel twice, or one that is not there"
         return
     if item.follows is not None:
-        leader = rows.get(item.follows)
-        if leader is None or leader.pruned != item.pruned or leader.seed != item.seed:
-            yield f"the report's channels are not those of {item.follows}, which it follows"
-    elif report.method == METHOD:
+        yield from _follower_problems(item, rows.get(item.follows))
+    elif report.method != METHOD:
+        if item.seed is not None:
+            yield f"the report gives it a seed, but {report.method} draws nothing"
+    elif any(info.shape == item.shape for info in _tensors_of(report, item, written)):
         yield from _draw_problems(report, item)
 
 
+def _has_its_dim(item: PlanItem) -> bool:
+    """Whether `dim` and `channels` are those of `shape`; one without dims is one channel."""
+    shape = item.shape or (1,)
+    return 0 <= item.dim < len(shape) and shape[item.dim] == item.channels
+
+
+def _follower_problems(item: PlanItem, leader: PlanItem | None) -> Iterator[str]:
+    if leader is None or leader.follows is not None or item.name != bias_name(leader.name):
+        yield f"the report says that it follows {item.follows}, which has no such bias"
+        return
+    expected = replace(
+        leader,
+        name=item.name,
+        module=item.module,
+        param=item.param,
+        aliases=item.aliases,
+        dtype=item.dtype,
+        shape=(leader.channels,),
+        already_pruned=(),
+        follows=leader.name,
+    )
+    if keys := _differing(item, expected):
+        yield f"the report's {', '.join(keys)} are not those of {item.follows}, which it follows"
+
+
 def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
-    if item.seed != derive_seed(report.options.seed, item.name):
-        yield f"its seed in the report does not follow from the seed {report.options.seed}"
+    options = report.options
+    if not _is_asked_for(options, item):
+        yield "the options of the report do not ask for its amount and dim"
+    if item.seed != derive_seed(options.seed, item.name):
+        yield f"its seed in the report does not follow from the seed {options.seed}"
         return
     try:
         drawn = channels_to_prune(item)
@@ -179,93 +246,166 @@ def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
         yield "the pruned channels of the report are not those that its seed draws"
 
 
+def _is_asked_for(options: Options, item: PlanItem) -> bool:
+    """Whether the last rule that matches the tensor, by any of its names, is what its row says."""
+    pairs = [split_name(name.removesuffix(ORIG_SUFFIX)) for name in (item.name, *item.aliases)]
+    excluded = matcher(options.exclude)
+    if any(excluded(module) for module, _ in pairs):
+        return False
+    for rule in reversed(_rules(options)):
+        module_fits, param_fits = matcher(rule.modules), matcher(rule.params)
+        if any(module_fits(module) and param_fits(param) for module, param in pairs):
+            dims = len(item.shape)
+            return repr(rule.amount) == repr(item.amount) and rule.dim in (
+                item.dim,
+                item.dim - dims,
+            )
+    return False
+
+
+def _rules(options: Options) -> tuple[Rule, ...]:
+    if options.rules or options.amount is None:
+        return options.rules
+    return (Rule(options.modules, options.params, options.amount, options.dim),)
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether both are equal in type too: the amounts 1 and 1.0 are not the same."""
+    return repr(one) == repr(other)
+
+
+def _differing(one: PlanItem, other: PlanItem) -> list[str]:
+    """The fields in which two rows differ."""
+    if one == other and type(one.amount) is type(other.amount):
+        return []
+    keys = [entry.name for entry in fields(PlanItem)]
+    return [key for key in keys if not _is_same(getattr(one, key), getattr(other, key))]
+
+
 # --- the report and the output ---------------------------------------------------------------
 
 
-def _check_facts(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
-    """That the output has the tensors, dtypes, shapes, aliases and sizes that the report says."""
+def _check_output(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
+    """That the output has the files, tensors, dtypes, shapes and aliases that the report says."""
     told = report.output
     if told is None:
         return
+    there = sum(shard.nbytes for shard in written.shards)
+    if told.format != written.format:
+        yield Disagreement(f"the report says {told.format}, the output is {written.format}")
     if told.tensors != len(written.tensors):
         yield Disagreement(
-            f"the report says {told.tensors} tensors, there are {len(written.tensors)}"
+            f"the report says {told.tensors:,} tensors, there are {len(written.tensors):,}"
         )
-    if told.bytes != written.nbytes:
-        yield Disagreement(f"the report says {told.bytes:,} bytes, there are {written.nbytes:,}")
-    if written.is_folder and set(told.files) != {shard.name for shard in written.shards}:
+    if told.bytes != there:
+        yield Disagreement(f"the report says {told.bytes:,} bytes, there are {there:,}")
+    # A file may have another name by now, the files of a folder may not: its index names them.
+    names = {shard.name for shard in written.shards} if written.is_folder else {told.path}
+    if names != set(told.files):
         yield Disagreement("the files are not those that the report names")
     for item in report.tensors:
-        for name in _names(report, item):
-            yield from _tensor_problems(name, item, written)
+        yield from _tensor_problems(report, item, written)
+    for skip in report.skipped:
+        if not {skip.name, skip.name + ORIG_SUFFIX} & written.tensors.keys():
+            yield Disagreement("it is missing; the report says that it was skipped", skip.name)
+    if written.index:
+        yield from _index_problems(written, written.index.name)
 
 
-def _names(report: Report, item: PlanItem) -> Iterable[str]:
-    if report.options.bake:
-        return (item.name,)
-    return (item.name + ORIG_SUFFIX, item.name + MASK_SUFFIX)
+def _tensors_of(report: Report, item: PlanItem, written: Checkpoint) -> list[TensorInfo]:
+    names = [item.name + suffix for suffix in _suffixes(report)]
+    return [written.tensors[name] for name in names if name in written.tensors]
 
 
-def _tensor_problems(name: str, item: PlanItem, written: Checkpoint) -> Iterator[Disagreement]:
-    info = written.tensors.get(name)
-    if info is None:
-        yield Disagreement("it is missing", name)
-        return
-    if info.dtype != item.dtype and not name.endswith(MASK_SUFFIX):
-        yield Disagreement(f"it is {info.dtype}, the report says {item.dtype}", name)
-    if info.shape != item.shape:
-        yield Disagreement(
-            f"its shape is {list(info.shape)}, the report says {list(item.shape)}", name
-        )
-    suffix = name.removeprefix(item.name)
-    for alias in item.aliases:
-        if written.aliases.get(alias + suffix) != name:
-            yield Disagreement(f"its alias {alias + suffix} is missing", name)
+def _suffixes(report: Report) -> tuple[str, ...]:
+    return ("",) if report.options.bake else (ORIG_SUFFIX, MASK_SUFFIX)
 
 
-def _check_channels(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
-    """That every pruned channel is +0 bit for bit, and what was zero before is still zero."""
-    for item in report.tensors:
-        name = item.name if report.options.bake else item.name + MASK_SUFFIX
-        info = written.tensors.get(name)
-        if info is None or info.shape != item.shape or not _row_fits(item):
-            continue
-        for channel, offset in _channels_with_bits(written, info, item):
-            yield Disagreement("a pruned channel is not +0", name, channel, offset)
-        if item.already_pruned:
-            live = set(live_channels(written.tensor(info), item.dim).tolist())
-            for channel in item.already_pruned:
-                if channel in live:
-                    yield Disagreement("the report says it was pruned before", name, channel)
+def _tensor_problems(report: Report, item: PlanItem, written: Checkpoint) -> Iterator[Disagreement]:
+    for suffix in _suffixes(report):
+        if item.name + suffix not in written.tensors:
+            yield Disagreement("it is missing", item.name + suffix)
+    for info in _tensors_of(report, item, written):
+        if info.dtype != item.dtype and info.name != item.name + MASK_SUFFIX:
+            yield Disagreement(f"its dtype is {info.dtype}, it should be {item.dtype}", info.name)
+        if info.shape != item.shape:
+            yield _wrong_shape(info, item.shape)
+        for alias in item.aliases:
+            name = alias + info.name.removeprefix(item.name)
+            if written.aliases.get(name) != info.name:
+                yield Disagreement(f"its alias {name} is missing", info.name)
 
 
-def _row_fits(item: PlanItem) -> bool:
-    return (
-        0 <= item.dim < len(item.shape)
-        and item.shape[item.dim] == item.channels
-        and all(0 <= channel < item.channels for channel in item.pruned)
+def _wrong_shape(info: TensorInfo, expected: Iterable[int]) -> Disagreement:
+    return Disagreement(
+        f"its shape is {list(info.shape)}, it should be {list(expected)}", info.name
     )
 
 
-def _channels_with_bits(
-    written: Checkpoint, info: TensorInfo, item: PlanItem
-) -> Iterator[tuple[int, int]]:
-    """The pruned channels that have a bit set -> the first such element's byte in the file."""
-    tensor = written.tensor(info)
-    channels = torch.tensor(item.pruned, dtype=torch.int64)
-    outer, inner = math.prod(info.shape[: item.dim]), math.prod(info.shape[item.dim + 1 :])
-    bits = tensor.view(_INTEGERS[tensor.itemsize]).view(outer, item.channels, inner)
-    at_once = max(_BLOCK_ELEMENTS // max(inner, 1), 1)
-    rows_at_once = max(_BLOCK_ELEMENTS // max(inner * len(channels), 1), 1)
-    for first in range(0, len(channels), at_once):
-        some = channels[first : first + at_once]
-        for row in range(0, outer, rows_at_once):
-            block = bits[row : row + rows_at_once].index_select(1, some) != 0
-            of_channel = block.transpose(0, 1).reshape(len(some), -1) if block.any() else block[:0]
-            for place in of_channel.any(dim=1).nonzero().flatten().tolist():
-                r, i = divmod(int(of_channel[place].to(torch.uint8).argmax()), inner)
-                element = ((row + r) * item.channels + int(some[place])) * inner + i
-                yield int(some[place]), (info.offset or 0) + element * tensor.itemsize
+def _index_problems(written: Checkpoint, name: str) -> Iterator[Disagreement]:
+    """That the index names each tensor's file, no other tensor, and the right size."""
+    index = json.loads((written.path / name).read_text(encoding="utf-8"))
+    told = index["weight_map"]
+    for shard in written.shards:
+        for info in shard.tensors:
+            if told.pop(info.name, None) != shard.name:
+                yield Disagreement(f"{name} does not say that it is in {shard.name}", info.name)
+    for tensor in told:
+        yield Disagreement(f"{name} names it, but it is not stored", tensor)
+    total = sum(info.nbytes for info in written.tensors.values())
+    if (index.get("metadata") or {}).get("total_size") != total:
+        yield Disagreement(f"the total_size in {name} is not {total}")
+
+
+def _check_channels(
+    items: Iterable[PlanItem], report: Report, written: Checkpoint
+) -> Iterator[Disagreement]:
+    """That every pruned channel is +0 bit for bit, and what was zero before is still zero."""
+    suffix = "" if report.options.bake else MASK_SUFFIX
+    for item in items:
+        info = written.tensors.get(item.name + suffix)
+        if info is None or not _can_be_read(info, item):
+            continue
+        # A -0 that was there before stays; but masks and what they bake to are all ours.
+        is_ours = bool(suffix) or report.method == REMOVED
+        strict = (*item.pruned, *item.already_pruned) if is_ours else item.pruned
+        yield from _list(
+            info.name, first_bits(written, info, item.dim, strict), lambda _: _NOT_ZERO
+        )
+        if item.already_pruned and not is_ours:
+            first = torch.full((item.channels,), NOWHERE)
+            first[live_channels(written.tensor(info), item.dim)] = -1
+            first[torch.tensor(all_but(torch.tensor(item.already_pruned), item.channels))] = NOWHERE
+            yield from _list(info.name, first, lambda _: "the report says it was pruned before")
+
+
+def _can_be_read(info: TensorInfo, item: PlanItem) -> bool:
+    """Whether the row is about a tensor like this one, and its channels are there."""
+    return (
+        info.is_plain
+        and info.shape == item.shape
+        and DTYPES[info.dtype].bits >= 8
+        and DTYPES[info.dtype].holds_zero
+        and _has_its_dim(item)
+        and _has_its_channels(item)
+    )
+
+
+def _has_its_channels(item: PlanItem) -> bool:
+    return all(0 <= channel < item.channels for channel in (*item.already_pruned, *item.pruned))
+
+
+def _list(name: str, first: torch.Tensor, describe: Callable[[int], str]) -> Iterator[Disagreement]:
+    """A Disagreement for each channel of the tensor `name` that has an offset in `first`."""
+    channels = (first != NOWHERE).nonzero().flatten()
+    if len(channels) > MAX_CHANNELS_LISTED:
+        yield Disagreement(
+            f"{len(channels):,} of its channels are wrong; the first {MAX_CHANNELS_LISTED:,} follow",
+            name,
+        )
+    for channel in channels[:MAX_CHANNELS_LISTED].tolist():
+        offset = int(first[channel])
+        yield Disagreement(describe(channel), name, channel, offset if offset >= 0 else None)
 
 
 # --- the report and the source ---------------------------------------------------------------
@@ -273,38 +413,48 @@ def _channels_with_bits(
 
 def _check_decisions(report: Report, original: Checkpoint) -> Iterator[Disagreement]:
     """That planning the source again gives this report."""
-    if (report.input.tensors, report.input.bytes) != (len(original.tensors), original.nbytes):
-        yield Disagreement("the source is not the input of the report: its size is another")
+    told = (report.input.format, report.input.tensors, report.input.bytes)
+    if told != (original.format, len(original.tensors), original.nbytes):
+        yield Disagreement(
+            "the source is not the input of the report: its format or size is another"
+        )
     if report.dropped != original.dropped:
         yield Disagreement("the report does not name what of the source was dropped")
-    if report.method != METHOD:
-        return
     try:
-        plan = make_plan(original, report.options)
-    except RequestError as error:
-        yield Disagreement(f"the options of the report do not fit the source: {error}")
+        plan = _decide_again(report, original)
+    except (RequestError, UsageError) as error:
+        yield Disagreement(f"the report does not fit the source: {error}")
         return
+    if not _is_same(plan.options, report.options):
+        yield Disagreement(f"the options of the report are not those of {report.method}")
+    if plan.skipped != report.skipped:
+        yield Disagreement("the report does not name what was skipped")
     rows = {item.name: item for item in report.tensors}
     planned = {item.name: item for item in plan.items}
     for name in sorted(rows.keys() | planned.keys()):
-        if name not in rows or name not in planned:
-            where = "its options do not" if name in rows else "the report does not name it"
-            yield Disagreement(f"the report and its options do not prune the same: {where}", name)
-        elif rows[name] != planned[name]:
-            keys = [f.name for f in fields(PlanItem) if _differ(rows[name], planned[name], f.name)]
-            yield Disagreement(f"the report's {', '.join(keys)} are not what its seed gives", name)
-    if plan.skipped != report.skipped:
-        yield Disagreement("the report does not name what was skipped")
+        if name not in rows:
+            yield Disagreement("the report has no row of it, but its options prune it", name)
+        elif name not in planned:
+            yield Disagreement("the report has a row of it, but its options do not prune it", name)
+        elif keys := _differing(rows[name], planned[name]):
+            yield Disagreement(
+                f"the report's {', '.join(keys)} are not what the source gives", name
+            )
 
 
-def _differ(one: PlanItem, other: PlanItem, key: str) -> bool:
-    return bool(getattr(one, key) != getattr(other, key))
+def _decide_again(report: Report, original: Checkpoint) -> Plan:
+    match report.method:
+        case method if method == REPLAYED:
+            return replay(report.plan, original)
+        case method if method == REMOVED:
+            return plan_removal(original)
+    return make_plan(original, report.options)
 
 
 # --- the output and the source ---------------------------------------------------------------
 
 
-def _check_bytes(
+def _check_contents(
     report: Report,
     written: Checkpoint,
     original: Checkpoint,
@@ -312,38 +462,78 @@ def _check_bytes(
     on_tensor: OnTensor | None,
 ) -> Iterator[Disagreement]:
     """That the output is, byte for byte, what the rows of the report make of the source."""
-    usable = tuple(item for item in report.tensors if _row_fits(item) and _fits(item, original))
-    plan = replace(report.plan, items=usable)
+    usable = {item.name: item for item in report.tensors if _is_usable(report, item, original)}
+    others = [item for item in report.tensors if item.name not in usable]
+    yield from _check_channels(others, report, written)
+    plan = replace(report.plan, items=tuple(usable.values()))
     files = lay_out_like(original, plan, written.shards)
     for file, shard in zip(files, written.shards, strict=True):
-        yield from _header_problems(file, shard)
+        problems = list(_header_problems(file, shard))
+        yield from problems or _layout_problems(file, shard)
         yield from _compare(file, shard, original, workers, on_tensor)
-    if written.index:
-        index = (written.path / written.index.name).read_bytes()
-        if index != encode_index(original, files):
-            yield Disagreement(f"{written.index.name} is not the index of these files")
+    if written.is_folder and original.is_folder:
+        yield from _folder_problems(written, original, files)
 
 
-def _fits(item: PlanItem, original: Checkpoint) -> bool:
-    parameter = original.parameter_of.get(item.name)
-    return parameter is not None and parameter.tensor.shape == item.shape
+def _is_usable(report: Report, item: PlanItem, original: Checkpoint) -> bool:
+    """Whether the row can be carried out on the source; those of `remove` need nothing done."""
+    is_sound = _has_its_dim(item) and _has_its_channels(item)
+    return report.method != REMOVED and is_sound and not any(misfits(item, original))
 
 
 def _header_problems(file: OutputFile, shard: Shard) -> Iterator[Disagreement]:
     expected = {tensor.info.name: tensor.info for tensor in file.tensors}
     there = {info.name: info for info in shard.tensors}
-    for name in sorted(expected.keys() - there.keys()):
+    for name in expected.keys() - there.keys():
         yield Disagreement(f"it is missing from {shard.name}", name)
-    for name in sorted(there.keys() - expected.keys()):
+    for name in there.keys() - expected.keys():
         yield Disagreement(f"it should not be in {shard.name}", name)
     for name in expected.keys() & there.keys():
-        for what in ("dtype", "shape"):
-            is_, should = getattr(there[name], what), getattr(expected[name], what)
-            if is_ != should:
-                yield Disagreement(f"its {what} is {is_}, it should be {should}", name)
-    for key in sorted(file.metadata.keys() | shard.metadata.keys()):
-        if file.metadata.get(key) != shard.metadata.get(key):
-            yield Disagreement(f"the metadata {key!r} of {shard.name} is not the source's")
+        is_, should = there[name], expected[name]
+        if is_.dtype != should.dtype:
+            yield Disagreement(f"its dtype is {is_.dtype}, it should be {should.dtype}", name)
+        if is_.shape != should.shape:
+            yield _wrong_shape(is_, should.shape)
+    for key in file.metadata.keys() | shard.metadata.keys():
+        is_text, should_text = shard.metadata.get(key), file.metadata.get(key)
+        if is_text != should_text and should_text in expected and is_text is None:
+            yield Disagreement(f"its alias {key} is missing", should_text)
+        elif is_text != should_text:
+            yield Disagreement(f"the metadata {key!r} of {shard.name} is not as it should be")
+
+
+def _layout_problems(file: OutputFile, shard: Shard) -> Iterator[Disagreement]:
+    """That the header, whose facts are right, is the same to the byte."""
+    with shard.path.open("rb") as stream:
+        if stream.read(len(file.header)) != file.header:
+            yield Disagreement(f"the header of {shard.name} is not the one that prune-cli writes")
+
+
+def _folder_problems(
+    written: Checkpoint, original: Checkpoint, files: Sequence[OutputFile]
+) -> Iterator[Disagreement]:
+    """That the index has the source's metadata, and that all other files are copies."""
+    name = index_name(original)
+    metadata = dict(original.index.metadata if original.index else {})
+    is_split = not {file.name for file in files} <= {output_name(s.name) for s in original.shards}
+    if written.index is None and original.index and not is_split:
+        yield Disagreement(f"{name} is missing")
+    elif written.index and written.index.name != name:
+        yield Disagreement(f"the index is {written.index.name}, it should be {name}")
+    elif written.index:
+        there = dict(written.index.metadata)
+        for key in (metadata.keys() | there.keys()) - {"total_size"}:
+            if not _is_same(metadata.get(key), there.get(key)):
+                yield Disagreement(f"the metadata {key!r} of {name} is not the source's")
+    made = {name, FOLDER_REPORT, *(file.name for file in files)}
+    for other in original.others:
+        copy = written.path / other
+        if other in made:
+            continue
+        if not copy.is_file():
+            yield Disagreement(f"{other} is missing")
+        elif not filecmp.cmp(original.path / other, copy, shallow=False):
+            yield Disagreement(f"{other} is not the source's")
 
 
 def _compare(
@@ -360,7 +550,7 @@ def _compare(
         if _is_alike(tensor.info, there.get(tensor.info.name))
     ]
     with shard.path.open("rb") as stream:
-        sink = _ComparingSink(stream.fileno(), places)
+        sink = ComparingSink(stream.fileno(), places)
         write_tensors(
             places,
             original,
@@ -369,58 +559,22 @@ def _compare(
             workers=workers,
             on_tensor=on_tensor,
         )
-    for (name, channel), offset in sorted(sink.differences.items(), key=lambda item: item[1]):
-        yield Disagreement("its bytes are not the source's", name, channel, offset)
+    for tensor, _ in places:
+        if tensor.info.name in sink.first:
+            yield from _list_differences(tensor, sink.first[tensor.info.name])
+
+
+def _list_differences(tensor: OutputTensor, first: torch.Tensor) -> Iterator[Disagreement]:
+    name, zero = tensor.info.name, set(tensor.zero)
+    if not zero:
+        yield Disagreement(_NOT_THE_SOURCE, name, None, int(first))
+        return
+    yield from _list(name, first, lambda c: _NOT_ZERO if c in zero else _NOT_THE_SOURCE)
 
 
 def _is_alike(expected: TensorInfo, there: TensorInfo | None) -> bool:
-    return there is not None and (there.dtype, there.shape) == (expected.dtype, expected.shape)
-
-
-class _ComparingSink:
-    """A Sink that holds what it is given against a file, and notes where they differ."""
-
-    seekable = True
-    is_sparse = False
-
-    def __init__(self, descriptor: int, places: Iterable[tuple[OutputTensor, int]]) -> None:
-        self._descriptor = descriptor
-        self._places = sorted(places, key=lambda place: place[1])
-        self._starts = [start for _, start in self._places]
-        self._lock = threading.Lock()
-        self.differences: dict[tuple[str, int | None], int] = {}
-        """(tensor, channel) -> the first byte in the file that differs."""
-
-    def write(self, data: memoryview | bytes, at: int) -> None:
-        """Compares `data` with what is at byte `at`."""
-        actual = bytearray(len(data))
-        read_exactly(self._descriptor, memoryview(actual), at)
-        if actual != memoryview(data):
-            self._note(actual, bytearray(data), at)
-
-    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
-        """Compares `nbytes` of `source` with what is at byte `at`."""
-        for piece in read_pieces(source, start, nbytes):
-            self.write(piece, at)
-            at += len(piece)
-
-    def _note(self, actual: bytearray, expected: bytearray, at: int) -> None:
-        """Notes the channels in which the two differ; a piece lies within one tensor."""
-        tensor, start = self._places[bisect_right(self._starts, at) - 1]
-        is_, should = (torch.frombuffer(b, dtype=torch.uint8) for b in (actual, expected))
-        offsets = at + (is_ != should).nonzero().flatten()
-        channels = _channels_at(tensor, offsets - start)
-        with self._lock:
-            for channel in sorted(set(channels.tolist())):
-                first = int(offsets[channels == channel].min())
-                key = (tensor.info.name, channel if channel >= 0 else None)
-                self.differences[key] = min(first, self.differences.get(key, first))
-
-
-def _channels_at(tensor: OutputTensor, offsets: torch.Tensor) -> torch.Tensor:
-    """The channel that each byte of `tensor` is in; -1 where none is pruned."""
-    info = tensor.info
-    if not tensor.zero or not info.shape:
-        return torch.full_like(offsets, -1)
-    channel_bytes = math.prod(info.shape[tensor.dim + 1 :]) * info.nbytes // info.elements
-    return offsets // channel_bytes % info.shape[tensor.dim]
+    return (
+        there is not None
+        and there.is_plain
+        and (there.dtype, there.shape) == (expected.dtype, expected.shape)
+    )
