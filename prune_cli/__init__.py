@@ -17,6 +17,7 @@ The tour, from the bottom up; each file imports only what stands above it here:
     differences.py  where a file's bytes are not what they should be
     verify.py       a file against its plan
     console.py      tables and progress
+    options.py      the options that commands share
     cli.py          the commands
 
 The names below are the public ones; each is imported when it is first used, so that

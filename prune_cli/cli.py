@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 import prune_cli
-from prune_cli import console
+from prune_cli import console, options
 from prune_cli.checkpoint import Loading, open_checkpoint
 from prune_cli.errors import OutputError, PruneError, UsageError, VerificationError
 from prune_cli.selection import parse_amount, parse_size, read_recipe
@@ -66,20 +66,6 @@ def _listen_for_signals() -> None:
         signal.signal(number, interrupt)
 
 
-# --- options that commands share -------------------------------------------------------------
-
-
-def _complete_module(context: typer.Context, incomplete: str) -> list[str]:
-    """The module names of the checkpoint on the line."""
-    path = context.params.get("checkpoint")
-    try:
-        parameters = open_checkpoint(path).parameters if path else ()
-    except PruneError:
-        return []
-    modules = dict.fromkeys(parameter.module for parameter in parameters)
-    return [module for module in modules if module.startswith(incomplete)]
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         import torch
@@ -92,252 +78,6 @@ def _print_version(wanted: bool) -> None:
             f"prune-cli {version} (torch {torch.__version__}; devices: {devices})\n"
         )
         raise typer.Exit
-
-
-_WHAT, _HOW, _WHERE, _LOADING = "What is pruned", "How", "Where it goes", "Reading pickles"
-_MODEL = "The model"
-_WHAT_IS_SHOWN = "What is shown"
-
-CheckpointPath = Annotated[
-    Path,
-    typer.Argument(
-        help="A checkpoint: a file of safetensors or torch.save, a model folder or its index, "
-        "or - for stdin.",
-        show_default=False,
-    ),
-]
-Amount = Annotated[
-    str | None,
-    typer.Option(
-        "--amount",
-        "-a",
-        help="3 is three channels of each tensor, 0.25 or 25% that part of its live ones.",
-        rich_help_panel=_WHAT,
-    ),
-]
-Dim = Annotated[
-    int,
-    typer.Option("--dim", "-d", help="The dim whose indices are channels.", rich_help_panel=_WHAT),
-]
-Modules = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--module",
-        "-m",
-        help="Glob of dotted module names; * crosses dots. Repeatable.",
-        show_default="*",
-        autocompletion=_complete_module,
-        rich_help_panel=_WHAT,
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude",
-        "-x",
-        help="Glob of modules to leave alone. Repeatable.",
-        autocompletion=_complete_module,
-        rich_help_panel=_WHAT,
-    ),
-]
-Params = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        "-p",
-        help="Glob of parameter names (an LSTM needs 'weight_*'). Repeatable.",
-        show_default="weight",
-        rich_help_panel=_WHAT,
-    ),
-]
-Recipe = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe",
-        help="TOML file of \\[\\[rules]]: module, param, amount, dim; the last match wins.",
-        rich_help_panel=_WHAT,
-    ),
-]
-WithBias = Annotated[
-    bool,
-    typer.Option(
-        "--with-bias",
-        help="Prune the bias element of each pruned channel too (dim 0).",
-        rich_help_panel=_WHAT,
-    ),
-]
-Seed = Annotated[
-    int, typer.Option("--seed", "-s", help="The same seed, the same bytes.", rich_help_panel=_HOW)
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        "-D",
-        help="Where channels are zeroed: cpu, cuda, cuda:1, mps, auto. The bytes are the same.",
-        rich_help_panel=_HOW,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=1,
-        help="Threads.",
-        show_default="one a core, at most 8",
-        rich_help_panel=_HOW,
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        "-n",
-        help="Plan and show, write nothing (but a --report).",
-        rich_help_panel=_HOW,
-    ),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=_HOW)
-]
-OutputPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="A file (a folder for a folder), or - for stdout.",
-        show_default="NAME.pruned.safetensors beside the input",
-        rich_help_panel=_WHERE,
-    ),
-]
-ReportPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--report",
-        "-r",
-        help="The JSON report, or - for stdout.",
-        show_default="beside the output",
-        rich_help_panel=_WHERE,
-    ),
-]
-Bake = Annotated[
-    bool,
-    typer.Option(
-        "--bake/--keep-masks",
-        help="Write zeros, or NAME_orig and NAME_mask as torch has them.",
-        rich_help_panel=_WHERE,
-    ),
-]
-MaxShardSize = Annotated[
-    str | None,
-    typer.Option(
-        "--max-shard-size",
-        help="Split the output into a folder of shards of at most this: 5GB, 500MiB.",
-        rich_help_panel=_WHERE,
-    ),
-]
-Force = Annotated[
-    bool, typer.Option("--force", "-f", help="Replace what is there.", rich_help_panel=_WHERE)
-]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Take up a run on a folder that was interrupted.",
-        rich_help_panel=_WHERE,
-    ),
-]
-StateDictKey = Annotated[
-    str | None,
-    typer.Option(
-        "--state-dict-key",
-        help="Where the state dict is nested (model.ema).",
-        show_default="found by structure",
-        rich_help_panel=_LOADING,
-    ),
-]
-AllowGlobal = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-global",
-        help="A global that a pickle may use besides torch's own, as argparse.Namespace. "
-        "Repeatable.",
-        rich_help_panel=_LOADING,
-    ),
-]
-UnsafeLoad = Annotated[
-    bool,
-    typer.Option(
-        "--unsafe-load",
-        help="Load pickled modules and TorchScript, running whatever code they hold.",
-        rich_help_panel=_LOADING,
-    ),
-]
-AnyParams = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        "-p",
-        help="Glob of parameter names. Repeatable.",
-        show_default="*",
-        rich_help_panel=_WHAT_IS_SHOWN,
-    ),
-]
-Zeros = Annotated[
-    bool,
-    typer.Option(
-        "--zeros",
-        "-z",
-        help="Count the channels that are all zero; this reads weights.",
-        rich_help_panel=_WHAT_IS_SHOWN,
-    ),
-]
-ZerosDim = Annotated[
-    int | None,
-    typer.Option(
-        "--dim",
-        "-d",
-        help="Count them along this dim only.",
-        show_default="each",
-        rich_help_panel=_WHAT_IS_SHOWN,
-    ),
-]
-Globs = Annotated[
-    bool,
-    typer.Option(
-        "--globs",
-        "-g",
-        help="Propose patterns for --module that group the modules.",
-        rich_help_panel=_WHAT_IS_SHOWN,
-    ),
-]
-ShowAll = Annotated[
-    bool,
-    typer.Option(
-        "--all",
-        "-a",
-        help="Show each tensor, however many there are.",
-        rich_help_panel=_WHAT_IS_SHOWN,
-    ),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", "-j", help="Write JSON to stdout.", rich_help_panel=_WHAT_IS_SHOWN),
-]
-
-
-ReportPaths = Annotated[
-    list[Path],
-    typer.Argument(help="Reports of prune-cli, or - for stdin.", show_default=False),
-]
-Html = Annotated[
-    Path | None,
-    typer.Option(
-        "--html",
-        help="Write a page with a picture of each tensor's channels, or - for stdout.",
-        rich_help_panel=_WHAT_IS_SHOWN,
-    ),
-]
 
 
 @app.callback()
@@ -360,28 +100,28 @@ def prune(
 
 @app.command("random-structured", no_args_is_help=True)
 def random_structured(
-    checkpoint: CheckpointPath,
-    amount: Amount = None,
-    dim: Dim = -1,
-    modules: Modules = None,
-    exclude: Exclude = None,
-    params: Params = None,
-    recipe: Recipe = None,
-    with_bias: WithBias = False,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    workers: Workers = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    output: OutputPath = None,
-    report: ReportPath = None,
-    bake: Bake = True,
-    max_shard_size: MaxShardSize = None,
-    force: Force = False,
-    resume: Resume = False,
-    state_dict_key: StateDictKey = None,
-    allow_global: AllowGlobal = None,
-    unsafe_load: UnsafeLoad = False,
+    checkpoint: options.CheckpointPath,
+    amount: options.Amount = None,
+    dim: options.Dim = -1,
+    modules: options.Modules = None,
+    exclude: options.Exclude = None,
+    params: options.Params = None,
+    recipe: options.Recipe = None,
+    with_bias: options.WithBias = False,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    workers: options.Workers = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    output: options.OutputPath = None,
+    report: options.ReportPath = None,
+    bake: options.Bake = True,
+    max_shard_size: options.MaxShardSize = None,
+    force: options.Force = False,
+    resume: options.Resume = False,
+    state_dict_key: options.StateDictKey = None,
+    allow_global: options.AllowGlobal = None,
+    unsafe_load: options.UnsafeLoad = False,
 ) -> None:
     """Prune channels at random: write a checkpoint with zeros in them, and a JSON report.
 
@@ -393,7 +133,7 @@ def random_structured(
     opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
     from prune_cli.plan import Options, make_plan
 
-    options = Options(
+    asked = Options(
         fraction,
         dim,
         seed,
@@ -404,7 +144,7 @@ def random_structured(
         **matched,
     )
     where = _where(report, force, resume, max_shard_size, device, workers)
-    _carry_out(opened, lambda: make_plan(opened, options), output, where, dry_run, quiet)
+    _carry_out(opened, lambda: make_plan(opened, asked), output, where, dry_run, quiet)
 
 
 @app.command("apply", no_args_is_help=True)
@@ -415,28 +155,28 @@ def apply_command(
             metavar="REPORT", help="A report of prune-cli; one of --dry-run, edited, will do."
         ),
     ],
-    checkpoint: CheckpointPath,
-    device: Device = "cpu",
-    workers: Workers = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    output: OutputPath = None,
-    report: ReportPath = None,
+    checkpoint: options.CheckpointPath,
+    device: options.Device = "cpu",
+    workers: options.Workers = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    output: options.OutputPath = None,
+    report: options.ReportPath = None,
     bake: Annotated[
         bool | None,
         typer.Option(
             "--bake/--keep-masks",
             help="Write zeros, or NAME_orig and NAME_mask.",
             show_default="as the report has it",
-            rich_help_panel=_WHERE,
+            rich_help_panel=options.WHERE_PANEL,
         ),
     ] = None,
-    max_shard_size: MaxShardSize = None,
-    force: Force = False,
-    resume: Resume = False,
-    state_dict_key: StateDictKey = None,
-    allow_global: AllowGlobal = None,
-    unsafe_load: UnsafeLoad = False,
+    max_shard_size: options.MaxShardSize = None,
+    force: options.Force = False,
+    resume: options.Resume = False,
+    state_dict_key: options.StateDictKey = None,
+    allow_global: options.AllowGlobal = None,
+    unsafe_load: options.UnsafeLoad = False,
 ) -> None:
     """Prune in CHECKPOINT exactly the channels that REPORT names: the fine-tuned or EMA copy.
 
@@ -454,18 +194,18 @@ def apply_command(
 
 @app.command("remove", no_args_is_help=True)
 def remove_command(
-    checkpoint: CheckpointPath,
-    workers: Workers = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    output: OutputPath = None,
-    report: ReportPath = None,
-    max_shard_size: MaxShardSize = None,
-    force: Force = False,
-    resume: Resume = False,
-    state_dict_key: StateDictKey = None,
-    allow_global: AllowGlobal = None,
-    unsafe_load: UnsafeLoad = False,
+    checkpoint: options.CheckpointPath,
+    workers: options.Workers = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    output: options.OutputPath = None,
+    report: options.ReportPath = None,
+    max_shard_size: options.MaxShardSize = None,
+    force: options.Force = False,
+    resume: options.Resume = False,
+    state_dict_key: options.StateDictKey = None,
+    allow_global: options.AllowGlobal = None,
+    unsafe_load: options.UnsafeLoad = False,
 ) -> None:
     """Make the masks of a checkpoint permanent: NAME_orig and NAME_mask become NAME.
 
@@ -555,12 +295,12 @@ def verify_command(
             "what the report names.",
         ),
     ] = None,
-    workers: Workers = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    state_dict_key: StateDictKey = None,
-    allow_global: AllowGlobal = None,
-    unsafe_load: UnsafeLoad = False,
+    workers: options.Workers = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    state_dict_key: options.StateDictKey = None,
+    allow_global: options.AllowGlobal = None,
+    unsafe_load: options.UnsafeLoad = False,
 ) -> None:
     """Prove what was done: hold a pruned checkpoint against its report and its source.
 
@@ -590,19 +330,19 @@ def verify_command(
 
 @app.command("inspect", no_args_is_help=True)
 def inspect_command(
-    checkpoint: CheckpointPath,
-    modules: Modules = None,
-    exclude: Exclude = None,
-    params: AnyParams = None,
-    zeros: Zeros = False,
-    dim: ZerosDim = None,
-    globs: Globs = False,
-    show_all: ShowAll = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    state_dict_key: StateDictKey = None,
-    allow_global: AllowGlobal = None,
-    unsafe_load: UnsafeLoad = False,
+    checkpoint: options.CheckpointPath,
+    modules: options.Modules = None,
+    exclude: options.Exclude = None,
+    params: options.AnyParams = None,
+    zeros: options.Zeros = False,
+    dim: options.ZerosDim = None,
+    globs: options.Globs = False,
+    show_all: options.ShowAll = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    state_dict_key: options.StateDictKey = None,
+    allow_global: options.AllowGlobal = None,
+    unsafe_load: options.UnsafeLoad = False,
 ) -> None:
     """Show what is in a checkpoint: modules, parameters, shapes, dtypes, sizes; from its headers.
 
@@ -634,11 +374,11 @@ def inspect_command(
 
 @app.command("report", no_args_is_help=True)
 def report_command(
-    reports: ReportPaths,
-    as_json: AsJson = False,
-    html: Html = None,
-    force: Force = False,
-    quiet: Quiet = False,
+    reports: options.ReportPaths,
+    as_json: options.AsJson = False,
+    html: options.Html = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show what a report says; compare several: amounts, seeds, and the channels they share.
 
@@ -668,17 +408,17 @@ def report_command(
 
 @app.command("shrink", no_args_is_help=True)
 def shrink_command(
-    checkpoint: CheckpointPath,
-    amount: Amount = None,
-    modules: Modules = None,
-    exclude: Exclude = None,
-    recipe: Recipe = None,
+    checkpoint: options.CheckpointPath,
+    amount: options.Amount = None,
+    modules: options.Modules = None,
+    exclude: options.Exclude = None,
+    recipe: options.Recipe = None,
     from_zeros: Annotated[
         bool,
         typer.Option(
             "--from-zeros",
             help="Draw nothing: remove what is all zero already, where the output stays the same.",
-            rich_help_panel=_WHAT,
+            rich_help_panel=options.WHAT_PANEL,
         ),
     ] = False,
     round_to: Annotated[
@@ -687,7 +427,7 @@ def shrink_command(
             "--round-to",
             min=1,
             help="Leave channels in multiples of this.",
-            rich_help_panel=_WHAT,
+            rich_help_panel=options.WHAT_PANEL,
         ),
     ] = 1,
     model: Annotated[
@@ -696,13 +436,15 @@ def shrink_command(
             "--model",
             help="The model's code, pkg.mod:factory or path/file.py:factory; it is run. A Hugging "
             "Face folder needs none.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=options.MODEL_PANEL,
         ),
     ] = None,
     model_arg: Annotated[
         list[str] | None,
         typer.Option(
-            "--model-arg", help="NAME=VALUE for the factory. Repeatable.", rich_help_panel=_MODEL
+            "--model-arg",
+            help="NAME=VALUE for the factory. Repeatable.",
+            rich_help_panel=options.MODEL_PANEL,
         ),
     ] = None,
     example: Annotated[
@@ -710,7 +452,7 @@ def shrink_command(
         typer.Option(
             "--example",
             help="An input of the model, [NAME=]SHAPE[:DTYPE], as 1x3x224x224. Repeatable.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=options.MODEL_PANEL,
         ),
     ] = None,
     export: Annotated[
@@ -718,29 +460,36 @@ def shrink_command(
         typer.Option(
             "--export",
             help="Write a torch.export program too (small.pt2), which needs no model code.",
-            rich_help_panel=_WHERE,
+            rich_help_panel=options.WHERE_PANEL,
         ),
     ] = None,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Time the model before and after.", rich_help_panel=_HOW),
+        typer.Option(
+            "--measure", help="Time the model before and after.", rich_help_panel=options.HOW_PANEL
+        ),
     ] = False,
     time_limit: Annotated[
         float,
-        typer.Option("--time-limit", min=1, help="For planning, in seconds.", rich_help_panel=_HOW),
+        typer.Option(
+            "--time-limit",
+            min=1,
+            help="For planning, in seconds.",
+            rich_help_panel=options.HOW_PANEL,
+        ),
     ] = 300,
-    seed: Seed = 0,
-    workers: Workers = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    output: OutputPath = None,
-    report: ReportPath = None,
-    max_shard_size: MaxShardSize = None,
-    force: Force = False,
-    resume: Resume = False,
-    state_dict_key: StateDictKey = None,
-    allow_global: AllowGlobal = None,
-    unsafe_load: UnsafeLoad = False,
+    seed: options.Seed = 0,
+    workers: options.Workers = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    output: options.OutputPath = None,
+    report: options.ReportPath = None,
+    max_shard_size: options.MaxShardSize = None,
+    force: options.Force = False,
+    resume: options.Resume = False,
+    state_dict_key: options.StateDictKey = None,
+    allow_global: options.AllowGlobal = None,
+    unsafe_load: options.UnsafeLoad = False,
 ) -> None:
     """Remove channels for good, in every layer coupled to them: a smaller and faster model.
 
