@@ -34,6 +34,7 @@ MAX_ROWS = 40
 
 _BAR_WIDTH = 10
 _MOST_RUNS = 4  # with a column each
+_UNLIMITED = 1 << 16  # columns
 _LONG_WORK_BYTES = 64 << 20
 
 
@@ -415,7 +416,10 @@ def show_inspection(inspection: "Inspection", *, show_all: bool = False) -> None
         page.print(f"[bold]{escape(inspection.path)}[/]  {files}, {format_bytes(inspection.bytes)}")
         page.print()
         counted = any(facts.zeros is not None for facts in inspection.parameters)
-        page.print(_zeros_table(lines) if counted else _outline_table(lines))
+        shown = lines if show_all else lines[:MAX_ROWS]
+        page.print(_zeros_table(shown) if counted else _outline_table(shown))
+        if len(lines) > len(shown):
+            _print(f"[dim]... and {len(lines) - len(shown)} more lines; --all shows them[/]", page)
         page.print()
         page.print(_dtype_table(inspection))
         for text in _inspection_notes(inspection, lines):
@@ -437,7 +441,8 @@ def show_globs(inspection: "Inspection") -> None:
         cells += [f"{glob.modules:,}", f"{glob.tensors:,}", format_bytes(glob.bytes)]
         table.add_row("  " * glob.depth + escape(shlex.quote(glob.pattern)), *map(escape, cells))
     with _page() as page:
-        page.width = max(page.width, page.measure(table).maximum)  # what is pasted must not wrap
+        unlimited = page.options.update(max_width=_UNLIMITED)  # what is pasted must not wrap
+        page.width = max(page.width, page.measure(table, options=unlimited).maximum)
         page.print(table if globs else "nothing in it can be pruned: no tensor has two dims")
         if globs:
             page.print("\n[dim]counted is what can be pruned; * crosses dots[/]")

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -477,20 +477,28 @@ def propose_globs(
     if not prunable:
         return ()
     modules = list(dict.fromkeys(among or (facts.module for facts in prunable)))
-    tree = _tree(prunable, _module_parts, is_starred=True)
+    return _globs_of(prunable, modules, limit, is_starred=True) or _globs_of(
+        prunable, modules, limit, is_starred=False
+    )
+
+
+def _globs_of(
+    prunable: Sequence[ParameterFacts], modules: Sequence[str], limit: int, *, is_starred: bool
+) -> tuple[Glob, ...]:
+    tree = _tree(prunable, _module_parts, is_starred=is_starred)
     lines = [Line(0, tree, is_open=True), *_lines(tree, _open_largest(tree, limit - 1), depth=1)]
     globs: dict[frozenset[str], Glob] = {}
     around: list[int] = []  # how deep those patterns stand that hold the next one
     for line in lines:
-        pattern = _pattern(line.node, modules)
-        matched = _matched(prunable, pattern) if pattern else []
+        pattern = _pattern(line.node, modules, {facts.module for facts in prunable})
+        matched = _matched(prunable, pattern) if pattern is not None else []
         held = frozenset(facts.name for facts in matched)
         if pattern is None or held in globs:
             continue
         around = [depth for depth in around if depth < line.depth]
         globs[held] = _glob(pattern, len(around), matched)
         around.append(line.depth)
-    return tuple(globs.values())
+    return tuple(globs.values())[:limit]
 
 
 def _without_scales(parameters: Sequence[ParameterFacts]) -> list[ParameterFacts]:
@@ -514,16 +522,19 @@ def _prunable_modules(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _pattern(node: Node, modules: Sequence[str]) -> str | None:
-    """A pattern for the modules of `node`; if it is a group, one for no other of `modules`."""
+def _pattern(node: Node, modules: Sequence[str], asked: Collection[str]) -> str | None:
+    """A pattern for the modules of `node`, and for none of `modules` that was not `asked` for.
+
+    That of a group is for no other module at all.
+    """
     stem = ".".join(part if part == "*" else glob.escape(part) for part in node.path)
-    if not node.children:
-        return stem
     own = {facts.module for facts in node.parameters}
-    for pattern in (f"{stem}.*", f"{stem}*"):
-        pattern = re.sub(r"(\.\*)+$", ".*", pattern) if stem else "*"
+    patterns = (f"{stem}.*", f"{stem}*") if node.children else (stem,)
+    for pattern in patterns:
+        pattern = re.sub(r"(\.\*)+$", ".*", pattern) if stem else "*" if node.children else ""
         fits = matcher([pattern])
-        if {module for module in modules if fits(module)} == own:
+        found = {module for module in modules if fits(module)}
+        if found == own or (not node.children and found <= {*asked}):
             return pattern
     return None
 

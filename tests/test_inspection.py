@@ -414,6 +414,22 @@ def test_nothing_prunable_gives_no_globs() -> None:
     assert propose_globs([facts("norm.weight", (4,))]) == ()
 
 
+def test_parameters_of_the_root_have_an_empty_pattern() -> None:
+    """Their module has no name, and `--module ''` picks it."""
+    globs = propose_globs([facts("weight"), facts("fc.weight")])
+
+    assert [glob.pattern for glob in globs] == ["*", "", "fc"]
+
+
+def test_globs_that_no_star_can_make_are_names() -> None:
+    """Where every star would reach past the filter, the modules are listed, up to the limit."""
+    parameters = [facts(f"l.{number}.weight") for number in range(3)]
+
+    globs = propose_globs(parameters[:2], among=["l.0", "l.1", "l.2"])
+
+    assert [glob.pattern for glob in globs] == ["l.0", "l.1"]
+
+
 def test_globs_of_a_filtered_checkpoint_match_nothing_outside(tmp_path: Path) -> None:
     """With --module, `*` is no proposal: it would match what was filtered out."""
     content = {f"{m}.{n}.weight": torch.ones(2, 2) for m in ("enc", "dec") for n in range(2)}
