@@ -107,16 +107,17 @@ def lay_out(
         checkpoint: the input.
         plan: what is zeroed.
         removal: what is removed, for `shrink`.
-        max_shard_size: in bytes; without it, there is one file for each shard of the input.
+        max_shard_size: in bytes; without it, there is one file for each shard of the input,
+            but for those that held nothing but masks that are baked now.
     """
     groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
     common = _common_metadata(removal)
     if max_shard_size is None:
         return tuple(
             _file(checkpoint, output_name(shard.name), group, {**shard.metadata, **common})
-            for shard, group in zip(checkpoint.shards, groups, strict=True)
+            for shard, group in groups
         )
-    shards = _split([tensor for group in groups for tensor in group], max_shard_size)
+    shards = _split([tensor for _, group in groups for tensor in group], max_shard_size)
     names = _shard_names(_stem(checkpoint), len(shards))
     return _files(checkpoint, dict(zip(names, shards, strict=True)), common)
 
@@ -139,10 +140,10 @@ def lay_out_like(
     groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
     if len(files) == len(names) == 1:
         return files
-    if [file.name for file in files] == names and not _is_split_anew(groups, names, place):
+    if [file.name for file in files] == names and not _is_split_anew(files, groups, place):
         return files
     dealt: dict[str, list[OutputTensor]] = {name: [] for name in names}
-    for tensor in chain.from_iterable(groups):
+    for tensor in chain.from_iterable(group for _, group in groups):
         dealt[place.get(tensor.info.name, names[0])].append(tensor)
     return _files(checkpoint, dealt, _common_metadata(removal))
 
@@ -184,15 +185,20 @@ def encode_index(checkpoint: Checkpoint, files: Iterable[OutputFile]) -> bytes:
 # --- tensors ---------------------------------------------------------------------------------
 
 
-def _output_tensors(checkpoint: Checkpoint, plan: Plan, kept: Kept) -> list[list[OutputTensor]]:
+_Group = tuple[Shard, list[OutputTensor]]
+
+
+def _output_tensors(checkpoint: Checkpoint, plan: Plan, kept: Kept) -> list[_Group]:
+    """What becomes of each shard of the input; one of which nothing is left is not among them."""
     items = {item.name: item for item in plan.items}
-    groups: list[list[OutputTensor]] = [[] for _ in checkpoint.shards]
+    groups: list[_Group] = [(shard, []) for shard in checkpoint.shards]
     for parameter in checkpoint.parameters:
         item = items.get(parameter.name)
         make = _baked if plan.options.bake else _masked
         for tensor in make(parameter, item):
-            groups[parameter.tensor.shard].append(_shrunk(tensor, kept.get(parameter.name, {})))
-    return groups
+            group = groups[parameter.tensor.shard][1]
+            group.append(_shrunk(tensor, kept.get(parameter.name, {})))
+    return [(shard, group) for shard, group in groups if group or not shard.tensors]
 
 
 def _baked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTensor]:
@@ -250,21 +256,21 @@ def _file(
 
 def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
     """The further names of what is `held`, as `safetensors.torch.save_model` records them."""
-    for alias, name in checkpoint.aliases.items():
+    for alias, name in checkpoint.parameter_aliases.items():
         for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX):
             if name + suffix in held:
                 yield alias + suffix, name + suffix
 
 
 def _is_split_anew(
-    groups: Sequence[Sequence[OutputTensor]], names: Sequence[str], place: Mapping[str, str]
+    files: Sequence[OutputFile], groups: Sequence[_Group], place: Mapping[str, str]
 ) -> bool:
     """Whether the tensors lie in as many shards as those of the input, but were cut elsewhere.
 
     A split keeps the order of the tensors; one that was moved out of order is just misplaced.
     """
-    number = {name: position for position, name in enumerate(names)}
-    there = [(n, t.info.name) for n, group in enumerate(groups) for t in group]
+    number = {file.name: position for position, file in enumerate(files)}
+    there = [(n, tensor.info.name) for n, (_, group) in enumerate(groups) for tensor in group]
     found = [(n, number[place[name]]) for n, name in there if name in place]
     shards = [shard for _, shard in found]
     return shards == sorted(shards) and any(n != shard for n, shard in found)

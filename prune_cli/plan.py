@@ -189,7 +189,7 @@ def bias_name(weight: str) -> str | None:
 
 def _vectors_beside(checkpoint: Checkpoint, item: PlanItem) -> list[Parameter]:
     names = filter(None, map(bias_name, (item.name, *item.aliases)))
-    stored = dict.fromkeys(checkpoint.aliases.get(name, name) for name in names)
+    stored = dict.fromkeys(checkpoint.parameter_aliases.get(name, name) for name in names)
     return [checkpoint.parameter_of[name] for name in stored if name in checkpoint.parameter_of]
 
 

@@ -105,7 +105,7 @@ def _strays(item: PlanItem, rows: Mapping[str, PlanItem]) -> Iterator[str]:
 
 def _stored_names(item: PlanItem, checkpoint: Checkpoint) -> list[str]:
     """The parameters of `checkpoint` that the names of `item` lead to, each once."""
-    names = (checkpoint.aliases.get(name, name) for name in (item.name, *item.aliases))
+    names = (checkpoint.parameter_aliases.get(name, name) for name in (item.name, *item.aliases))
     return [name for name in dict.fromkeys(names) if name in checkpoint.parameter_of]
 
 

@@ -212,7 +212,12 @@ def _has_its_dim(item: PlanItem) -> bool:
 
 
 def _follower_problems(item: PlanItem, leader: PlanItem | None) -> Iterator[str]:
-    if leader is None or leader.follows is not None or item.name != bias_name(leader.name):
+    biases = {bias_name(name) for name in (leader.name, *leader.aliases)} if leader else set()
+    if (
+        leader is None
+        or leader.follows is not None
+        or biases.isdisjoint((item.name, *item.aliases))
+    ):
         yield f"the report says that it follows {item.follows}, which has no such bias"
         return
     expected = replace(
@@ -248,7 +253,7 @@ def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
 
 def _is_asked_for(options: Options, item: PlanItem) -> bool:
     """Whether the last rule that matches the tensor, by any of its names, is what its row says."""
-    pairs = [split_name(name.removesuffix(ORIG_SUFFIX)) for name in (item.name, *item.aliases)]
+    pairs = [split_name(name) for name in (item.name, *item.aliases)]
     excluded = matcher(options.exclude)
     if any(excluded(module) for module, _ in pairs):
         return False

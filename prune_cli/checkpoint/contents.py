@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune_cli.errors import InputError
-from prune_cli.tensors import DTYPES, Parameter, TensorInfo, pair_masks
+from prune_cli.tensors import DTYPES, ORIG_SUFFIX, Parameter, TensorInfo, pair_masks
 
 if TYPE_CHECKING:
     import torch
@@ -105,11 +105,28 @@ class Checkpoint:
         return {parameter.name: parameter for parameter in self.parameters}
 
     @cached_property
+    def parameter_aliases(self) -> dict[str, str]:
+        """`aliases` as modules know them: further names of a parameter -> its name.
+
+        Those of its mask are not among them: they follow from these.
+        """
+        by_tensor = {parameter.tensor.name: parameter for parameter in self.parameters}
+        masks = {parameter.mask.name for parameter in self.parameters if parameter.mask}
+        found: dict[str, str] = {}
+        for alias, name in self.aliases.items():
+            parameter = by_tensor.get(name)
+            if parameter and parameter.mask:
+                found[alias.removesuffix(ORIG_SUFFIX)] = parameter.name
+            elif name not in masks:
+                found[alias] = name
+        return found
+
+    @cached_property
     def names_of(self) -> dict[str, tuple[str, ...]]:
-        """The aliases of each stored tensor that has any, sorted."""
+        """The aliases of each parameter that has any, by the name of its tensor, sorted."""
         names: dict[str, list[str]] = {}
-        for alias, name in sorted(self.aliases.items()):
-            names.setdefault(name, []).append(alias)
+        for alias, name in sorted(self.parameter_aliases.items()):
+            names.setdefault(self.parameter_of[name].tensor.name, []).append(alias)
         return {name: tuple(aliases) for name, aliases in names.items()}
 
     @property

@@ -10,13 +10,14 @@ import stat
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from prune_cli.checkpoint.contents import Checkpoint, Shard
 from prune_cli.checkpoint.safetensors_file import read_safetensors
 from prune_cli.errors import InputError, OutputError
+from prune_cli.tensors import MASK_SUFFIX, ORIG_SUFFIX
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -107,7 +108,21 @@ def _open_safetensors(path: Path, file: Shard, shard: int) -> Checkpoint:
     aliases = {
         alias: name for alias, name in read.metadata.items() if name in names and alias not in names
     }
-    return Checkpoint(path, "safetensors", (read,), aliases)
+    tensors = {info.name: info for info in read.tensors}
+    for alias, name in list(aliases.items()):
+        if _other_half(alias) in names:
+            tensors[alias] = replace(tensors[aliases.pop(alias)], name=alias)
+    return Checkpoint(
+        path, "safetensors", (replace(read, tensors=tuple(tensors.values())),), aliases
+    )
+
+
+def _other_half(name: str) -> str | None:
+    """The mask of an `_orig`, or the reverse: if it is stored, it is not an alias's like this."""
+    for suffix, other in ((ORIG_SUFFIX, MASK_SUFFIX), (MASK_SUFFIX, ORIG_SUFFIX)):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix) + other
+    return None
 
 
 def _what(start: bytes) -> str:

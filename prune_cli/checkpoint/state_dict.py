@@ -75,7 +75,7 @@ def to_checkpoint(
     infos = {name: _info(file, name, tensor, name in live) for name, tensor in tensors.items()}
     _refuse_blow_up(path, file.nbytes, infos.values())
     places = {name: _place(tensor) for name, tensor in tensors.items()}
-    aliases = find_aliases(_all_but_halves(infos.values(), places))
+    aliases = _aliases(infos.values(), places)
     stored = {name: info for name, info in infos.items() if name not in aliases}
     return Checkpoint(
         path=path,
@@ -209,14 +209,21 @@ def _describe(value: object) -> str:
 # --- where the tensors are -------------------------------------------------------------------
 
 
-def _all_but_halves(infos: Iterable[TensorInfo], places: Mapping[str, Place]) -> dict[str, Place]:
-    """`places` without the NAME_orig and NAME_mask of a pruned parameter.
+def _aliases(infos: Iterable[TensorInfo], places: Mapping[str, Place]) -> dict[str, str]:
+    """find_aliases, but of a pruned parameter NAME_orig and NAME_mask are aliases both or neither.
 
     Two modules may share the one and not the other, and then are not the same when baked.
     """
-    pruned = [parameter for parameter in pair_masks(infos) if parameter.mask]
-    halves = {half.name for pair in pruned for half in (pair.tensor, pair.mask) if half}
-    return {name: place for name, place in places.items() if name not in halves}
+    pairs = {pair.tensor.name: pair.mask.name for pair in pair_masks(infos) if pair.mask}
+    halves = {*pairs, *pairs.values()}
+    aliases = find_aliases({name: place for name, place in places.items() if name not in halves})
+    both = {
+        orig: places[orig]._replace(layout=(places[orig].layout, places[mask]))
+        for orig, mask in pairs.items()
+    }
+    for alias, name in find_aliases(both).items():
+        aliases |= {alias: name, pairs[alias]: pairs[name]}
+    return aliases
 
 
 def find_aliases(places: Mapping[str, Place]) -> dict[str, str]:
