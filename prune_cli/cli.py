@@ -394,7 +394,7 @@ def report_command(
         check_can_write([html], reports, force=force)
     found = read_reports(reports)
     if html:
-        write_file(html, render_page(found).encode(errors="xmlcharrefreplace"))
+        write_file(html, render_page(found).encode())
     if as_json:
         console.write_stdout(to_json(compare_reports(found)))
     elif html != STDOUT and not quiet:

@@ -5,6 +5,7 @@ gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema
 """
 
 import json
+import re
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,6 +24,9 @@ SCHEMA = 1
 
 FOLDER_REPORT = "prune-report.json"
 """What the report is called inside an output folder."""
+
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
 
 _Fact = TypeVar("_Fact")
 
@@ -211,6 +215,8 @@ def from_json(text: str) -> Report:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is not JSON: {error}") from None
+    if _HALF_CHARACTER.search(text) and not _is_text(found):
+        raise InputError("it holds half a character (a lone surrogate), so it is no text")
     schema = _take(found, "schema", int)
     if schema != SCHEMA:
         raise InputError(f"its schema is {schema}; this version of prune-cli reads {SCHEMA}")
@@ -228,6 +234,14 @@ def from_json(text: str) -> Report:
         dropped=tuple(_build(Dropped, row) for row in _take(found, "dropped", list)),
         shrink=_take(found, "shrink", dict) if "shrink" in found else None,
     )
+
+
+def _is_text(found: object) -> bool:
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _options(found: Mapping[str, Any]) -> Options:
