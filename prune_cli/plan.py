@@ -13,6 +13,7 @@ import torch
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import (
+    InputError,
     ParameterError,
     PruneError,
     RequestError,
@@ -20,11 +21,13 @@ from prune_cli.errors import (
     UsageError,
 )
 from prune_cli.prunable import SCALES, find_problems
-from prune_cli.pruning import draw_channels, live_channels, number_to_prune
+from prune_cli.pruning import draw_channels, live_channels, masked_elements, number_to_prune
 from prune_cli.selection import Amount, Rule, Selected, Selection, select, split_name
-from prune_cli.tensors import Parameter, resolve_dim
+from prune_cli.tensors import Parameter, TensorInfo, resolve_dim
 
 METHOD = "random_structured"
+
+_MASK_BLOCK = 1 << 18  # elements that are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,8 @@ def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
     if options.with_bias:
         biases, without = _bias_items(checkpoint, items)
         items, skipped = items + biases, skipped + without
+    if options.bake:
+        refuse_odd_masks(checkpoint)
     left = {skip.name: skip for skip in skipped} | dict.fromkeys(item.name for item in items)
     return Plan(
         METHOD,
@@ -158,6 +163,33 @@ def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
         tuple(sorted(items, key=lambda item: item.name)),
         tuple(skip for _, skip in sorted(left.items()) if skip),
     )
+
+
+def refuse_odd_masks(checkpoint: Checkpoint) -> None:
+    """Reads every mask, so that one that cannot be baked stops the run before it writes.
+
+    Raises:
+        InputError: some hold values other than 0 and 1; all are named.
+    """
+    problems = [
+        str(error)
+        for parameter in checkpoint.parameters
+        if parameter.mask and (error := _mask_error(checkpoint, parameter.mask))
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _mask_error(checkpoint: Checkpoint, info: TensorInfo) -> InputError | None:
+    mask = checkpoint.tensor(info)
+    mask = mask.view(-1) if mask.is_contiguous() else mask
+    rows = max(_MASK_BLOCK * len(mask) // max(mask.numel(), 1), 1)
+    try:
+        for block in mask.split(rows):
+            masked_elements(block, info.name)
+    except InputError as error:
+        return error
+    return None
 
 
 def channels_to_prune(item: PlanItem) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from prune_cli.errors import (
     AmountTypeError,
     DeviceError,
     DimError,
+    InputError,
     ParameterError,
     UsageError,
 )
@@ -181,6 +182,20 @@ def live_channels(tensor: torch.Tensor, dim: int) -> torch.Tensor:
         raise ParameterError("a tensor on the meta device has no values to find live channels by")
     live = _live_by_blocks if tensor.is_contiguous() else _live_by_reduction
     return live(tensor, axis).nonzero().flatten().cpu()
+
+
+def masked_elements(mask: torch.Tensor, name: str) -> torch.Tensor:
+    """Tell which elements a mask of any dtype takes away, as bools.
+
+    Raises:
+        InputError: it holds anything but 0 and 1; `name` is what the error calls it.
+    """
+    if mask.is_floating_point() and mask.itemsize == 1:
+        mask = mask.to(torch.float32)  # float8 cannot be compared by every torch
+    off = mask == 0
+    if not (off | (mask == 1)).all():
+        raise InputError(f"{name} holds values other than 0 and 1, so it cannot be made permanent")
+    return off
 
 
 def _axis(dim: int, shape: Sequence[int], name: str) -> int:

@@ -18,7 +18,7 @@ import torch
 from prune_cli.checkpoint import Checkpoint, torch_dtype
 from prune_cli.errors import InputError
 from prune_cli.outputs import OutputFile, OutputTensor
-from prune_cli.pruning import zero_channels_
+from prune_cli.pruning import masked_elements, zero_channels_
 from prune_cli.tensors import DTYPES, Block, TensorInfo, blocks
 from prune_cli.writer import Sink, read_exactly
 
@@ -257,7 +257,8 @@ class _Stream:
     def _rows(self, tensor: OutputTensor, first: int, last: int, at: int) -> None:
         values = self._read_rows(tensor, first, last)
         if tensor.mask:
-            _zero_where_masked(values, self._select(tensor.mask, tensor, first, last), tensor)
+            mask = self._select(tensor.mask, tensor, first, last)
+            _as_bits(values).masked_fill_(masked_elements(mask, tensor.mask.name), 0)
         if tensor.dim == 0:
             channels = [channel - first for channel in tensor.zero if first <= channel < last]
         else:
@@ -313,12 +314,3 @@ def _within(sorted_channels: tuple[int, ...], channels: torch.Tensor, span: rang
 def _as_bits(tensor: torch.Tensor) -> torch.Tensor:
     """The same memory as integers, which every operation takes (float8 and uint16 lack many)."""
     return tensor.view(_BITS[tensor.itemsize])
-
-
-def _zero_where_masked(values: torch.Tensor, mask: torch.Tensor, tensor: OutputTensor) -> None:
-    numbers = mask if mask.is_complex() else mask.to(torch.float32)  # float8 cannot compare
-    off = numbers == 0
-    if not (off | (numbers == 1)).all():
-        name = tensor.mask.name if tensor.mask else ""
-        raise InputError(f"{name} holds values other than 0 and 1, so it cannot be made permanent")
-    _as_bits(values).masked_fill_(off, 0)
