@@ -5,13 +5,16 @@ before a weight is read. Names and numbers only.
 """
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.errors import RequestError
 from prune_cli.plan import Plan, PlanItem
 from prune_cli.tensors import (
     MASK_SUFFIX,
@@ -78,7 +81,7 @@ class OutputFile:
     tensors: tuple[OutputTensor, ...]
     metadata: Mapping[str, str]
 
-    @property
+    @cached_property
     def header(self) -> bytes:
         """Its first bytes."""
         return encode_header((tensor.info for tensor in self.tensors), self.metadata)
@@ -109,10 +112,15 @@ def lay_out(
         removal: what is removed, for `shrink`.
         max_shard_size: in bytes; without it, there is one file for each shard of the input,
             but for those that held nothing but masks that are baked now.
+
+    Raises:
+        RequestError: two tensors or two files of the output would have one name.
     """
     groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
+    _refuse_twice([tensor.info.name for _, group in groups for tensor in group])
     common = _common_metadata(removal)
     if max_shard_size is None:
+        _refuse_twice([output_name(shard.name) for shard in checkpoint.shards])
         return tuple(
             _file(checkpoint, output_name(shard.name), group, {**shard.metadata, **common})
             for shard, group in groups
@@ -226,6 +234,14 @@ def _shrunk(tensor: OutputTensor, kept: Mapping[int, tuple[int, ...]]) -> Output
     return replace(tensor, info=replace(tensor.info, shape=shape), keep=keep)
 
 
+def _refuse_twice(names: Sequence[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise RequestError(
+            f"the output would hold {', '.join(twice)} twice; rename what the checkpoint calls so"
+        )
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
@@ -251,7 +267,8 @@ def _file(
     by_name = {tensor.info.name: tensor for tensor in tensors}
     ordered = in_layout_order(tensor.info for tensor in by_name.values())
     aliases = dict(_aliases(checkpoint, by_name))
-    return OutputFile(name, tuple(by_name[info.name] for info in ordered), {**aliases, **metadata})
+    kept = {key: value for key, value in metadata.items() if key not in checkpoint.aliases}
+    return OutputFile(name, tuple(by_name[info.name] for info in ordered), {**aliases, **kept})
 
 
 def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:

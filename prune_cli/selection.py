@@ -220,7 +220,7 @@ def read_recipe(
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
     tables = content.pop("rules", None)
     if content or not isinstance(tables, list) or not tables:
@@ -239,13 +239,19 @@ def _read_rule(where: str, table: object, fill: dict[str, Any]) -> Rule:
         raise UsageError(f"{where} has no amount, and --amount is not given")
     if type(rule["dim"]) is not int:
         raise UsageError(f"{where}: dim must be a whole number, not {rule['dim']!r}")
-    amount = rule["amount"]
     return Rule(
         _globs(where, rule["module"]),
         _globs(where, rule["param"]),
-        parse_amount(amount) if isinstance(amount, str) else check_amount(amount),
+        _amount(where, rule["amount"]),
         rule["dim"],
     )
+
+
+def _amount(where: str, value: object) -> Amount:
+    try:
+        return parse_amount(value) if isinstance(value, str) else check_amount(value)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _globs(where: str, value: object) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import deserialize
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune
@@ -189,3 +190,8 @@ def octets(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor, in order."""
     flat = tensor.detach().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())
+
+
+def raw_opens(content: bytes) -> bool:
+    """Whether safetensors itself takes these bytes for a file."""
+    return len(deserialize(content)) > 0
