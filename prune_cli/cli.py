@@ -386,6 +386,7 @@ def report_command(
     """
     from prune_cli.comparison import compare_reports, read_reports, to_json
     from prune_cli.page import render_page
+    from prune_cli.shrink.groups import show_groups_as_tensors
     from prune_cli.writer import STDOUT, check_can_write, write_file
 
     if as_json and html == STDOUT:
@@ -393,13 +394,14 @@ def report_command(
     if html:
         check_can_write([html], reports, force=force)
     found = read_reports(reports)
+    rows = {name: show_groups_as_tensors(report) for name, report in found.items()}
     if html:
         write_file(html, render_page(found).encode())
     if as_json:
-        console.write_stdout(to_json(compare_reports(found)))
+        console.write_stdout(to_json(compare_reports(rows)))
     elif html != STDOUT and not quiet:
         if len(found) > 1:
-            console.show_comparison(compare_reports(found))
+            console.show_comparison(compare_reports(rows))
         else:
             console.print_report(*found.values())
     if not quiet:

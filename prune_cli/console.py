@@ -155,11 +155,15 @@ def show_shrunk(
     report: "Report", *, written: Iterable[Path | None] = (), quiet: bool = False
 ) -> None:
     """The groups of channels that went, what is left whole and why, and what it is worth."""
+    if not quiet:
+        _print_shrunk(report, _stderr)
+        show_written(written)
+
+
+def _print_shrunk(report: "Report", console: Console) -> None:
     from prune_cli.shrink.plan import ShrinkPlan
 
-    if quiet or report.shrink is None:
-        return
-    plan = ShrinkPlan.from_facts(report.shrink)
+    plan = ShrinkPlan.from_facts(report.shrink or {})
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("channels of", overflow="fold", ratio=1)
     for heading in ("dim", "before", "after", "coupled"):
@@ -170,12 +174,12 @@ def show_shrunk(
         after, coupled = group.channels - gone, len(group.members)
         cells = [str(number) for number in (group.dim, group.channels, after, coupled)]
         table.add_row(escape(group.root), *cells, _bar(gone, group.channels))
-    _stderr.print(table)
+    console.print(table)
     if len(plan.groups) > MAX_ROWS:
-        _print(f"[dim]... and {len(plan.groups) - MAX_ROWS} more groups; the report has them[/]")
+        more = len(plan.groups) - MAX_ROWS
+        _print(f"[dim]... and {more} more groups; the report has them[/]", console)
     for line in _shrink_summary(report, plan):
-        _print(line)
-    show_written(written)
+        _print(line, console)
 
 
 def _shrink_summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
@@ -577,9 +581,12 @@ def _few(texts: Sequence[str]) -> list[str]:
 
 
 def print_report(report: "Report") -> None:
-    """The same table as show_report, but on stdout: here it is what was asked for."""
+    """The same table as show_report or show_shrunk, but on stdout: here it is what was asked for."""
     with _page() as page:
-        _print_report(report, 0, page)
+        if report.shrink is None:
+            _print_report(report, 0, page)
+        else:
+            _print_shrunk(report, page)
 
 
 def show_comparison(comparison: "Comparison") -> None:

@@ -28,6 +28,7 @@ from prune_cli.inspection import natural_key
 from prune_cli.plan import PlanItem
 from prune_cli.report import Report
 from prune_cli.selection import Amount
+from prune_cli.shrink.groups import show_groups_as_tensors
 
 MAX_TENSORS = 1000
 """A page shows no more tensors; the report has every one."""
@@ -35,6 +36,7 @@ MAX_TENSORS = 1000
 _SQUARES = 600_000  # of a whole page
 _FEWEST, _MOST = 256, 1024  # squares of one picture
 _LEVELS = 6  # shades of a square that stands for several channels
+_MOST_NAMES = 6  # of one memory, or of channels that went together
 _GROUPED = 40  # a longer list of tensors is divided
 _WIDTH, _WIDTH_OF_SEVERAL = 768, 384
 
@@ -50,6 +52,7 @@ def render_page(reports: Mapping[str, Report]) -> str:
         >>> html.startswith("<!DOCTYPE html>")
         True
     """
+    reports = {name: show_groups_as_tensors(each) for name, each in reports.items()}
     if len(reports) == 1:
         (report,) = reports.values()
         return _document(_title(report), _page_of_one(report), "one")
@@ -110,6 +113,8 @@ def _sentence(report: Report) -> str:
     if report.method == "apply":
         return f"The channels of another report, from {source}{dry}"
     options = report.options
+    if options.amount is None and report.shrink is not None:
+        return f"Channels removed from {source}{dry}"
     return (
         f"{escape(_amount(options.amount))}, along dim {options.dim}, drawn with seed "
         f"{options.seed}, from {source}{dry}"
@@ -131,9 +136,15 @@ def _tiles(report: Report) -> Iterator[str]:
     channels = totals.channels_pruned / totals.channels if totals.channels else 0.0
     yield '<dl class="tiles">'
     yield _tile("channels pruned", totals.channels_pruned, f"of {totals.channels:,}", channels)
-    yield _tile("tensors pruned", totals.tensors_pruned, f"of {len(report.tensors):,} planned")
-    yield _tile("zero elements", totals.elements_zero, f"of {totals.elements:,}")
-    yield _tile("sparsity", f"{totals.sparsity:.1%}", "of these tensors", totals.sparsity)
+    if report.shrink is None:
+        planned = f"of {len(report.tensors):,} planned"
+        yield _tile("tensors pruned", totals.tensors_pruned, planned)
+        yield _tile("zero elements", totals.elements_zero, f"of {totals.elements:,}")
+        yield _tile("sparsity", f"{totals.sparsity:.1%}", "of these tensors", totals.sparsity)
+    else:
+        yield _tile("groups shrunk", totals.tensors_pruned, "of coupled channels")
+        yield _tile("parameters removed", totals.elements_zero, f"of {totals.elements:,}")
+        yield _tile("smaller by", f"{totals.sparsity:.1%}", "of the parameters", totals.sparsity)
     yield "</dl>"
 
 
@@ -160,11 +171,14 @@ def _name(name: str, prefix: str) -> str:
 
 def _facts(item: PlanItem) -> str:
     shape = "\u2009\u00d7\u2009".join(f"{size}" for size in item.shape)
-    lines = [f"<p>{shape} \u00b7 {escape(item.dtype)} \u00b7 dim {item.dim}</p>"]
+    known = " \u00b7 ".join(filter(None, (shape, escape(item.dtype), f"dim {item.dim}")))
+    lines = [f"<p>{known}</p>"]
     if item.follows is not None:
         lines.append(f"<p>with {escape(item.follows)}</p>")
     if item.aliases:
-        lines.append(f"<p>also {escape(', '.join(item.aliases))}</p>")
+        more = len(item.aliases) - _MOST_NAMES
+        names = escape(", ".join(item.aliases[:_MOST_NAMES]))
+        lines.append(f"<p>also {names}{f' and {more} more' if more > 0 else ''}</p>")
     return "".join(lines)
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests import build
 from tests.conftest import Run
 from tests.test_comparison import item, report, write
+from tests.test_page import shrunk
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,18 @@ def test_many_reports_fit_in_80_columns(run: Run, tmp_path: Path) -> None:
     assert "tensor channels shared alike" in words(ran.out)
     assert "... and 10 more tensors; --json and --html have every one" in ran.out
     assert ran.out.count(" alike, ") == 15
+
+
+def test_reports_of_shrink_are_shown_too(run: Run, tmp_path: Path) -> None:
+    """One as its own table, several by the groups that lost channels."""
+    path = write(tmp_path / "a.json", shrunk((1, 4)))
+    other = write(tmp_path / "b.json", shrunk((4, 5)))
+
+    one, two = run("report", path), run("report", path, other)
+
+    assert "conv.weight 0 8 6 2 \u2501\u2501" in "\n".join(words(one.out))
+    assert "parameters 1,000 -> 750 (-25.0%)" in one.out
+    assert "conv.weight 8 2 2 1 33.3% \u2501\u2501\u2501" in words(two.out)
 
 
 def test_json_is_all_of_stdout(run: Run, tmp_path: Path) -> None:

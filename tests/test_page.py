@@ -12,6 +12,8 @@ from prune_cli.page import MAX_TENSORS, render_page
 from prune_cli.plan import PlanItem, Skipped
 from prune_cli.report import Report, sum_up
 from prune_cli.selection import Rule
+from prune_cli.shrink.effect import Effect
+from prune_cli.shrink.plan import Group, ShrinkPlan, Whole
 from tests.test_comparison import item, report
 
 COLUMNS = {12: 64, 6: 128}
@@ -259,6 +261,60 @@ def test_different_pasts_have_no_chance() -> None:
     one, other = report(item("w", (1,), before=(0,))), report(item("w", (1,)))
 
     assert "by chance" not in Tree(render_page({"a": one, "b": other})).text
+
+
+# --- reports of shrink -----------------------------------------------------------------------
+
+
+def shrunk(removed: tuple[int, ...], members: int = 1) -> Report:
+    """A report of shrink: of eight channels of a convolution some went, with those of `members`."""
+    plan = ShrinkPlan(
+        kept={},
+        shapes={},
+        attributes={},
+        config={},
+        groups=(
+            Group(
+                root="conv.weight",
+                dim=0,
+                amount=0.25,
+                seed=1,
+                channels=8,
+                blocks=1,
+                removed=removed,
+                members=(("conv.weight", 0), *((f"next{n}.weight", 1) for n in range(members))),
+            ),
+        ),
+        whole=(Whole("fc.weight", 0, 10, "it is an output of the model"),),
+        effect=Effect(1000, 750, 9000, 6000),
+    )
+    return replace(report(), method="shrink", shrink=plan.to_facts(), skipped=())
+
+
+def test_groups_of_shrink_are_rows() -> None:
+    """Each group has a picture of what went of its root, and what went with it."""
+    html = render_page({"a": shrunk((1, 4))})
+
+    text = Tree(html).text
+    assert pictures(html) == [{"t": set(range(8)), "": {1, 4}}]
+    assert "conv.weight dim 0 also next0.weight" in text
+    assert "parameters removed 250 of 1,000" in text
+    assert "Skipped it is an output of the model fc.weight" in text
+
+
+def test_long_lists_of_coupled_tensors_are_cut() -> None:
+    """A residual stream may couple hundreds of tensors; a few are named."""
+    text = Tree(render_page({"a": shrunk((1, 4), members=10)})).text
+
+    assert "next5.weight and 4 more" in text
+
+
+def test_channels_that_were_zero_need_no_seed() -> None:
+    """Where zeros are removed there is no amount to tell."""
+    content = shrunk((1,))
+    content = replace(content, options=replace(content.options, amount=None))
+
+    assert "Channels removed from model.pt" in Tree(render_page({"a": content})).text
 
 
 # --- any reports -----------------------------------------------------------------------------
