@@ -550,7 +550,7 @@ def _inspection_notes(inspection: "Inspection", lines: "Sequence[Line]") -> Iter
     weights = sum(facts.param == "weight" for facts in prunable)
     yield (
         f"{len(prunable):,} of {len(parameters):,} can be pruned, along any of their dims; "
-        f"{weights:,} of these are called weight, the default of --param"
+        f"{weights:,} of them called weight, the default of --param"
     )
     if any(line.node.children and not line.is_open for line in lines):
         yield "[dim]... stands for modules that are not shown: --module picks some, --all shows all[/]"

@@ -113,8 +113,9 @@ def _sentence(report: Report) -> str:
     if report.method == "apply":
         return f"The channels of another report, from {source}{dry}"
     options = report.options
-    if options.amount is None and report.shrink is not None:
-        return f"Channels removed from {source}{dry}"
+    if report.shrink is not None:
+        drawn = "" if options.amount is None else f", drawn with seed {options.seed}"
+        return f"Channels removed, with all that depend on them, from {source}{drawn}{dry}"
     return (
         f"{escape(_amount(options.amount))}, along dim {options.dim}, drawn with seed "
         f"{options.seed}, from {source}{dry}"

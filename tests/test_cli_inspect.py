@@ -65,7 +65,7 @@ def test_small_checkpoint_is_shown_whole(run: Run, tmp_path: Path) -> None:
         "F32 3 tensors 174 elements 696 B",
         "BF16 2 tensors 250 elements 500 B",
         "I64 1 tensor 1 elements 8 B",
-        "2 of 6 can be pruned, along any of their dims; 2 of these are called weight, the default "
+        "2 of 6 can be pruned, along any of their dims; 2 of them called weight, the default "
         + "of --param",
     ]
 

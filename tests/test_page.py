@@ -314,7 +314,9 @@ def test_channels_that_were_zero_need_no_seed() -> None:
     content = shrunk((1,))
     content = replace(content, options=replace(content.options, amount=None))
 
-    assert "Channels removed from model.pt" in Tree(render_page({"a": content})).text
+    text = Tree(render_page({"a": content})).text
+    assert "Channels removed, with all that depend on them, from model.pt" in text
+    assert "drawn with seed" not in text
 
 
 # --- any reports -----------------------------------------------------------------------------
