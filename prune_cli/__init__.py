@@ -3,19 +3,25 @@
 The tour, from the bottom up; each file imports only what stands above it here:
 
     errors.py       what can go wrong, and the exit code of each
+    jsontext.py     how JSON is laid out
     tensors.py      TensorInfo, and the arithmetic of headers
     selection.py    which parameters: glob patterns, amounts, recipes
     checkpoint/     any checkpoint as shards of TensorInfo, without reading the weights
     writer.py       files that appear whole or not at all, and streams
     pruning.py      the mathematics: RandomStructured, which channels go, zeroing them
+    prunable.py     whether a tensor can be pruned, by its header
+    inspection.py   what is in a checkpoint: inspect_checkpoint
     plan.py         which channels of which tensors: Plan, PlanItem, make_plan
+    replay.py       plans that draw nothing: the channels of a report, masks that are there
     report.py       Report, a plan and what came of it, to JSON and back
+    comparison.py   several reports side by side
     outputs.py      which tensors the output holds, in which files
     stream.py       the bytes, piece by piece, from the checkpoint to the output
     staging.py      folders that are complete or can be resumed
-    apply.py        a plan onto a checkpoint: prune_checkpoint
-    differences.py  where a file's bytes are not what they should be
-    verify.py       a file against its plan
+    apply.py        a plan onto a checkpoint: prune_checkpoint, apply_report, remove_masks
+    verify.py       a file against its plan: verify_checkpoint (differences.py: where two differ)
+    shrink/         the channels really go: shrink_checkpoint, load_shrunk
+    page.py         reports as a page of HTML
     console.py      tables and progress
     options.py      the options that commands share
     cli.py          the commands
@@ -35,7 +41,11 @@ if TYPE_CHECKING:
     from prune_cli.apply import remove_masks as remove_masks
     from prune_cli.checkpoint import Loading as Loading
     from prune_cli.checkpoint import open_checkpoint as open_checkpoint
+    from prune_cli.comparison import compare_reports as compare_reports
+    from prune_cli.comparison import read_reports as read_reports
     from prune_cli.errors import PruneError as PruneError
+    from prune_cli.inspection import inspect_checkpoint as inspect_checkpoint
+    from prune_cli.page import render_page as render_page
     from prune_cli.plan import make_plan as make_plan
     from prune_cli.pruning import RandomStructured as RandomStructured
     from prune_cli.pruning import random_structured as random_structured
@@ -53,13 +63,17 @@ _HOMES = {
     "Report": "report",
     "Rule": "selection",
     "apply_report": "apply",
+    "compare_reports": "comparison",
+    "inspect_checkpoint": "inspection",
     "load_shrunk": "shrink.load",
     "make_plan": "plan",
     "open_checkpoint": "checkpoint",
     "prune_checkpoint": "apply",
     "random_structured": "pruning",
     "read_report": "report",
+    "read_reports": "comparison",
     "remove_masks": "apply",
+    "render_page": "page",
     "shrink_checkpoint": "shrink.shrink",
     "verify_checkpoint": "verify",
 }
