@@ -42,10 +42,12 @@ from prune_cli.report import FOLDER_REPORT, Report, read_report, report_path, su
 from prune_cli.selection import Rule, matcher, split_name
 from prune_cli.stream import OnTensor, write_tensors
 from prune_cli.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
-from prune_cli.writer import STDOUT
 
 MAX_CHANNELS_LISTED = 1000
 """A tensor with more wrong channels than this has the rest of them counted, not listed."""
+
+STDIN = Path("-")
+"""Means standard input, where a file is meant."""
 
 _NOT_ZERO = "a pruned channel is not +0"
 _NOT_THE_SOURCE = "its bytes are not the source's"
@@ -112,12 +114,13 @@ def verify_checkpoint(
 
     Raises:
         InputError: one of them cannot be read, or the report is one of a dry run.
-        UsageError: the output is stdin, and no report is named.
+        UsageError: the output is stdin and no report is named, or two of them are stdin.
 
     Example:
         >>> verify_checkpoint("model.pruned.safetensors", source="model.pt").is_verified
         True
     """
+    _refuse_stdin(output, report, source)
     written = open_checkpoint(output)
     told = _read_report(written, report)
     found = [*_check_report(told, written), *_check_output(told, written)]
@@ -142,9 +145,15 @@ def to_json(verification: Verification) -> str:
     return encode({"verified": verification.is_verified, **facts})
 
 
-def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
-    if named is None and written.path == STDOUT:
+def _refuse_stdin(output: str | Path, report: str | Path | None, source: str | Path | None) -> None:
+    stdin = [name for name in (output, report, source) if name and Path(name) == STDIN]
+    if len(stdin) > 1:
+        raise UsageError("only one of output, report and source can be stdin")
+    if Path(output) == STDIN and report is None:
         raise UsageError("the output is stdin, so say where its report is: --report")
+
+
+def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
     path = Path(named or report_path(written.path, is_folder=written.is_folder))
     if named is None and not path.exists():
         raise InputError(f"{path}, where the report would be, is not there; name it: --report")
