@@ -177,7 +177,9 @@ def to_json(report: Report) -> str:
         "skipped": [asdict(skip) for skip in report.skipped],
         "dropped": [asdict(drop) for drop in report.dropped],
     }
-    return encode(facts if report.shrink is None else {**facts, "shrink": report.shrink})
+    text = encode(facts if report.shrink is None else {**facts, "shrink": report.shrink})
+    # A file's name can have bytes that are no text; JSON cannot.
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
