@@ -7,7 +7,7 @@ gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema
 import json
 import re
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,9 @@ FOLDER_REPORT = "prune-report.json"
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
+
+_OPTIONAL = {"follows", "shrink"}
+"""The keys that are there only if there is something to say."""
 
 _Fact = TypeVar("_Fact")
 
@@ -222,7 +225,8 @@ def from_json(text: str) -> Report:
     schema = _take(found, "schema", int)
     if schema != SCHEMA:
         raise InputError(f"its schema is {schema}; this version of prune-cli reads {SCHEMA}")
-    output = found.get("output")
+    _check_keys("the report", found, {entry.name for entry in fields(Report)} - {"notes"})
+    output = found["output"]
     return Report(
         schema=schema,
         tool=_build(Tool, _take(found, "tool", dict)),
@@ -261,19 +265,23 @@ def _take(found: object, key: str, kind: type) -> Any:
 def _build(kind: type[_Fact], found: object) -> _Fact:
     """A `kind` from a JSON object that has exactly its fields, each of the type it has there."""
     hints = _hints(cast(Hashable, kind))
-    if not isinstance(found, dict) or not found.keys() <= hints.keys():
-        raise InputError(
-            f"{kind.__name__}: expected the keys {', '.join(hints)}, not {found!r:.80}"
-        )
+    if not isinstance(found, dict):
+        raise InputError(f"{kind.__name__}: expected an object, not {found!r:.80}")
+    _check_keys(kind.__name__, found, hints.keys())
     values = {}
     for name, value in found.items():
         values[name] = tuple(value) if isinstance(value, list) else value
         if not _fits(values[name], hints[name]):
             raise InputError(f"{kind.__name__}: {name!r} cannot be {value!r:.80}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise InputError(f"{kind.__name__}: {error}") from None
+    return kind(**values)
+
+
+def _check_keys(what: str, found: Mapping[str, object], keys: Collection[str]) -> None:
+    missing, unknown = {*keys} - _OPTIONAL - found.keys(), found.keys() - {*keys}
+    if missing:
+        raise InputError(f"{what} lacks {', '.join(map(repr, sorted(missing)))}")
+    if unknown:
+        raise InputError(f"{what} has the unknown {', '.join(map(repr, sorted(unknown)))}")
 
 
 _hints = cache(get_type_hints)

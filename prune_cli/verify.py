@@ -38,7 +38,7 @@ from prune_cli.plan import (
 )
 from prune_cli.pruning import live_channels
 from prune_cli.replay import REMOVED, REPLAYED, misfits, plan_removal, replay
-from prune_cli.report import FOLDER_REPORT, Report, read_report, report_path, sum_up
+from prune_cli.report import FOLDER_REPORT, Output, Report, read_report, report_path, sum_up
 from prune_cli.selection import Rule, matcher, split_name
 from prune_cli.stream import OnTensor, write_tensors
 from prune_cli.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
@@ -123,7 +123,9 @@ def verify_checkpoint(
     _refuse_stdin(output, report, source)
     written = open_checkpoint(output)
     told = _read_report(written, report)
-    found = [*_check_report(told, written), *_check_output(told, written)]
+    if told.output is None:
+        raise InputError("the report is of a dry run, so there is no output to verify")
+    found = [*_check_report(told, written), *_check_output(told, told.output, written)]
     if source is None:
         found += _check_channels(told.tensors, told, written)
     else:
@@ -158,8 +160,6 @@ def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
     if named is None and not path.exists():
         raise InputError(f"{path}, where the report would be, is not there; name it: --report")
     report = read_report(path)
-    if report.output is None:
-        raise InputError(f"{path} is the report of a dry run, so there is no output to verify")
     if report.method not in (METHOD, REPLAYED, REMOVED):
         raise InputError(f"{path} reports {report.method!r}, which verify knows nothing of")
     return report
@@ -299,11 +299,8 @@ def _differing(one: PlanItem, other: PlanItem) -> list[str]:
 # --- the report and the output ---------------------------------------------------------------
 
 
-def _check_output(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
+def _check_output(report: Report, told: Output, written: Checkpoint) -> Iterator[Disagreement]:
     """That the output has the files, tensors, dtypes, shapes and aliases that the report says."""
-    told = report.output
-    if told is None:
-        return
     there = sum(shard.nbytes for shard in written.shards)
     if told.format != written.format:
         yield Disagreement(f"the report says {told.format}, the output is {written.format}")

@@ -778,6 +778,23 @@ def test_an_edited_report_is_caught(rich: Pruned, path: str, edit: tuple[object,
     assert bool(disagreements(rich, with_source=False)) == (how == ALONE)
 
 
+def test_no_key_of_a_report_can_be_left_out_or_added(rich: Pruned) -> None:
+    """Nothing has a default: not even what the command line has one for."""
+    original = json.loads(rich.report.read_text())
+    for part in (original, *(original[key] for key in original if isinstance(original[key], dict))):
+        for key in [*part]:
+            value = part.pop(key)
+            rich.report.write_text(json.dumps(original))
+            with pytest.raises(InputError):
+                disagreements(rich)
+            part[key] = value
+        part["ghost"] = 1
+        rich.report.write_text(json.dumps(original))
+        with pytest.raises(InputError, match="ghost"):
+            disagreements(rich)
+        del part["ghost"]
+
+
 HOSTILE: dict[str, dict[str, object]] = {
     "negative shape": {"tensors.1.shape": [-6, 3, 3, 3], "tensors.1.channels": -6},
     "huge shape": {"tensors.1.shape": [10**15, 3], "tensors.1.channels": 10**15},
