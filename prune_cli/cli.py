@@ -314,18 +314,27 @@ def verify_command(
     from prune_cli.verify import to_json, verify_checkpoint
 
     torch.set_num_threads(1)
-    verification = verify_checkpoint(
-        output,
-        report=report,
-        source=source,
-        loading=_loading(state_dict_key, allow_global, unsafe_load),
-        workers=count_workers(workers),
-    )
+    nbytes = _nbytes(output) if source else 0
+    with console.progress(nbytes, quiet=quiet, doing="comparing") as on_tensor:
+        verification = verify_checkpoint(
+            output,
+            report=report,
+            source=source,
+            loading=_loading(state_dict_key, allow_global, unsafe_load),
+            workers=count_workers(workers),
+            on_tensor=on_tensor,
+        )
     if as_json:
         console.write_stdout(to_json(verification))
     console.show_verification(verification, quiet=quiet)
     if not verification.is_verified:
         raise VerificationError(f"{output}: {len(verification.disagreements)} disagreement(s)")
+
+
+def _nbytes(output: Path) -> int:
+    """The bytes of the weights at `output`, as far as that shows from outside."""
+    files = output.glob("*.safetensors") if output.is_dir() else [output]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @app.command("inspect", no_args_is_help=True)

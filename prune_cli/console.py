@@ -78,7 +78,7 @@ def write_stdout(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(nbytes: int, *, quiet: bool) -> "Iterator[OnTensor | None]":
+def progress(nbytes: int, *, quiet: bool, doing: str = "writing") -> "Iterator[OnTensor | None]":
     """A bar of bytes and rate for long work on a terminal; elsewhere nothing."""
     if quiet or nbytes < _LONG_WORK_BYTES or not _stderr.is_terminal:
         yield None
@@ -100,7 +100,7 @@ def progress(nbytes: int, *, quiet: bool) -> "Iterator[OnTensor | None]":
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_stderr, transient=True) as bar:
-        task = bar.add_task("writing", total=nbytes)
+        task = bar.add_task(doing, total=nbytes)
         yield lambda _name, count: bar.advance(task, count)
 
 

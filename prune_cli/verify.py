@@ -424,11 +424,10 @@ def _list(name: str, first: torch.Tensor, describe: Callable[[int], str]) -> Ite
 
 def _check_decisions(report: Report, original: Checkpoint) -> Iterator[Disagreement]:
     """That planning the source again gives this report."""
-    told = (report.input.format, report.input.tensors, report.input.bytes)
-    if told != (original.format, len(original.tensors), original.nbytes):
-        yield Disagreement(
-            "the source is not the input of the report: its format or size is another"
-        )
+    told = _facts(report.input.format, report.input.tensors, report.input.bytes)
+    there = _facts(original.format, len(original.tensors), original.nbytes)
+    if told != there:
+        yield Disagreement(f"the report says that its input is {told}; the source is {there}")
     if report.dropped != original.dropped:
         yield Disagreement("the report does not name what of the source was dropped")
     try:
@@ -451,6 +450,10 @@ def _check_decisions(report: Report, original: Checkpoint) -> Iterator[Disagreem
             yield Disagreement(
                 f"the report's {', '.join(keys)} are not what the source gives", name
             )
+
+
+def _facts(format: str, tensors: int, nbytes: int) -> str:
+    return f"{format} of {tensors:,} tensors in {nbytes:,} bytes"
 
 
 def _decide_again(report: Report, original: Checkpoint) -> Plan:
