@@ -108,8 +108,19 @@ def draw_channels(
     if k == 0:
         return live[:0]
     draws = torch.rand(len(live), dtype=torch.float32, device="cpu", generator=generator)
-    smallest = draws.sort(stable=True).indices[:k]
-    return live[smallest.sort().values]
+    return live[_smallest(draws, k)]
+
+
+_FEW = 256  # Python sorts so few floats before torch has begun to
+
+
+def _smallest(draws: torch.Tensor, k: int) -> torch.Tensor:
+    """Give the indices of the k smallest, ascending; of equal draws the earlier is the smaller."""
+    if len(draws) > _FEW:
+        return draws.sort(stable=True).indices[:k].sort().values
+    ranks = draws.tolist()
+    indices = sorted(sorted(range(len(ranks)), key=ranks.__getitem__)[:k])
+    return torch.tensor(indices, dtype=torch.int64, device="cpu")
 
 
 # --- Tensors ----------------------------------------------------------------------------------
@@ -124,6 +135,7 @@ _DTYPES_WITH_ZERO = frozenset(
         torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool,
     }
 )  # fmt: skip
+_USUAL = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 _REFUSED = {
     "torch.float8_e8m0fnu": "it holds powers of two only, and no zero",
     "torch.float4_e2m1fn_x2": "it packs two values into a byte",
@@ -180,6 +192,8 @@ def live_channels(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     _check_dtype(tensor.dtype, "the tensor")
     if tensor.is_meta:
         raise ParameterError("a tensor on the meta device has no values to find live channels by")
+    if _all_live_at_first_sight(tensor, axis):
+        return torch.arange(tensor.shape[axis], device="cpu")
     live = _live_by_blocks if tensor.is_contiguous() else _live_by_reduction
     return live(tensor, axis).nonzero().flatten().cpu()
 
@@ -222,6 +236,15 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     return tensor.view(_INTEGER_OF_WIDTH[tensor.element_size()])
+
+
+def _all_live_at_first_sight(tensor: torch.Tensor, axis: int) -> bool:
+    """Tell whether the first element of each channel is a value: of most tensors, it is."""
+    if tensor.dtype not in _USUAL or not tensor.is_contiguous() or not tensor.numel():
+        return False
+    inner = math.prod(tensor.shape[axis + 1 :])
+    firsts = tensor.detach().view(-1)[: tensor.shape[axis] * inner : inner]
+    return bool(firsts.all())
 
 
 def _live_by_reduction(tensor: torch.Tensor, axis: int) -> torch.Tensor:
