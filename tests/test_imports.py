@@ -1,0 +1,65 @@
+"""What is imported when: torch takes a second, so nothing loads it that does not need it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prune_cli
+from tests import build
+
+
+def modules_after(code: str) -> set[str]:
+    """The modules that a fresh interpreter has after `code`."""
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules, file=sys.stderr)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(ran.stderr.splitlines()[-1].split())
+
+
+CALL = "from prune_cli.cli import main\nassert main({!r}) == 0"
+
+LIGHT = {
+    "import": "import prune_cli\nassert prune_cli.PruneError",
+    "help": CALL.format(["--help"]),
+    "command-help": CALL.format(["random-structured", "--help"]),
+    "completion": "from prune_cli.cli import app",
+}
+
+
+@pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
+def test_help_does_not_import_torch(code: str) -> None:
+    """Neither `import prune_cli` nor any --help needs torch, numpy or safetensors."""
+    assert modules_after(code).isdisjoint({"torch", "numpy", "safetensors"})
+
+
+def test_inspecting_safetensors_does_not_import_torch(tmp_path: Path) -> None:
+    """Headers are numbers and names."""
+    path = build.safetensors(tmp_path / "x", build.tensors())
+
+    assert "torch" not in modules_after(CALL.format(["inspect", str(path)]))
+
+
+@pytest.mark.parametrize("name", prune_cli.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    """Each is found in its home, is listed by dir(), and has a docstring."""
+    assert getattr(prune_cli, name).__doc__
+    assert name in dir(prune_cli)
+
+
+def test_other_names_are_not() -> None:
+    """A name that is not public is an AttributeError, as of any module."""
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = prune_cli.nothing
+
+
+def test_the_package_is_typed_and_has_its_schema() -> None:
+    """What a wheel must hold beside the code."""
+    home = Path(prune_cli.__file__).parent
+
+    assert (home / "py.typed").exists()
+    assert (home / "report.schema.json").exists()
