@@ -4,10 +4,12 @@ A plan is frozen facts. It is made from headers; of the weights it reads only wh
 channel is already zero (`pruning.live_channels`).
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Literal, cast
 
 import torch
 
@@ -21,11 +23,15 @@ from prune_cli.errors import (
     UsageError,
 )
 from prune_cli.prunable import SCALES, find_problems
-from prune_cli.pruning import draw_channels, live_channels, masked_elements, number_to_prune
+from prune_cli.pruning import draw_positions, live_channels, masked_elements, number_to_prune
 from prune_cli.selection import Amount, Rule, Selected, Selection, select, split_name
-from prune_cli.tensors import Parameter, TensorInfo, resolve_dim
+from prune_cli.tensors import DTYPES, Parameter, TensorInfo, resolve_dim
 
 METHOD = "random_structured"
+
+_FEW_CHANNELS = 4096
+_UNSIGNED: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+"""What memoryview calls an unsigned number of so many bytes."""
 
 _MASK_BLOCK = 1 << 18  # elements that are looked at together
 
@@ -195,7 +201,7 @@ def _mask_error(checkpoint: Checkpoint, info: TensorInfo) -> InputError | None:
 def channels_to_prune(item: PlanItem) -> tuple[int, ...]:
     """The channels that the seed of `item` gives: what `item.pruned` must be, if it was drawn."""
     dead = torch.tensor(item.already_pruned, dtype=torch.int64)
-    live = torch.tensor(all_but(dead, item.channels), dtype=torch.int64)
+    live = all_but(dead, item.channels)
     return _draw(live, item.amount, item.seed or 0, item.name)
 
 
@@ -317,7 +323,7 @@ def _plan_item(checkpoint: Checkpoint, seed: int, pick: Selected) -> PlanItem:
     _refuse_problems(find_problems(checkpoint, parameter))
     dim = resolve_dim(rule.dim, info.shape, parameter.name)
     channels = info.shape[dim]
-    live = live_channels(checkpoint.tensor(parameter.mask or info), dim)
+    live = _live(checkpoint, parameter, dim)
     own_seed = derive_seed(seed, parameter.name)
     return PlanItem(
         name=parameter.name,
@@ -330,9 +336,39 @@ def _plan_item(checkpoint: Checkpoint, seed: int, pick: Selected) -> PlanItem:
         amount=rule.amount,
         seed=own_seed,
         channels=channels,
-        already_pruned=all_but(live, channels),
+        already_pruned=() if len(live) == channels else _others(live, channels),
         pruned=_draw(live, rule.amount, own_seed, parameter.name),
     )
+
+
+def _live(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> Sequence[int]:
+    """The channels that hold anything but zeros, ascending."""
+    if parameter.mask is None and _is_dense(checkpoint, parameter.tensor, dim):
+        return range(parameter.tensor.shape[dim])
+    tensor = checkpoint.tensor(parameter.mask or parameter.tensor)
+    return cast(list[int], live_channels(tensor, dim).tolist())
+
+
+def _others(live: Sequence[int], channels: int) -> tuple[int, ...]:
+    return tuple(sorted({*range(channels)}.difference(live)))
+
+
+def _is_dense(checkpoint: Checkpoint, info: TensorInfo, dim: int) -> bool:
+    """Whether the first element of each channel shows that it is live; False may be wrong.
+
+    A model can have a hundred thousand tensors, and what torch does before it looks at the first
+    one takes longer than this.
+    """
+    channels, itemsize = info.shape[dim], DTYPES[info.dtype].bits // 8
+    if info.offset is None or not info.is_plain or not info.elements:
+        return False
+    if channels > _FEW_CHANNELS or info.dtype == "C64":  # which has two signs
+        return False
+    step = math.prod(info.shape[dim + 1 :])
+    stop = info.offset + channels * step * itemsize
+    first = checkpoint.shards[info.shard].mapped[info.offset : stop].cast(_UNSIGNED[itemsize])
+    all_but_sign = (1 << 8 * itemsize - 1) - 1  # -0.0 is zero
+    return all(element & all_but_sign for element in first[::step].tolist())
 
 
 def all_but(live: torch.Tensor, channels: int) -> tuple[int, ...]:
@@ -343,10 +379,10 @@ def all_but(live: torch.Tensor, channels: int) -> tuple[int, ...]:
     return tuple(dead.nonzero().flatten().tolist())
 
 
-def _draw(live: torch.Tensor, amount: Amount, seed: int, name: str) -> tuple[int, ...]:
+def _draw(live: Sequence[int], amount: Amount, seed: int, name: str) -> tuple[int, ...]:
     k = number_to_prune(amount, len(live), name)
     generator = torch.Generator("cpu").manual_seed(seed)
-    return tuple(draw_channels(live, k, generator=generator).tolist())
+    return tuple(live[n] for n in draw_positions(len(live), k, generator=generator))
 
 
 def _bias_items(

@@ -16,7 +16,7 @@ dim 0, a column for dim 1. Masks hold 0 (pruned) and 1 (kept) in the dtype of th
 import math
 import numbers
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -111,6 +111,19 @@ def draw_channels(
     return live[_smallest(draws, k)]
 
 
+def draw_positions(n: int, k: int, *, generator: torch.Generator | None = None) -> list[int]:
+    """Draw `k` of `n` channels as draw_channels does where all are live, in plain numbers.
+
+    For plans of many small tensors, where each call to torch counts.
+    """
+    if k == 0:
+        return []
+    draws = torch.rand(n, dtype=torch.float32, device="cpu", generator=generator)
+    if n > _FEW:
+        return cast(list[int], _smallest(draws, k).tolist())
+    return _smallest_few(draws.tolist(), k)
+
+
 _FEW = 256  # Python sorts so few floats before torch has begun to
 
 
@@ -118,9 +131,11 @@ def _smallest(draws: torch.Tensor, k: int) -> torch.Tensor:
     """Give the indices of the k smallest, ascending; of equal draws the earlier is the smaller."""
     if len(draws) > _FEW:
         return draws.sort(stable=True).indices[:k].sort().values
-    ranks = draws.tolist()
-    indices = sorted(sorted(range(len(ranks)), key=ranks.__getitem__)[:k])
-    return torch.tensor(indices, dtype=torch.int64, device="cpu")
+    return torch.tensor(_smallest_few(draws.tolist(), k), dtype=torch.int64, device="cpu")
+
+
+def _smallest_few(draws: list[float], k: int) -> list[int]:
+    return sorted(sorted(range(len(draws)), key=draws.__getitem__)[:k])
 
 
 # --- Tensors ----------------------------------------------------------------------------------

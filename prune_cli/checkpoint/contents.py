@@ -39,17 +39,22 @@ class Shard:
     """An unnamed temporary file to keep open, where `path` leads to one."""
 
     @cached_property
-    def storage(self) -> "torch.UntypedStorage":
+    def mapped(self) -> memoryview:
         """The whole file, mapped to be read: its pages are the kernel's to take back.
 
         Not by `UntypedStorage.from_file`: that maps for writing, which the kernel refuses for a
         file larger than the memory of the machine.
         """
+        with self.path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ))
+
+    @cached_property
+    def storage(self) -> "torch.UntypedStorage":
+        """The same memory, as torch has it."""
         import torch
 
-        with self.path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-            mapped = mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ)
-            return torch.frombuffer(mapped, dtype=torch.uint8).untyped_storage()
+        with warnings.catch_warnings(action="ignore"):  # it may not be written, and is not
+            return torch.frombuffer(self.mapped, dtype=torch.uint8).untyped_storage()
 
 
 @dataclass(frozen=True, slots=True)
