@@ -66,17 +66,16 @@ def select(
         SelectionError: a pattern matches nothing; all such patterns are named at once.
     """
     aliases = aliases or {}
-    named = {
-        parameter: [
-            split_name(name) for name in (parameter.name, *aliases.get(parameter.tensor.name, ()))
-        ]
+    named = [
+        (parameter, [split_name(name) for name in (parameter.name, *further)])
         for parameter in parameters
-    }
-    _refuse_idle_patterns([pair for pairs in named.values() for pair in pairs], selection)
+        for further in [aliases.get(parameter.tensor.name, ())]
+    ]
+    _refuse_idle_patterns([pair for _, pairs in named for pair in pairs], selection)
     excluded = matcher(selection.exclude)
     rules = [(rule, matcher(rule.modules), matcher(rule.params)) for rule in selection.rules]
     picked: list[Selected] = []
-    for parameter, pairs in named.items():
+    for parameter, pairs in named:
         if any(excluded(module) for module, _ in pairs):
             continue
         for rule, fits_module, fits_param in reversed(rules):
