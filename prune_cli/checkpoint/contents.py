@@ -5,7 +5,7 @@ The formats (`safetensors_file`, `torch_file`, `folder`) make these; nothing her
 
 import mmap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -170,14 +170,12 @@ def torch_dtype(info: TensorInfo) -> "torch.dtype":
     return dtype
 
 
-def _packed_strides(shape: Iterable[int]) -> tuple[int, ...]:
-    def backwards() -> Iterator[int]:
-        stride = 1
-        for size in reversed(tuple(shape)):
-            yield stride
-            stride *= size
-
-    return tuple(backwards())[::-1]
+def _packed_strides(shape: Sequence[int]) -> list[int]:
+    """The strides of a tensor of `shape` without gaps, in elements."""
+    strides = [1] * len(shape)
+    for dim in range(len(shape) - 1, 0, -1):
+        strides[dim - 1] = strides[dim] * shape[dim]
+    return strides
 
 
 def _span(info: TensorInfo) -> int:

@@ -90,7 +90,7 @@ def _tensor(path: Path, name: str, entry: object, shard: int, data_start: int) -
         raise InputError(f"{path}: {name!r} has a shape or offsets that are not whole numbers >= 0")
     if len(shape) > MAX_DIMS:
         raise InputError(f"{path}: {name!r} has {len(shape):,} dims, more than {MAX_DIMS}")
-    if stop - start != nbytes(dtype, shape) or math.prod(shape) * DTYPES[dtype].bits % 8:
+    if 8 * (stop - start) != math.prod(shape) * DTYPES[dtype].bits:
         raise InputError(
             f"{path}: {name!r} is {dtype} {shape}, {nbytes(dtype, shape):,} bytes, but its "
             f"offsets {start:,} to {stop:,} hold {stop - start:,}"
@@ -101,11 +101,12 @@ def _tensor(path: Path, name: str, entry: object, shard: int, data_start: int) -
 def _check_layout(path: Path, tensors: tuple[TensorInfo, ...], start: int, size: int) -> None:
     """Tensors follow each other from the end of the header to the end of the file."""
     at = start
-    for info in sorted(tensors, key=lambda info: (info.offset, info.nbytes)):
-        if info.offset != at:
-            fact = "overlaps the tensor before it" if (info.offset or 0) < at else "leaves a gap"
-            raise InputError(f"{path}: {info.name!r} {fact}, at byte {info.offset:,}")
-        at += info.nbytes
+    extents = sorted((info.offset or 0, info.nbytes, info.name) for info in tensors)
+    for offset, length, name in extents:
+        if offset != at:
+            fact = "overlaps the tensor before it" if offset < at else "leaves a gap"
+            raise InputError(f"{path}: {name!r} {fact}, at byte {offset:,}")
+        at += length
     if at > size:
         raise InputError(
             f"{path}: its tensors end at byte {at:,}, but the file has only {size:,}: "
