@@ -44,6 +44,8 @@ def main() -> None:
     arguments = _parser().parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     console.print(", ".join(f"{key} {value}" for key, value in _machine().items()))
+    if arguments.small:
+        console.print("--small shows that everything runs; its figures mean nothing")
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="benchmark-") as folder:
         setup = _setup(arguments, Path(folder))
         found = []
