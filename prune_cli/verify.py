@@ -9,6 +9,11 @@ that no row names, metadata, copied files, and whether the report is right about
 before (`already_pruned`, `skipped`, `dropped`, `input`). What cannot be told at all: who wrote the
 report (`tool`), what the input was called, what a folder is called, and options that decide
 nothing, such as another glob for the same modules.
+
+Of what `shrink` wrote, the channels that stay are taken from the report: the shapes and the record
+for load_shrunk (or the config.json) have to follow from them and, with the source, every byte.
+Whether they are the right ones is not told here, for that takes the model's code: shrink holds each
+plan against it before it writes.
 """
 
 import filecmp
@@ -24,7 +29,14 @@ from prune_cli.checkpoint import Checkpoint, Loading, Shard, open_checkpoint
 from prune_cli.differences import NOWHERE, ComparingSink, first_bits
 from prune_cli.errors import InputError, RequestError, UsageError
 from prune_cli.jsontext import encode
-from prune_cli.outputs import OutputFile, OutputTensor, index_name, lay_out_like, output_name
+from prune_cli.outputs import (
+    OutputFile,
+    OutputTensor,
+    Removal,
+    index_name,
+    lay_out_like,
+    output_name,
+)
 from prune_cli.plan import (
     METHOD,
     Options,
@@ -40,6 +52,8 @@ from prune_cli.pruning import live_channels
 from prune_cli.replay import REMOVED, REPLAYED, misfits, plan_removal, replay
 from prune_cli.report import FOLDER_REPORT, Output, Report, read_report, report_path, sum_up
 from prune_cli.selection import Rule, matcher, split_name
+from prune_cli.shrink.removal import METHOD as SHRUNK
+from prune_cli.shrink.removal import record_problems, removal_problems, reported_removal
 from prune_cli.stream import OnTensor, write_tensors
 from prune_cli.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
 
@@ -160,7 +174,9 @@ def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
     if named is None and not path.exists():
         raise InputError(f"{path}, where the report would be, is not there; name it: --report")
     report = read_report(path)
-    if report.method not in (METHOD, REPLAYED, REMOVED):
+    if (report.shrink is None) == (report.method == SHRUNK):
+        raise InputError(f"{path} reports {report.method!r}, but its part 'shrink' says otherwise")
+    if report.method not in (METHOD, REPLAYED, REMOVED, SHRUNK):
         raise InputError(f"{path} reports {report.method!r}, which verify knows nothing of")
     return report
 
@@ -189,6 +205,8 @@ def _check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]
     for item in report.tensors:
         for fact in _row_problems(report, item, rows, written):
             yield Disagreement(fact, item.name)
+    if report.shrink is not None:
+        yield from map(Disagreement, removal_problems(report.shrink, report.options.seed))
     if not _is_same(report.totals, sum_up(report.tensors)):
         yield Disagreement("the totals of the report are not the sums of its rows")
 
@@ -316,6 +334,9 @@ def _check_output(report: Report, told: Output, written: Checkpoint) -> Iterator
         yield Disagreement("the files are not those that the report names")
     for item in report.tensors:
         yield from _tensor_problems(report, item, written)
+    if report.shrink is not None:
+        for name, fact in record_problems(report.shrink, written):
+            yield Disagreement(fact, name)
     for skip in report.skipped:
         if not {skip.name, skip.name + ORIG_SUFFIX} & written.tensors.keys():
             yield Disagreement("it is missing; the report says that it was skipped", skip.name)
@@ -462,6 +483,8 @@ def _decide_again(report: Report, original: Checkpoint) -> Plan:
             return replay(report.plan, original)
         case method if method == REMOVED:
             return plan_removal(original)
+        case method if method == SHRUNK:
+            return report.plan  # deciding that again takes the model's code
     return make_plan(original, report.options)
 
 
@@ -480,13 +503,18 @@ def _check_contents(
     others = [item for item in report.tensors if item.name not in usable]
     yield from _check_channels(others, report, written)
     plan = replace(report.plan, items=tuple(usable.values()))
-    files = lay_out_like(original, plan, written.shards)
+    try:
+        removal = None if report.shrink is None else reported_removal(report.shrink, original)
+    except RequestError as error:
+        yield Disagreement(str(error))
+        return
+    files = lay_out_like(original, plan, written.shards, removal=removal)
     for file, shard in zip(files, written.shards, strict=True):
         problems = list(_header_problems(file, shard))
         yield from problems or _layout_problems(file, shard)
         yield from _compare(file, shard, original, workers, on_tensor)
     if written.is_folder and original.is_folder:
-        yield from _folder_problems(written, original, files)
+        yield from _folder_problems(written, original, files, removal)
 
 
 def _is_usable(report: Report, item: PlanItem, original: Checkpoint) -> bool:
@@ -524,7 +552,10 @@ def _layout_problems(file: OutputFile, shard: Shard) -> Iterator[Disagreement]:
 
 
 def _folder_problems(
-    written: Checkpoint, original: Checkpoint, files: Sequence[OutputFile]
+    written: Checkpoint,
+    original: Checkpoint,
+    files: Sequence[OutputFile],
+    removal: Removal | None,
 ) -> Iterator[Disagreement]:
     """That the index has the source's metadata, and that all other files are copies."""
     name = index_name(original)
@@ -540,12 +571,16 @@ def _folder_problems(
             if not _is_same(metadata.get(key), there.get(key)):
                 yield Disagreement(f"the metadata {key!r} of {name} is not the source's")
     made = {name, FOLDER_REPORT, *(file.name for file in files)}
+    texts = removal.texts if removal else {}
     for other in original.others:
         copy = written.path / other
         if other in made:
             continue
         if not copy.is_file():
             yield Disagreement(f"{other} is missing")
+        elif other in texts:
+            if copy.read_bytes() != texts[other]:
+                yield Disagreement(f"{other} is not the source's, edited as the report says")
         elif not filecmp.cmp(original.path / other, copy, shallow=False):
             yield Disagreement(f"{other} is not the source's")
 

@@ -15,6 +15,7 @@ The tour, from the bottom up:
     export.py       a torch.export program
     huggingface.py  models described by a config.json
     plan.py         ShrinkPlan: frozen facts
+    removal.py      a plan as what is taken out of a checkpoint; whether a report of it holds together
     planning.py     decide, shrink the model without weights, hold it against the whole one
     child.py        the same in a child process under a time limit: make_shrink_plan
 """

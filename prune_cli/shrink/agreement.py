@@ -51,6 +51,7 @@ def find_disagreements(
     axes: Mapping[str, Axes],
     *,
     exact: bool = False,
+    same_numbers: bool = False,
 ) -> list[Disagreement]:
     """Every operation, in the order of execution, where the shrunk model does not follow the whole one.
 
@@ -59,11 +60,13 @@ def find_disagreements(
         after: A recording of the shrunk one, on the same example.
         axes: For each named tensor that lost channels (or has zeros, for `exact`) all its axes.
         exact: Require that the outputs are those of the whole model, but for rounding.
+        same_numbers: Require that no number in the shrunk model, such as a scale by the square
+            root of a width, is another; a model built from an edited config could have some.
 
     Returns:
         An empty list if the two agree, output shapes included.
     """
-    return _Walk(before, after, axes, exact=exact).run()
+    return _Walk(before, after, axes, exact=exact, same_numbers=same_numbers).run()
 
 
 class _Walk(Comparison):
@@ -138,35 +141,51 @@ class _Walk(Comparison):
             # A form of the operation that its rule did not foresee: in doubt, the channels stay.
             raise DisagreementError(f"its channels cannot be followed ({error})") from error
         if whole.writes_in_place:
-            self._check_in_place(whole)
+            self._forget_zeros(whole)
         for ref, axes in zip(whole.outputs, results, strict=True):
             self._check_shape(ref, axes)
         return results
 
     def _by_rule(self, whole: Call, shrunk: Call) -> list[Axes]:
         operands = [self.axes(ref) for ref in whole.operands]
+        if self.same_numbers and self._has_other_numbers(whole, shrunk):
+            raise DisagreementError("a number in it depends on how many channels there are")
         if not any(
             axis.removed or axis.zero or not axis.known for axes in operands for axis in axes
         ):
             return [whole_axes(self.before.shapes[ref.index]) for ref in whole.outputs]
+        is_whole = not any(axis.removed or not axis.known for axes in operands for axis in axes)
         rule = rule_of(whole)
         if rule is not None:
-            first = rule(self, whole, shrunk)
+            try:
+                first = rule(self, whole, shrunk)
+            except DisagreementError:
+                if not is_whole:
+                    raise
+                first = []  # only zeros could not be followed, and those it need not know
             return [*first, *map(self._as_it_is, whole.outputs[len(first) :])]
         if any(axis.removed for axes in operands for axis in axes):
             raise DisagreementError("it is not known what this operation does to channels")
         return [self._as_it_is(ref) for ref in whole.outputs]
+
+    def _has_other_numbers(self, whole: Call, shrunk: Call) -> bool:
+        constants = [
+            (self.before.constants.get(ref.index), self.after.constants.get(ref.index))
+            for ref in whole.operands
+        ]
+        return whole.numbers != shrunk.numbers or any(one != other for one, other in constants)
 
     def _as_it_is(self, ref: Ref) -> Axes:
         if self.before.shapes[ref.index] != self.after.shapes[ref.index]:
             return self._unknown(ref)
         return whole_axes(self.before.shapes[ref.index])
 
-    def _check_in_place(self, whole: Call) -> None:
-        """What is written through a view changes tensors that are not followed."""
+    def _forget_zeros(self, whole: Call) -> None:
+        """What is written through a view changes all that shares its memory, which is not followed."""
         written = {ref.index for ref in whole.outputs}
-        if self.exact and written & self.aliases and whole.name not in ("relu", "copy"):
-            raise DisagreementError("it writes into a part of another tensor")
+        if written & self.aliases and whole.name != "relu":  # of zeros it makes zeros
+            for index in self.aliases & self.known.keys():
+                self.known[index] = tuple(axis.with_zero(()) for axis in self.known[index])
 
     def _check_shape(self, ref: Ref, axes: Axes) -> None:
         before, after = self.before.shapes[ref.index], self.after.shapes[ref.index]

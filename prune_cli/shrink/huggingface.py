@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from prune_cli.errors import InputError, RequestError, UsageError
 from prune_cli.shrink.model import Example
@@ -43,7 +44,7 @@ class ModelFolder:
             config = config_class.from_dict(raw, attn_implementation="eager")
             config.use_cache = False
             model_class = getattr(transformers, self._architecture())
-            with torch.device("meta"):
+            with torch.device("meta"), _RealNumbers():
                 model: nn.Module = model_class(config)
             return model.eval()
         except Exception as error:  # configs check themselves, with whatever exceptions
@@ -121,6 +122,24 @@ class ModelFolder:
                 f"{self.path / CONFIG_NAME} describes no model that transformers knows: "
                 f"{str(error).splitlines()[0]}; name the code with --model"
             ) from error
+
+
+class _RealNumbers(TorchFunctionMode):
+    """Keep tensors of one number off meta, so that both models can be seen to hold the same one.
+
+    Gemma scales its embeddings by the square root of their width, which is such a buffer.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.tensor and args and isinstance(args[0], float):
+            return func(*args, **{**(kwargs or {}), "device": "cpu"})
+        return func(*args, **(kwargs or {}))
 
 
 def read_folder(path: str | Path) -> ModelFolder:

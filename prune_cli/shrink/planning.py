@@ -11,7 +11,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -43,17 +43,23 @@ _SAY_NOTHING = ("bias", "running_mean", "running_var", "in_proj_bias")
 class Subject:
     """The whole model on meta, its example, a recording of both, and the names of its tensors.
 
-    `first_names` maps each name to the first name of the same tensor, so tied ones meet there.
+    `first_names` maps each name to the first name of the same tensor, so tied ones meet there;
+    `theirs` maps it to the name in the checkpoint, where from_pretrained renames.
     """
 
     model: nn.Module
     inputs: Inputs
     recording: Trace
     first_names: Mapping[str, str]
+    theirs: Mapping[str, str] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a named tensor."""
         return self.recording.shapes[self.recording.named[name].index]
+
+    def outside(self, name: str) -> str:
+        """What the checkpoint calls a tensor: users select by it, draws are keyed by it."""
+        return self.theirs.get(name) or self.theirs.get(self.first_names.get(name, name), name)
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ def plan_shrink(source: Source, options: ShrinkOptions, checkpoint: Shapes | Non
     folder = read_folder(source.model) if source.is_folder else None
     subject = _subject(source, folder)
     names = _checkpoint_names(subject, checkpoint, folder)
+    subject = replace(subject, theirs=names)
     planner = _Planner(subject, options, _renamed_zeros(options.zeros, names, subject))
     units = planner.units_of_config(folder) if folder else planner.units()
     if not units:
@@ -216,7 +223,7 @@ class _Planner:
                 place = (self.subject.first_names[tensor], dim)
                 holders.setdefault(place, {})[tensor] = proposal.coupling.root
         torn = {
-            root: f"{first} is tied, and its other use couples it with other channels"
+            root: f"{self.subject.outside(first)} is tied, and its other use couples it with other channels"
             for (first, _), roots in holders.items()
             if len(set(roots.values())) > 1 and len(roots) > 1
             for root in roots.values()
@@ -228,7 +235,11 @@ class _Planner:
 
     def _chosen(self, couplings: list[Coupling]) -> Iterator[tuple[Coupling, Rule]]:
         """The couplings of which every layer is selected, each with the rule for its root."""
-        makers = {c.root: [f"{m}.weight" if m else "weight" for m in c.modules] for c in couplings}
+        outside = self.subject.outside
+        makers = {
+            c.root: [outside(f"{m}.weight" if m else "weight") for m in c.modules]
+            for c in couplings
+        }
         parameters = [
             Parameter(name, TensorInfo(name, "F32", ()))
             for name in dict.fromkeys(name for names in makers.values() for name in names)
@@ -242,23 +253,26 @@ class _Planner:
         rules = {pick.parameter.name: pick.rule for pick in picked}
         for coupling in couplings:
             left_out = [name for name in makers[coupling.root] if name not in rules]
-            if coupling.root in left_out:
+            root = outside(coupling.root)
+            if root in left_out:
                 self._leave(coupling, _NOT_SELECTED)
             elif left_out:
                 self._leave(coupling, f"it is coupled with {left_out[0]}, which is not selected")
             else:
-                yield coupling, rules[coupling.root]
+                yield coupling, rules[root]
 
     def _leave(self, coupling: Coupling, reason: str, channels: int | None = None) -> None:
         count = len(coupling.channels) if channels is None else channels
-        self.whole.append(Whole(coupling.root, coupling.dim, count, reason))
+        root = self.subject.outside(coupling.root)
+        self.whole.append(Whole(root, coupling.dim, count, reason))
 
     def _draw(self, coupling: Coupling, rule: Rule) -> Proposal:
         count = len(coupling.channels)
-        k = number_to_prune(rule.amount, count, coupling.root)
+        root = self.subject.outside(coupling.root)
+        k = number_to_prune(rule.amount, count, root)
         if k == count:
             raise AmountError(
-                f"{coupling.root}: amount={rule.amount} would remove all of its {count} channels, "
+                f"{root}: amount={rule.amount} would remove all of its {count} channels, "
                 "which leaves no model; give a smaller one"
             )
         step = math.lcm(self.options.round_to, coupling.blocks)
@@ -285,7 +299,7 @@ class _Planner:
 
     def seed(self, coupling: Coupling) -> int:
         """The seed of the coupling's own generator."""
-        return derive_seed(self.options.seed, coupling.root)
+        return derive_seed(self.options.seed, self.subject.outside(coupling.root))
 
     def _take_zeros(self, coupling: Coupling, rule: Rule) -> Proposal:
         """Every channel that is zero in some tensor; whether it can go, the check decides."""
@@ -385,8 +399,13 @@ class _Planner:
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
         after = trace(build(units), self.subject.inputs)
+        exact = self.zeros is not None
         return find_disagreements(
-            self.subject.recording, after, self.axes(units), exact=self.zeros is not None
+            self.subject.recording,
+            after,
+            self.axes(units),
+            exact=exact,
+            same_numbers=exact or any(unit.config for unit in units),
         )
 
     def _without(
@@ -424,7 +443,7 @@ class _Planner:
             if cut.tensor.endswith("running_var"):
                 continue  # it only scales
             if any(c in blocked and i not in zero for i, c in cut.channels.items()):
-                loud.append(f"{cut.tensor} (dim {cut.dim})")
+                loud.append(f"{self.subject.outside(cut.tensor)} (dim {cut.dim})")
         channels = ", ".join(map(str, sorted(blocked)[:8])) + (", ..." if len(blocked) > 8 else "")
         return f"channels {channels} still matter: not zero there are {', '.join(loud)}"
 
@@ -557,16 +576,16 @@ def _to_plan(
 
 def _group(planner: _Planner, proposal: Proposal) -> Group:
     drawn = planner.zeros is None
-    coupling = proposal.coupling
+    coupling, outside = proposal.coupling, planner.subject.outside
     return Group(
-        root=coupling.root,
+        root=outside(coupling.root),
         dim=coupling.dim,
         amount=proposal.rule.amount if drawn else None,
         seed=planner.seed(coupling) if drawn else None,
         channels=len(coupling.channels),
         blocks=coupling.blocks,
         removed=proposal.removed,
-        members=tuple(sorted(_places(proposal))),
+        members=tuple(sorted({(outside(tensor), dim) for tensor, dim in _places(proposal)})),
     )
 
 

@@ -26,12 +26,20 @@ class Comparison:
         before: The recording of the whole model.
         after: That of the shrunk one.
         exact: Whether the removed channels must make no difference.
+        same_numbers: Whether both must calculate with the same numbers.
     """
 
     def __init__(
-        self, before: Trace, after: Trace, axes: Mapping[str, Axes], *, exact: bool
+        self,
+        before: Trace,
+        after: Trace,
+        axes: Mapping[str, Axes],
+        *,
+        exact: bool,
+        same_numbers: bool = False,
     ) -> None:
-        self.before, self.after, self.exact = before, after, exact
+        self.before, self.after = before, after
+        self.exact, self.same_numbers = exact, same_numbers
         self.known: dict[int, Axes] = {}
         for name, ref in before.named.items():
             if name in axes:

@@ -11,21 +11,17 @@ from typing import Any
 from prune_cli.apply import apply_plan, check_destination, find_destination, report_dry_run
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import UsageError
-from prune_cli.outputs import Removal
 from prune_cli.plan import Options, Plan, all_but
 from prune_cli.pruning import live_channels
 from prune_cli.report import Report, to_json
 from prune_cli.selection import Amount, Rule, check_amount
 from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, make_shrink_plan
-from prune_cli.shrink.huggingface import CONFIG_NAME, config_text, edit_config, read_folder
 from prune_cli.shrink.live import export_shrunk, measure_effect
-from prune_cli.shrink.load import METADATA_KEY
 from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
+from prune_cli.shrink.removal import METHOD, make_removal
 from prune_cli.stream import OnTensor
 from prune_cli.tensors import DTYPES, TensorInfo
 from prune_cli.writer import check_can_write, write_file
-
-METHOD = "shrink"
 
 
 def shrink_checkpoint(
@@ -112,19 +108,17 @@ def shrink_checkpoint(
         check_can_write([Path(export)] if export else [], [], force=force)
     source = find_source(checkpoint, model, model_arguments or {}, examples)
     everything = Rule(tuple(modules), ("weight",), 0 if amount is None else check_amount(amount), 0)
-    removal = make_removal(
+    decided = plan_checkpoint(
+        checkpoint,
         source,
-        plan_checkpoint(
-            checkpoint,
-            source,
-            tuple(rules) or (everything,),
-            exclude=tuple(exclude),
-            seed=seed,
-            round_to=round_to,
-            from_zeros=from_zeros,
-            time_limit=time_limit,
-        ),
+        tuple(rules) or (everything,),
+        exclude=tuple(exclude),
+        seed=seed,
+        round_to=round_to,
+        from_zeros=from_zeros,
+        time_limit=time_limit,
     )
+    removal = make_removal(decided, source.model if source.is_folder else None)
     options = Options(
         amount=amount, seed=seed, modules=tuple(modules), exclude=tuple(exclude), rules=tuple(rules)
     )
@@ -162,17 +156,6 @@ def find_source(
             "--model pkg.mod:factory, or path/file.py:factory"
         )
     return Source(str(checkpoint.path), True, {}, tuple(examples))
-
-
-def make_removal(source: Source, plan: ShrinkPlan) -> Removal:
-    """The plan as `apply_plan` takes it: for a folder with the edited config, else with the record.
-
-    The record goes into the metadata of the output; `load_shrunk` reads it.
-    """
-    if source.is_folder:
-        config = config_text(edit_config(read_folder(source.model).raw, plan.config))
-        return Removal(plan.kept, {}, plan.to_facts(), {CONFIG_NAME: config.encode()})
-    return Removal(plan.kept, {METADATA_KEY: plan.resizing.to_json()}, plan.to_facts())
 
 
 def plan_checkpoint(

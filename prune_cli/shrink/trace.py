@@ -18,6 +18,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+_FILLS = ("full", "full_like", "new_full")
+_LARGEST_CONSTANT = 64
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -52,6 +55,15 @@ class Call:
         leaves = tree_leaves((self.args, dict(self.kwargs)))
         return tuple(leaf for leaf in leaves if isinstance(leaf, Ref))
 
+    @property
+    def numbers(self) -> tuple[int | float | complex, ...]:
+        """The numbers that elements are calculated with: 8 of x / 8, but not the sizes of a view."""
+        if torch.Tag.pointwise not in self.op.tags and self.name not in _FILLS:
+            return ()
+        values = (self.argument("fill_value"),) if self.name in _FILLS else self.args
+        leaves = tree_leaves((values, {k: v for k, v in self.kwargs.items() if k != "dtype"}))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, int | float | complex))
+
     def argument(self, name: str, default: Any = None) -> Any:
         """An argument by the name that the operation's schema gives it."""
         for position, parameter in enumerate(self.op._schema.arguments):
@@ -66,13 +78,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """A recorded forward pass; `failure` is the exception that ended it early, if one did."""
+    """A recorded forward pass; `failure` is the exception that ended it early, if one did.
+
+    `constants` are the values of small tensors that the forward itself makes of Python numbers.
+    """
 
     calls: tuple[Call, ...]
     shapes: tuple[tuple[int, ...], ...]
     named: Mapping[str, Ref]
     outputs: tuple[Ref, ...]
     failure: Exception | None = None
+    constants: Mapping[int, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -95,7 +111,14 @@ def trace(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Trac
         except Exception as error:  # noqa: BLE001 - whatever the user's model raises, we report
             failure = error
     outputs = tuple(recorder.refer(tensor) for tensor in tensors_in(returned))
-    return Trace(tuple(recorder.calls), tuple(recorder.shapes), recorder.named, outputs, failure)
+    return Trace(
+        tuple(recorder.calls),
+        tuple(recorder.shapes),
+        recorder.named,
+        outputs,
+        failure,
+        recorder.constants,
+    )
 
 
 def call_model(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Any:
@@ -128,6 +151,7 @@ class _Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
         self.shapes: list[tuple[int, ...]] = []
         self.modules: list[str] = [""]
+        self.constants: dict[int, Any] = {}
         self._refs: dict[int, Ref] = {}
         self._alive: list[Tensor] = []  # an id is only unique among the living
         self.named = {name: self.refer(tensor) for name, tensor in named_tensors(model)}
@@ -138,6 +162,8 @@ class _Recorder(TorchDispatchMode):
             ref = self._refs[id(tensor)] = Ref(len(self.shapes))
             self.shapes.append(tuple(tensor.shape))
             self._alive.append(tensor)
+            if tensor.device.type == "cpu" and tensor.numel() <= _LARGEST_CONSTANT:
+                self.constants[ref.index] = tensor.tolist()
         return ref
 
     def _refer_if_tensor(self, leaf: Any) -> Any:

@@ -218,6 +218,21 @@ class Gated(nn.Module):
         return self.b(F.silu(gate) * value)
 
 
+@example("2x8")
+class Scaled(nn.Module):
+    """Divides by the root of a width, and writes into a part of a result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = self.b(torch.relu(x / x.shape[-1] ** 0.5))
+        x[:, :6] += 1
+        return self.c(x)
+
+
 def loops_for_ever() -> nn.Module:
     """A factory that never comes back, as some graphs do."""
     while True:

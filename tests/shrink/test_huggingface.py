@@ -42,6 +42,11 @@ MODELS = {
         {**TEXT, "intermediate_size": 64, "num_key_value_heads": 2},
         {"hidden_size": 36, "intermediate_size": 48},
     ),
+    "gemma, which scales by the root of its width": (
+        "Gemma2ForCausalLM",
+        {**TEXT, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 12},
+        {"intermediate_size": 48},
+    ),
 }
 
 
@@ -80,7 +85,9 @@ def test_from_pretrained_loads_what_was_sliced(name: str, tmp_path: Path) -> Non
     (small / "config.json").write_text(config_text(edit_config(raw, made.config)))
     model_class = getattr(transformers, MODELS[name][0])
     loaded, info = model_class.from_pretrained(small, output_loading_info=True)
+    roots = [group.root for group in made.groups] + [tensor for tensor, _ in made.groups[0].members]
     assert made.config == MODELS[name][2]
+    assert set(roots) <= made.kept.keys()
     assert not any(info.values())
     assert sum(p.numel() for p in loaded.parameters()) == made.effect.parameters_after
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from prune_cli.errors import RequestError
 from prune_cli.shrink.load import resize
 from tests.shrink.builders import build, inputs, plan, slice_state, zeros_of
 
@@ -86,3 +87,19 @@ def test_what_still_emits_is_named() -> None:
     assert reasons["a1.weight"].startswith("channels 2 still matter: not zero there are a1.bias")
     assert "bn.bias" in reasons["stem.weight"]
     assert "a2.weight" in reasons["stem.weight"]
+
+
+def test_a_number_that_would_be_another_keeps_channels() -> None:
+    """Fewer channels would divide by less; and what is written over is not zero any more."""
+    model = build("Scaled")
+    with torch.no_grad():
+        silence(model.a, 3)
+        silence(model.b, 2, 9)
+
+    with pytest.raises(RequestError) as caught:
+        plan("Scaled", zeros=zeros_of(model.state_dict()))
+
+    assert "a.weight: div in the model itself: a number in it depends on how many" in str(
+        caught.value
+    )
+    assert "b.weight: " in str(caught.value)
