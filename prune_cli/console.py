@@ -225,7 +225,9 @@ def show_verification(verification: "Verification", *, quiet: bool = False) -> N
         where = f"[bold]{escape(problem.tensor)}[/]{channel}: " if problem.tensor else ""
         _print(f"{where}{escape(problem.fact)}{offset}")
     if verification.is_verified and not quiet:
-        scope = "every byte" if verification.with_source else "all that can be told without it"
+        scope = (
+            "every byte" if verification.with_source else "all that can be told without the source"
+        )
         _print(
             f"[bold green]verified[/] {verification.tensors:,} tensor(s), "
             f"{format_bytes(verification.nbytes)}: {scope}"

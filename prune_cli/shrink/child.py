@@ -113,10 +113,11 @@ def _read_answer(answer: Mapping[str, Any]) -> ShrinkPlan:
 def main() -> None:
     """The child: plan what the request on stdin asks for."""
     request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    place = Path(request["answer"])
+    threading.Thread(target=_die_with_parent, args=(place,), daemon=True).start()
     sys.path[:] = list(dict.fromkeys(request["path"]))
     answer = _answer(request)
-    Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+    place.write_text(json.dumps(answer), encoding="utf-8")
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,8 +154,12 @@ def _options(facts: Mapping[str, Any]) -> ShrinkOptions:
     )
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(place: Path) -> None:
+    """Wait until nobody holds the other end of stdin; a parent that was killed has not tidied up."""
     sys.stdin.read()
+    with contextlib.suppress(OSError):
+        place.unlink(missing_ok=True)
+        place.parent.rmdir()
     os._exit(1)
 
 

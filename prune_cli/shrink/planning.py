@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -70,6 +71,15 @@ class Proposal:
     removed: tuple[int, ...]
     cuts: tuple[Cut, ...]
     rule: Rule
+
+    @cached_property
+    def owners(self) -> tuple[tuple[str, int, dict[int, Owner]], ...]:
+        """For each tensor and axis, which channel of the root each index goes with."""
+        owner = {channel: Owner(self.coupling.root, channel) for channel in self.removed}
+        return tuple(
+            (cut.tensor, cut.dim, {index: owner[c] for index, c in cut.channels.items()})
+            for cut in self.cuts
+        )
 
 
 @dataclass(frozen=True)
@@ -182,11 +192,9 @@ class _Planner:
         """The axes of every named tensor that loses channels or is known to have zeros."""
         removed: dict[str, dict[int, dict[int, Owner]]] = {}
         for proposal in (proposal for unit in units for proposal in unit.proposals):
-            for cut in proposal.cuts:
-                dims = removed.setdefault(self.subject.first_names[cut.tensor], {})
-                owners = dims.setdefault(cut.dim, {})
-                for index, channel in cut.channels.items():
-                    owners[index] = Owner(proposal.coupling.root, channel)
+            for tensor, dim, owners in proposal.owners:
+                dims = removed.setdefault(self.subject.first_names[tensor], {})
+                dims[dim] = {**dims[dim], **owners} if dim in dims else owners
         zeros = self.zeros or {}
         axes = {}
         for name, first in self.subject.first_names.items():

@@ -5,7 +5,8 @@
     python -m tests.benchmarks --gb 1 --only file --json figures.json
 
 Reading order: `inputs` (what is measured), `timing` (how), `rows` (a figure and its target), and
-the subjects, a file each: `core` (prune_cli.pruning) and `checkpoints` (the command line).
+the subjects, a file each: `core` (prune_cli.pruning), `checkpoints` (the command line) and `shrink`
+(with its `models`).
 """
 
 import argparse
@@ -23,17 +24,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import checkpoints, core
+from tests.benchmarks import checkpoints, core, shrink
 from tests.benchmarks.checkpoints import Setup
 from tests.benchmarks.rows import Result
 
-# Subjects to come, such as `shrink`, are a file beside `core` and lines here.
 SUBJECTS: dict[str, Callable[[Setup], Iterable[Result]]] = {
     "core": lambda setup: core.results(small=setup.small),
     **{
         name: partial(checkpoints.measure, subject)
         for name, subject in checkpoints.SUBJECTS.items()
     },
+    "shrink": shrink.results,
 }
 
 _MARKS = {True: "[green]met[/]", False: "[bold red]MISSED[/]", None: ""}

@@ -49,8 +49,8 @@ def race(commands: Sequence[Command], *, repeats: int, threads: int) -> list[Run
     return [Runs(command.name, taken) for command, taken in zip(commands, columns, strict=True)]
 
 
-def peak_anonymous(command: Command, *, threads: int) -> int:
-    """The most anonymous memory (RssAnon) that one run of `command` had, in bytes.
+def peak_anonymous(command: Command, *, threads: int, of_children: bool = False) -> int:
+    """The most anonymous memory (RssAnon) that one run of `command`, or a child of it, had, in bytes.
 
     From /proc/PID/status, about once a millisecond; in a run of its own, as looking costs time.
     Pages of mapped files do not count: the kernel takes them back when it needs them.
@@ -61,7 +61,8 @@ def peak_anonymous(command: Command, *, threads: int) -> int:
             command.argv, env=_environment(threads), stdout=subprocess.DEVNULL
         )
         while process.poll() is None:
-            peak = max(peak, _anonymous(process.pid))
+            pids = _children(process.pid) if of_children else [process.pid]
+            peak = max(peak, *map(_anonymous, pids), 0)
             time.sleep(_SAMPLE_SECONDS)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command.argv)
@@ -89,6 +90,13 @@ def _anonymous(pid: int) -> int:
         return 0
     sizes = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
     return int(sizes[0]) * 1024 if sizes else 0
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 @contextlib.contextmanager

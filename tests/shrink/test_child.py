@@ -1,11 +1,19 @@
 """Planning in a child process: the same plan, in time, or a clear error."""
 
+import io
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
 from prune_cli.errors import RequestError, UsageError
 from prune_cli.selection import Rule
+from prune_cli.shrink import child as child_module
 from prune_cli.shrink.child import make_shrink_plan
-from prune_cli.shrink.plan import ShrinkOptions, Source
+from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
 from tests.shrink.builders import NETS, plan
 
 OPTIONS = ShrinkOptions((Rule(("*",), ("weight",), 0.25, 0),))
@@ -43,3 +51,53 @@ def test_errors_come_back_as_they_were(
     """The class, and with it the exit code, crosses the process."""
     with pytest.raises(error, match=message):
         make_shrink_plan(source, OPTIONS)
+
+
+def test_a_child_whose_parent_was_killed_ends_and_tidies_up(tmp_path: Path) -> None:
+    """Nobody else can: SIGKILL gives the parent no time."""
+    place = tmp_path / "answer" / "answer.json"
+    place.parent.mkdir()
+    source = {"model": f"{NETS}:loops_for_ever", "is_folder": False, "arguments": {}}
+    request = {
+        "answer": str(place),
+        "path": sys.path,
+        "source": {**source, "examples": ["1x3"]},
+        "options": asdict(OPTIONS),
+        "checkpoint": None,
+    }
+    command = [sys.executable, "-m", "prune_cli.shrink.child"]
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(request) + "\n")
+        child.stdin.close()
+        child.wait(30)
+
+    assert child.returncode == 1
+    assert not place.parent.exists()
+
+
+def test_the_child_answers_what_it_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same code in this process: a plan, an error of the user's, and a bug."""
+    monkeypatch.setattr(child_module, "_die_with_parent", lambda _: None)
+    monkeypatch.setattr(sys, "path", sys.path)
+    found = []
+    for model, examples in ((f"{NETS}:Plain", ["1x3x16x16"]), (f"{NETS}:Plain", []), (None, [])):
+        request = {
+            "answer": str(tmp_path / "answer.json"),
+            "path": sys.path,
+            "source": {"model": model, "is_folder": False, "arguments": {}, "examples": examples},
+            "options": asdict(OPTIONS),
+            "checkpoint": None,
+        }
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request) + "\n"))
+
+        child_module.main()
+
+        found.append(json.loads((tmp_path / "answer.json").read_text()))
+    assert ShrinkPlan.from_facts(found[0]["plan"]) == plan("Plain")
+    assert found[1]["error"] == "UsageError"
+    assert found[2]["error"] == "bug"
+    assert "Traceback" in found[2]["message"]

@@ -1,0 +1,125 @@
+"""What `prune-cli shrink` costs beside `cp`, and what it is worth: masked, shrunk, original.
+
+Planning needs no weights and runs in a process of its own, so its time and memory are those of the
+model's graph and not of the file; they stand in rows of their own.
+"""
+
+import copy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prune_cli.selection import Rule
+from prune_cli.shrink.effect import measure_latency
+from prune_cli.shrink.load import resize
+from prune_cli.shrink.model import make_inputs, parse_example
+from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
+from prune_cli.shrink.planning import plan_shrink
+from tests.benchmarks import inputs, models
+from tests.benchmarks.checkpoints import Setup
+from tests.benchmarks.rows import Result, Row
+from tests.benchmarks.timing import Command, peak_anonymous, race
+
+AMOUNT = 0.25
+_MODULE = "tests.benchmarks.models"
+_IMPORTS = Command("imports", (sys.executable, "-c", "import torch, prune_cli.shrink.shrink"))
+_LARGE, _TINY = (4096, 11008), (64, 172)
+_SMALL = {
+    "resnet": {"widths": (8, 16)},
+    "vit": {"width": 64, "layers": 1},
+    "bert": {"width": 64, "layers": 1, "words": 99},
+    "llama": {"width": 64, "inner": 172, "layers": 1, "words": 99},
+}
+
+
+def results(setup: Setup) -> Iterator[Result]:
+    """Measure everything."""
+    yield streaming(setup)
+    yield latency(setup)
+
+
+def streaming(setup: Setup) -> Result:
+    """A Llama of 1.2 times the main file's size: a quarter of all widths goes."""
+    width, inner = _TINY if setup.small else _LARGE
+    layer = 2 * (4 * width**2 + 3 * width * inner)
+    sizes = {"width": width, "inner": inner, "words": 1000}
+    sizes["layers"] = max(round(1.2 * setup.nbytes / layer), 1)
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in models.llama(**sizes).state_dict().items()}
+    source = inputs.write_safetensors(setup.folder / "in.safetensors", shapes)
+    copied = Command(
+        "cp", ("cp", str(source), str(setup.folder / "copy")), source, setup.folder / "copy"
+    )
+    shrink, planning = _shrink(setup, source, sizes), _shrink(setup, source, sizes, "--dry-run")
+    runs = race([copied, planning, shrink], repeats=setup.repeats, threads=setup.threads)
+    copy_, plan, whole = (run.median for run in runs)
+    base = peak_anonymous(_IMPORTS, threads=setup.threads)
+    ours = peak_anonymous(shrink, threads=setup.threads)
+    child = peak_anonymous(shrink, threads=setup.threads, of_children=True)
+    source.unlink()
+    rows = (
+        Row("writing (all but planning), to cp", (whole - plan) / copy_, 3),
+        Row("planning, imports and all", plan, None, "s"),
+        Row("peak RssAnon above imports", (ours - base) / 1e6, 300, "MB"),
+        Row("peak RssAnon of the child that plans", child / 1e6, None, "MB"),
+    )
+    nbytes = inputs.total_bytes(shapes)
+    return Result(f"Shrinking {nbytes / 1e9:.2f} GB, {sizes['layers']} layers", rows, tuple(runs))
+
+
+def latency(setup: Setup) -> Result:
+    """One forward pass of the original, the masked (zeros) and the shrunk model, in turns."""
+    torch.set_num_threads(setup.threads)
+    rows = []
+    for name in models.EXAMPLES:
+        arguments = _SMALL[name] if setup.small else {}
+        three = _three(name, arguments)
+        given = make_inputs([parse_example(models.EXAMPLES[name])], "cpu")
+        rounds = 1 if setup.small else 10
+        taken = measure_latency(three, given, rounds=rounds).milliseconds
+        rows += [
+            Row(f"{name}: original to masked", taken["original"] / taken["masked"]),
+            Row(f"{name}: original to shrunk", taken["original"] / taken["shrunk"], 1.2, "x", True),
+        ]
+    return Result(f"Latency, {AMOUNT:.0%} of each group, {setup.threads} thread(s)", tuple(rows))
+
+
+def _three(name: str, arguments: dict[str, object]) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    original = getattr(models, name)(**arguments).eval()
+    source = Source(f"{_MODULE}:{name}", False, arguments, (models.EXAMPLES[name],))
+    plan = plan_shrink(source, ShrinkOptions((Rule(("*",), ("weight",), AMOUNT, 0),)), None)
+    masked, shrunk = copy.deepcopy(original), copy.deepcopy(original)
+    resize(shrunk, plan.resizing)
+    with torch.no_grad():
+        for key, tensor in original.state_dict().items():
+            shrunk.state_dict()[key].copy_(_kept(plan, key, tensor))
+            _mask(plan, key, masked.state_dict()[key])
+    return {"original": original, "masked": masked, "shrunk": shrunk}
+
+
+def _kept(plan: ShrinkPlan, key: str, tensor: torch.Tensor) -> torch.Tensor:
+    for dim, kept in plan.kept.get(key, {}).items():
+        tensor = tensor.index_select(dim, torch.tensor(kept))
+    return tensor
+
+
+def _mask(plan: ShrinkPlan, key: str, tensor: torch.Tensor) -> None:
+    for dim, kept in plan.kept.get(key, {}).items():
+        gone = sorted(set(range(tensor.shape[dim])) - set(kept))
+        tensor.index_fill_(dim, torch.tensor(gone), 0)
+
+
+def _shrink(setup: Setup, source: Path, sizes: dict[str, int], *options: str) -> Command:
+    output = source.with_name("out.safetensors")
+    arguments = [part for key, size in sizes.items() for part in ("--model-arg", f"{key}={size}")]
+    argv = (
+        *(sys.executable, "-m", "prune_cli", "shrink", str(source), "--quiet"),
+        *("--model", f"{_MODULE}:llama", *arguments, "--example", models.EXAMPLES["llama"]),
+        *("--amount", str(AMOUNT), "--workers", str(setup.threads)),
+        *("--output", str(output), "--force", *options),
+    )
+    return Command(" ".join(("prune-cli shrink", *options)), argv, source, output)
