@@ -30,7 +30,7 @@ from prune_cli.report import (
 )
 from prune_cli.selection import Amount, Rule, check_amount
 from prune_cli.staging import FolderOutput, check_folder, write_folder
-from prune_cli.stream import OnTensor, write_output
+from prune_cli.stream import OnTensor, one_torch_thread, write_output
 from prune_cli.writer import STDOUT, check_can_write, is_special, pending, write_file
 
 
@@ -248,9 +248,10 @@ def apply_plan(
         device=find_device(destination.device),
         on_tensor=on_tensor,
     )
-    if is_folder_output(checkpoint, destination):
-        return _apply_to_folder(checkpoint, plan, destination, files, write, removal)
-    return _apply_to_file(checkpoint, plan, destination, files[0], write, removal)
+    with one_torch_thread():
+        if is_folder_output(checkpoint, destination):
+            return _apply_to_folder(checkpoint, plan, destination, files, write, removal)
+        return _apply_to_file(checkpoint, plan, destination, files[0], write, removal)
 
 
 def report_dry_run(

@@ -143,6 +143,22 @@ def _places(tensors: Sequence[OutputTensor], at: int) -> list[tuple[OutputTensor
 
 
 @contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Keeps torch from sharing an operation among threads of its own: the workers are the threads.
+
+    Pieces are small, and torch's threads (OpenMP) wait for each other in a busy loop: where another
+    process has the cores, for ten times as long as the work takes. For the whole process, so it is
+    entered once and not by each worker.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def _open_shards(
     tensors: Iterable[OutputTensor], checkpoint: Checkpoint
 ) -> Iterator[Mapping[int, int]]:

@@ -54,7 +54,7 @@ from prune_cli.report import FOLDER_REPORT, Output, Report, read_report, report_
 from prune_cli.selection import Rule, matcher, split_name
 from prune_cli.shrink.removal import METHOD as SHRUNK
 from prune_cli.shrink.removal import record_problems, removal_problems, reported_removal
-from prune_cli.stream import OnTensor, write_tensors
+from prune_cli.stream import OnTensor, one_torch_thread, write_tensors
 from prune_cli.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
 
 MAX_CHANNELS_LISTED = 1000
@@ -600,14 +600,15 @@ def _compare(
     ]
     with shard.path.open("rb") as stream:
         sink = ComparingSink(stream.fileno(), places)
-        write_tensors(
-            places,
-            original,
-            sink,
-            device=torch.device("cpu"),
-            workers=workers,
-            on_tensor=on_tensor,
-        )
+        with one_torch_thread():
+            write_tensors(
+                places,
+                original,
+                sink,
+                device=torch.device("cpu"),
+                workers=workers,
+                on_tensor=on_tensor,
+            )
     for tensor, _ in places:
         if tensor.info.name in sink.first:
             yield from _list_differences(tensor, sink.first[tensor.info.name])
