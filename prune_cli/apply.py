@@ -332,6 +332,8 @@ def check_destination(checkpoint: Checkpoint, destination: Destination) -> None:
     find_device(destination.device)
     force, resume = destination.force, destination.resume
     reports = [destination.report] if destination.report else []
+    if destination.output == STDOUT and os.isatty(1):
+        raise OutputError("stdout is a terminal; send it to a file or a pipe")
     if not is_folder_output(checkpoint, destination):
         check_can_write([destination.output, *reports], _inputs(checkpoint), force=force)
         return

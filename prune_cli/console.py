@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import markup
 from rich.console import Console, JustifyMethod
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -47,6 +47,15 @@ class _Messages(Console):
 
 
 _stderr = _Messages(stderr=True, highlight=False)
+
+
+def escape(text: str) -> str:
+    """`text` as it can be printed: no markup in it counts, and no control character acts.
+
+    Names come out of files, and a terminal obeys what it is sent.
+    """
+    plain = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return markup.escape("".join(plain))
 
 
 def show_error(error: PruneError) -> None:

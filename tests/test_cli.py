@@ -413,3 +413,24 @@ def test_a_file_size_limit_leaves_nothing(model: Path) -> None:
     assert ran.returncode == 6
     assert b"File too large" in ran.stderr
     assert left_in(model.parent) == {"model.safetensors"}
+
+
+def test_no_checkpoint_goes_to_a_terminal(model: Path) -> None:
+    """`-o -` on a terminal is refused before a byte of the file reaches it."""
+    ours, terminal = os.openpty()
+
+    ran = subprocess.run(
+        [*COMMAND, "random-structured", str(model), "-a", "1", "-d", "0", "-o", "-"],
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+    os.set_blocking(ours, False)
+    with pytest.raises(BlockingIOError):
+        os.read(ours, 1)
+    os.close(terminal)
+    os.close(ours)
+    assert ran.returncode == 6
+    assert "stdout is a terminal" in ran.stderr
