@@ -1,10 +1,12 @@
 """The README is true: its commands are run in their order, and print what it says they print."""
 
 import doctest
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,9 +36,8 @@ def read_fences(text: str) -> Iterator[Fence]:
         yield Fence(found[2], found[3], found[1], line)
 
 
-FENCES = [
-    f for f in read_fences(README.read_text()) if f.file or f.language in ("console", "pycon")
-]
+RUN = ("console", "pycon", "yaml")
+FENCES = [fence for fence in read_fences(README.read_text()) if fence.file or fence.language in RUN]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_console(text: str, folder: Path) -> str:
     """A transcript: each command of `text`, and what it printed when run in `folder`."""
-    environment = os.environ | {"EXAMPLES": str(ROOT / "examples"), "COLUMNS": "80"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"EXAMPLES": str(ROOT / "examples"), "COLUMNS": "80", "PATH": path}
     transcript = ""
     for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
         ran = subprocess.run(
@@ -69,12 +71,18 @@ def test_readme(fence: Fence, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A file is written, a transcript and a Python session come out as they stand there."""
     tools = [tool for tool in ("jq", "make") if re.search(rf"\b{tool}\b", fence.text)]
     missing = [tool for tool in tools if not shutil.which(tool)]
+    if "prune-cli shrink" in fence.text and not importlib.util.find_spec("torch_pruning"):
+        missing.append("torch-pruning")
     if missing and not fence.file:
         pytest.skip(f"{', '.join(missing)} is not installed")
     if fence.file:
         (folder / fence.file).write_text(fence.text)
     elif fence.language == "console":
         assert run_console(fence.text, folder) == fence.text
+    elif fence.language == "yaml":
+        commands = re.findall(r"run: (.*)", fence.text)
+        assert commands
+        assert "error" not in run_console("".join(f"$ {c}\n" for c in commands), folder)
     else:
         monkeypatch.chdir(folder)
         session = doctest.DocTestParser().get_doctest(fence.text, {}, "README", None, fence.line)
