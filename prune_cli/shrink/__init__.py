@@ -15,7 +15,11 @@ The tour, from the bottom up:
     export.py       a torch.export program
     huggingface.py  models described by a config.json
     plan.py         ShrinkPlan: frozen facts
+    groups.py       a report of shrink with a row for each group, for all that shows rows
     removal.py      a plan as what is taken out of a checkpoint; whether a report of it holds together
-    planning.py     decide, shrink the model without weights, hold it against the whole one
+    subject.py      the model that is shrunk, recorded, and the names of its tensors
+    proposals.py    which channels are to go: drawn, or zero already
+    config.py       which numbers of a config.json stand for them
+    planning.py     shrink the model without weights, hold it against the whole one, take back
     child.py        the same in a child process under a time limit: make_shrink_plan
 """

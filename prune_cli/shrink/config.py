@@ -1,0 +1,111 @@
+"""Which numbers of a Hugging Face config stand for which channels.
+
+A number is tried by building the model that it describes: the axes that get shorter say what it
+counts. Not here: reading and editing config.json (huggingface.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from prune_cli.errors import RequestError
+from prune_cli.shrink.channels import NotSliceableError
+from prune_cli.shrink.huggingface import ModelFolder
+from prune_cli.shrink.proposals import Proposal, Proposer, Unit, places
+from prune_cli.shrink.subject import Subject
+
+
+def by_number(proposer: Proposer, folder: ModelFolder, proposals: list[Proposal]) -> list[Unit]:
+    """Sort proposals by the numbers of the config that stand for them, as few as possible."""
+    units: list[Unit] = []
+    rest = {proposal.coupling.root: proposal for proposal in proposals}
+    for keys, value in _combinations(folder.numbers()):
+        counts = {count for p in rest.values() for count in _counts(p, value)}
+        if counts:
+            changes = dict.fromkeys(keys, value - min(counts))
+            unit = _unit_of_numbers(proposer, folder, changes, list(rest.values()))
+            for root in unit.roots if unit else ():
+                del rest[root]
+            units += [unit] if unit else []
+    for proposal in rest.values():
+        proposer.leave(proposal.coupling, "no number in config.json stands for it alone")
+    return units
+
+
+def _unit_of_numbers(
+    proposer: Proposer, folder: ModelFolder, changes: Mapping[str, int], proposals: list[Proposal]
+) -> Unit | None:
+    """The proposals that these changes of the config come to, if they come to nothing else."""
+    try:
+        lost = _lost(proposer.subject, folder.build(changes))
+        fitted = tuple(
+            _with_count(proposer, p, lost[(p.coupling.root, p.coupling.dim)])
+            for p in proposals
+            if places(p) <= lost.keys()
+        )
+    except (RequestError, NotSliceableError):
+        return None
+    return Unit(fitted, changes) if fitted and _total(fitted) == lost else None
+
+
+def _with_count(proposer: Proposer, proposal: Proposal, count: int) -> Proposal:
+    """The same proposal for another number of channels."""
+    if count == len(proposal.removed):
+        return proposal
+    if proposer.zeros is None:
+        return proposer.drawn(proposal.coupling, proposal.rule, count)
+    if count > len(proposal.removed):
+        raise NotSliceableError("too few of its channels are zero")
+    removed = proposal.removed[:count]
+    return replace(
+        proposal, removed=removed, cuts=tuple(proposer.graph.removal(proposal.coupling, removed))
+    )
+
+
+def config_of(units: Sequence[Unit]) -> dict[str, int]:
+    """Everything that these units change in the config: dotted key to new value."""
+    return {key: value for unit in units for key, value in unit.config.items()}
+
+
+def _combinations(numbers: Mapping[str, int]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Each number of a config, then pairs and threes of equal ones: a ResNet's stem and first stage."""
+    for size in (1, 2, 3):
+        for value in dict.fromkeys(numbers.values()):
+            keys = [key for key, other in numbers.items() if other == value]
+            for chosen in itertools.combinations(keys, size):
+                yield chosen, value
+
+
+def _counts(proposal: Proposal, value: int) -> Iterator[int]:
+    """How much less a number of the config would be, if it counts the channels or those of a block."""
+    coupling = proposal.coupling
+    for blocks in {1, coupling.blocks}:
+        if len(coupling.channels) == value * blocks and len(proposal.removed) % blocks == 0:
+            yield len(proposal.removed) // blocks
+
+
+def _total(proposals: Iterable[Proposal]) -> dict[tuple[str, int], int]:
+    """How many indices each axis loses."""
+    lost: dict[tuple[str, int], set[int]] = {}
+    for proposal in proposals:
+        for cut in proposal.cuts:
+            lost.setdefault((cut.tensor, cut.dim), set()).update(cut.channels)
+    return {place: len(indices) for place, indices in lost.items()}
+
+
+def _lost(subject: Subject, changed: nn.Module) -> dict[tuple[str, int], int]:
+    """How much shorter each axis is in `changed`; empty if it has other tensors."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in changed.state_dict().items()}
+    ours = {name: subject.shape(name) for name in subject.model.state_dict()}
+    if shapes.keys() != ours.keys():
+        return {}
+    return {
+        (name, dim): size - shapes[name][dim]
+        for name, sizes in ours.items()
+        for dim, size in enumerate(sizes)
+        if len(shapes[name]) == len(sizes) and shapes[name][dim] != size
+    }

@@ -1,0 +1,121 @@
+"""The model that is shrunk: whole, on meta, recorded, its tensors known by all their names.
+
+Not here: what goes (proposals.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from prune_cli.errors import RequestError
+from prune_cli.shrink.huggingface import ModelFolder
+from prune_cli.shrink.model import Example, Inputs, build_model, make_inputs, parse_example
+from prune_cli.shrink.plan import Source, Zeros
+from prune_cli.shrink.trace import Trace, named_tensors, trace
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The whole model on meta, its example, a recording of both, and the names of its tensors.
+
+    `first_names` maps each name to the first name of the same tensor, so tied ones meet there;
+    `theirs` maps it to the name in the checkpoint, where from_pretrained renames.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    recording: Trace
+    first_names: Mapping[str, str]
+    theirs: Mapping[str, str] = field(default_factory=dict)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a named tensor."""
+        return self.recording.shapes[self.recording.named[name].index]
+
+    def outside(self, name: str) -> str:
+        """What the checkpoint calls a tensor: users select by it, draws are keyed by it."""
+        return self.theirs.get(name) or self.theirs.get(self.first_names.get(name, name), name)
+
+
+def make_subject(source: Source, folder: ModelFolder | None) -> Subject:
+    """Build the model of `source` on meta and record it on its example.
+
+    Raises:
+        RequestError: It does not run without values.
+    """
+    model = folder.build() if folder else build_model(source.model, source.arguments)
+    given = [parse_example(text) for text in source.examples]
+    examples = folder.examples(model) if folder and not given else [given]
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(
+                True
+            )  # the graph is read off autograd, which skips frozen ones
+    inputs, recording = _record(model, examples)
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
+    return Subject(model, inputs, recording, names)
+
+
+def _record(model: nn.Module, alternatives: Iterable[Sequence[Example]]) -> tuple[Inputs, Trace]:
+    """The first of the examples that the model runs on, and the recording."""
+    for examples in alternatives:
+        inputs = make_inputs(examples)
+        recording = trace(model, inputs)
+        if recording.failure is None:
+            return inputs, recording
+    error = recording.failure
+    raise RequestError(
+        f"the model does not run on its example ({type(error).__name__}: {error}); it runs "
+        "without values, on torch's meta device, so it may not look at any; give inputs "
+        "that fit with --example"
+    ) from error
+
+
+def checkpoint_names(
+    subject: Subject, checkpoint: Shapes | None, folder: ModelFolder | None
+) -> dict[str, str]:
+    """Each tensor of the model by its name in the checkpoint, which is checked to fit.
+
+    Raises:
+        RequestError: The checkpoint is that of another model.
+    """
+    ours = list(subject.model.state_dict())
+    if checkpoint is None:
+        return {name: name for name in ours}
+    renamed = (
+        folder.model_names(subject.model, checkpoint) if folder else {n: n for n in checkpoint}
+    )
+    names = {ours_: theirs for theirs, ours_ in renamed.items() if ours_ in subject.first_names}
+    there = {subject.first_names[name] for name in names}
+    problems = [f"it lacks {name}" for name in ours if subject.first_names[name] not in there]
+    problems += [
+        f"{theirs} is {list(checkpoint[theirs])} and not {list(subject.shape(name))}"
+        for name, theirs in names.items()
+        if tuple(checkpoint[theirs]) != subject.shape(name)
+    ]
+    if folder is None:
+        problems += [f"the model lacks {name}" for name in checkpoint if name not in names]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise RequestError(
+            f"the checkpoint is not that of the model: {'; '.join(problems[:8])}{more}; "
+            "build the model with the sizes that it was trained with (--model-arg)"
+        )
+    return names
+
+
+def renamed_zeros(zeros: Zeros | None, names: Mapping[str, str], subject: Subject) -> Zeros | None:
+    """The zeros by the first names of the model's tensors, instead of the checkpoint's names."""
+    if zeros is None:
+        return None
+    return {
+        subject.first_names[ours]: zeros[theirs]
+        for ours, theirs in names.items()
+        if theirs in zeros
+    }
