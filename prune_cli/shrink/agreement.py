@@ -62,11 +62,12 @@ def find_disagreements(
         exact: Require that the outputs are those of the whole model, but for rounding.
         same_numbers: Require that no number in the shrunk model, such as a scale by the square
             root of a width, is another; a model built from an edited config could have some.
+            `exact` implies it.
 
     Returns:
         An empty list if the two agree, output shapes included.
     """
-    return _Walk(before, after, axes, exact=exact, same_numbers=same_numbers).run()
+    return _Walk(before, after, axes, exact=exact, same_numbers=exact or same_numbers).run()
 
 
 class _Walk(Comparison):

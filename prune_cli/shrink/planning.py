@@ -137,13 +137,12 @@ class _Planner(Proposer):
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
         after = trace(build(units), self.subject.inputs)
-        exact = self.zeros is not None
         return find_disagreements(
             self.subject.recording,
             after,
             self.axes(units),
-            exact=exact,
-            same_numbers=exact or any(unit.config for unit in units),
+            exact=self.zeros is not None,
+            same_numbers=any(unit.config for unit in units),
         )
 
     def _without(

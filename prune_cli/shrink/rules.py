@@ -36,7 +36,7 @@ class Comparison:
         axes: Mapping[str, Axes],
         *,
         exact: bool,
-        same_numbers: bool = False,
+        same_numbers: bool,
     ) -> None:
         self.before, self.after = before, after
         self.exact, self.same_numbers = exact, same_numbers

@@ -233,6 +233,37 @@ class Scaled(nn.Module):
         return self.c(x)
 
 
+@example("2x6x8")
+class Mixed(nn.Module):
+    """Tokens are picked, stacked and turned; channels are normalised and added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 20)
+        self.d, self.e = nn.Linear(20, 16), nn.Linear(16, 3)
+        self.register_buffer("order", torch.tensor([3, 1, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([self.a(x), self.b(x)], 1).sum(1)
+        x = self.c(x[:, self.order]).softmax(-1)
+        x = torch.cumsum(self.d(x.flip(1)), 1)
+        return self.e(x.std(1) + x.amax(1))
+
+
+@example("2x8")
+class Doubled(nn.Module):
+    """Channels are repeated, which no slice can follow, or sorted, which nothing can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 6), nn.Linear(12, 10), nn.Linear(10, 3)
+        self.d = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.c(torch.relu(self.b(x.repeat(1, 2)))) + self.d(x.sort(-1)[0])
+
+
 def loops_for_ever() -> nn.Module:
     """A factory that never comes back, as some graphs do."""
     while True:

@@ -65,6 +65,18 @@ def test_other_channels_disagree(between) -> None:
     assert disagreements(between, [1, 6], [1, 5]) != []
 
 
+def _write(x: Tensor, value: float = 1.0) -> Tensor:
+    """Overwrite the last three channels in place."""
+    x[:, -3:] = value
+    return x
+
+
+def _fill_view(x: Tensor) -> Tensor:
+    """Add to all elements, through a view."""
+    x.view(x.shape).add_(1)
+    return x
+
+
 DIFFERENT = {
     "reversed": lambda x: x.flip(-1),
     "rolled": lambda x: x.roll(1, -1),
@@ -75,6 +87,8 @@ DIFFERENT = {
     "by indices": lambda x: torch.nn.functional.max_unpool2d(
         x[None], torch.nn.functional.max_pool2d(x[None], 1, return_indices=True)[1], 1
     )[0],
+    "picked by numbers": lambda x: x[:, torch.arange(x.shape[1], device=x.device)],
+    "written over": lambda x: _write(x),
     "unknown": lambda x: torch.linalg.matrix_exp(x[:, :, None] * torch.ones(x.shape[1]))[..., 0],
 }
 
@@ -96,6 +110,13 @@ def test_what_moves_or_mixes_channels_disagrees(between) -> None:
         (lambda x: x + torch.tanh(x), [1, 6], True),
         (lambda x: torch.layer_norm(x, x.shape[-1:]), [1, 6], False),
         (lambda x: x.view(5, -1, 1).flatten(1), [1, 6], True),
+        (lambda x: x / x.shape[-1], [1, 6], False),
+        (lambda x: x / torch.tensor(float(x.shape[-1])), [1, 6], False),
+        (lambda x: x + torch.full((5, 1), 1 / x.shape[-1], device="meta"), [1, 6], False),
+        (lambda x: x.cumsum(0), [1, 6], False),
+        (lambda x: x.softmax(-1), [1, 6], False),
+        (lambda x: torch.relu_(x.view(x.shape)), [1, 6], True),
+        (_fill_view, [1, 6], False),
     ],
 )
 def test_exactly_the_same_output_needs_zeros_that_stay_zero(between, zero, quiet: bool) -> None:
