@@ -12,6 +12,7 @@ from prune_cli.selection import Rule
 from prune_cli.shrink.huggingface import config_text, edit_config, read_folder
 from prune_cli.shrink.plan import ShrinkOptions, Source
 from prune_cli.shrink.planning import plan_shrink
+from prune_cli.shrink.shrink import shrink_checkpoint
 
 transformers = pytest.importorskip("transformers")
 
@@ -143,3 +144,22 @@ def test_a_folder_without_a_config_is_refused(text: str | None, tmp_path: Path) 
 
     with pytest.raises(InputError, match=r"config\.json"):
         read_folder(tmp_path)
+
+
+def test_zeros_go_as_far_as_one_number_can_say(tmp_path: Path) -> None:
+    """Of 6 silent channels in one layer and 4 in the other, 4 go in both; the output stays."""
+    whole = save_model(tmp_path / "whole", "bert")
+    with torch.no_grad():
+        for layer, channels in zip(whole.bert.encoder.layer, ([1, 2, 3, 5, 8, 13], [0, 4, 6, 9])):
+            layer.intermediate.dense.weight[channels] = 0
+            layer.intermediate.dense.bias[channels] = 0
+    whole.save_pretrained(tmp_path / "whole")
+
+    done = shrink_checkpoint(tmp_path / "whole", tmp_path / "small", from_zeros=True)
+
+    small = type(whole).from_pretrained(tmp_path / "small").eval()
+    text = torch.arange(12)[None]
+    assert done.shrink is not None
+    assert done.shrink["config"] == {"intermediate_size": 60}
+    assert [group["removed"] for group in done.shrink["groups"]] == [(1, 2, 3, 5), (0, 4, 6, 9)]
+    torch.testing.assert_close(small(text).logits, whole(text).logits)
