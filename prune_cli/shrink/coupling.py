@@ -153,6 +153,8 @@ class CouplingGraph:
             target = item.dep.target
             side: Side = "out" if self._graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
             owners = dict(zip(item.idxs, item.root_idxs, strict=True))
+            if None in owners.values():  # its mapping of repeated heads gives no root
+                raise NotSliceableError("Torch-Pruning does not say which channels go together")
             is_output = type(target.module).__name__ == "_OutputOp" or (
                 side == "out" and not target.outputs
             )

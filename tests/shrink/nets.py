@@ -250,6 +250,22 @@ class Mixed(nn.Module):
         return self.e(x.std(1) + x.amax(1))
 
 
+@example("2x6x16")
+class GroupedHeads(nn.Module):
+    """Attention in which two heads share keys and values, and an MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.o = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.m1, self.m2 = nn.Linear(16, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).unflatten(2, (4, 4)).transpose(1, 2)
+        k, v = self.kv(x).unflatten(2, (2, 2, 4)).permute(2, 0, 3, 1, 4).repeat_interleave(2, 2)
+        a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.m2(F.relu(self.m1(x + self.o(a))))
+
+
 @example("2x8")
 class Doubled(nn.Module):
     """Channels are repeated, which no slice can follow, or sorted, which nothing can."""

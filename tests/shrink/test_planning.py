@@ -32,6 +32,7 @@ SHRUNK = {
     "Various": {"b.weight": 9, "c.weight": 4, "d.weight": 3},
     "Gated": {"a.weight": 24},
     "Mixed": {"a.weight": 9, "c.weight": 15, "d.weight": 12},
+    "GroupedHeads": {"m1.weight": 18},
     "Doubled": {"b.weight": 8},
     "Scaled": {"a.weight": 12},
 }
