@@ -14,7 +14,9 @@ from prune_cli.errors import PruneError
 
 def _complete_module(context: typer.Context, incomplete: str) -> list[str]:
     """The module names of the checkpoint on the line."""
-    path = context.params.get("checkpoint")
+    # An option that still lacks its value ends Typer's parsing, and leaves what it has as args.
+    words = filter(None, (context.params.get("checkpoint"), *context.args))
+    path = next((word for word in words if Path(word).exists()), None)
     try:
         parameters = open_checkpoint(path).parameters if path else ()
     except PruneError:

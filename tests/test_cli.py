@@ -434,3 +434,30 @@ def test_no_checkpoint_goes_to_a_terminal(model: Path) -> None:
     os.close(ours)
     assert ran.returncode == 6
     assert "stdout is a terminal" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("random-structured {} --module c", {"conv"}),
+        ("random-structured -a 0.25 {} -d 0 -m ", {"conv", "fc"}),
+        ("inspect {} --exclude f", {"fc"}),
+        ("random-structured nothing.pt --module c", set()),
+        ("random-structured --module c", set()),
+    ],
+    ids=["module", "after other options", "exclude", "no such file", "no file yet"],
+)
+def test_the_shell_completes_module_names(
+    model: Path, monkeypatch: pytest.MonkeyPatch, run: Run, line: str, expected: set[str]
+) -> None:
+    """After --module and --exclude come the modules of the checkpoint on the line."""
+    words = f"prune-cli {line.format(model)}"
+    monkeypatch.setenv("_PRUNE_CLI_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+
+    ran = run()
+
+    assert ran.code == 0
+    assert expected <= set(ran.out.split())
+    assert bool(ran.out.split()) == bool(expected)
