@@ -15,6 +15,7 @@ import torch
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.outputs import OutputTensor
+from prune_cli.pruning import INTEGER_OF_WIDTH
 from prune_cli.tensors import DTYPES, TensorInfo
 from prune_cli.writer import read_exactly, read_pieces
 
@@ -23,7 +24,6 @@ NOWHERE = torch.iinfo(torch.int64).max
 
 _BLOCK_ELEMENTS = 1 << 19
 _NOTED_ELEMENTS = 1 << 16
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def first_bits(
@@ -43,7 +43,7 @@ def first_bits(
     tensor = checkpoint.tensor(info)
     shape = info.shape or (1,)
     outer, n, inner = math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
-    bits = tensor.view(_INTEGERS[tensor.itemsize]).view(outer, n, inner)
+    bits = tensor.view(INTEGER_OF_WIDTH[tensor.itemsize]).view(outer, n, inner)
     first = torch.full((n,), NOWHERE)
     columns = max(min(inner, _BLOCK_ELEMENTS), 1)
     for some in torch.tensor(channels, dtype=torch.int64).split(_BLOCK_ELEMENTS // columns):
@@ -101,7 +101,8 @@ class ComparingSink:
         width = max(DTYPES[tensor.info.dtype].bits // 8, 1)
         inner = math.prod(tensor.info.shape[tensor.dim + 1 :])
         is_, should = (
-            torch.frombuffer(bytearray(side), dtype=_INTEGERS[width]) for side in (actual, expected)
+            torch.frombuffer(bytearray(side), dtype=INTEGER_OF_WIDTH[width])
+            for side in (actual, expected)
         )
         for place in range(0, len(is_), _NOTED_ELEMENTS):
             part = slice(place, place + _NOTED_ELEMENTS)

@@ -155,7 +155,8 @@ _REFUSED = {
     "torch.float8_e8m0fnu": "it holds powers of two only, and no zero",
     "torch.float4_e2m1fn_x2": "it packs two values into a byte",
 }
-_INTEGER_OF_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGER_OF_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes per element, the dtype to see any tensor's bits as."""
 
 _FIRST_BLOCK = 1024  # elements; whoever reads one element of a mapped file reads a page of 4 KiB
 _LARGEST_BLOCK = 1 << 20  # elements; what bounds the temporary memory
@@ -250,7 +251,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    return tensor.view(_INTEGER_OF_WIDTH[tensor.element_size()])
+    return tensor.view(INTEGER_OF_WIDTH[tensor.element_size()])
 
 
 def _all_live_at_first_sight(tensor: torch.Tensor, axis: int) -> bool:

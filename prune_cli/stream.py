@@ -18,7 +18,7 @@ import torch
 from prune_cli.checkpoint import Checkpoint, torch_dtype
 from prune_cli.errors import InputError
 from prune_cli.outputs import OutputFile, OutputTensor
-from prune_cli.pruning import masked_elements, zero_channels_
+from prune_cli.pruning import INTEGER_OF_WIDTH, masked_elements, zero_channels_
 from prune_cli.tensors import DTYPES, Block, TensorInfo, blocks
 from prune_cli.writer import Sink, read_exactly
 
@@ -27,7 +27,6 @@ PIECE_BYTES = 1 << 20
 
 _COPY_BYTES = 64 << 20
 _BLOCKS_PER_JOB = 32
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Job = Callable[[], None]
 
@@ -339,4 +338,4 @@ def _take(values: torch.Tensor, dim: int, indices: tuple[int, ...]) -> torch.Ten
 
 def _as_bits(tensor: torch.Tensor) -> torch.Tensor:
     """The same memory as integers, which every operation takes (float8 and uint16 lack many)."""
-    return tensor.view(_BITS[tensor.itemsize])
+    return tensor.view(INTEGER_OF_WIDTH[tensor.itemsize])
