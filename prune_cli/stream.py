@@ -22,11 +22,14 @@ from prune_cli.pruning import INTEGER_OF_WIDTH, masked_elements, zero_channels_
 from prune_cli.tensors import DTYPES, Block, TensorInfo, blocks
 from prune_cli.writer import Sink, read_exactly
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 2 << 20
 """What is worked on at once: it stays in a core's cache between reading, zeroing and writing."""
 
+_ROWS_BYTES = 1 << 20
+"""The same, of rows that are worked on as tensors of their own: there are several at once."""
+
 _COPY_BYTES = 64 << 20
-_BLOCKS_PER_JOB = 32
+_BLOCKS_PER_JOB = 16
 
 Job = Callable[[], None]
 
@@ -264,7 +267,7 @@ class _Stream:
     def _row_jobs(self, tensor: OutputTensor, at: int) -> Iterator[Job]:
         rows = tensor.info.shape[0] if tensor.info.shape else 1
         row_bytes = tensor.info.nbytes // max(rows, 1)
-        step = max(PIECE_BYTES // max(row_bytes, 1), 1)
+        step = max(_ROWS_BYTES // max(row_bytes, 1), 1)
         for first in range(0, rows, step):
             last = min(first + step, rows)
             yield partial(self._rows, tensor, first, last, at + first * row_bytes)

@@ -20,8 +20,9 @@ STDOUT = Path("-")
 _NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 _PIECE_BYTES = 1 << 20
 _WRITE_BYTES = 128 << 10
-"""What the kernel gets at once: for more it looks for more memory in one piece, and on a machine
-whose memory is in fragments (it has been up for long) finding that takes longer than the copy."""
+"""What the kernel gets at once, from one multiple of it in the file to the next, which it then holds
+in one piece of memory. For more it looks for larger pieces, and on a machine whose memory is in
+fragments (it has been up for long) finding those takes longer than the copy."""
 
 
 class Sink(Protocol):
@@ -56,7 +57,7 @@ class FileSink:
         rest = memoryview(data)
         with output_errors(self._path):
             while rest:
-                written = os.pwrite(self._descriptor, rest[:_WRITE_BYTES], at)
+                written = os.pwrite(self._descriptor, rest[: _WRITE_BYTES - at % _WRITE_BYTES], at)
                 rest, at = rest[written:], at + written
 
     def copy(self, source: int, start: int, nbytes: int, at: int) -> None:

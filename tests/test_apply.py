@@ -76,6 +76,7 @@ def test_the_result_does_not_depend_on_how_it_is_worked_on(
 
     for workers, piece in ((1, 1 << 20), (4, 1 << 20), (3, 64), (2, 1000)):
         monkeypatch.setattr("prune_cli.stream.PIECE_BYTES", piece)
+        monkeypatch.setattr("prune_cli.stream._ROWS_BYTES", piece)
         folder = tmp_path / f"{workers}-{piece}"
         folder.mkdir()
         prune_checkpoint(path, folder / "out", amount=0.4, dim=1, exclude=[""], workers=workers)

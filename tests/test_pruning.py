@@ -543,11 +543,15 @@ def test_the_default_dtype_does_not_matter(dtype: torch.dtype) -> None:
 
 @with_dtypes
 @pytest.mark.parametrize("dim", [0, 1, 2, -1])
-def test_exactly_the_channels_become_zero_bytes(dtype: torch.dtype, dim: int) -> None:
+@pytest.mark.parametrize("shape", [(5, 6, 7), (5, 6, 8), (5, 6, 500), (9, 5, 1)], ids=str)
+def test_exactly_the_channels_become_zero_bytes(
+    dtype: torch.dtype, shape: tuple[int, ...], dim: int
+) -> None:
     """In every dtype the channels' bytes are zero, and no other byte has changed."""
-    random_bytes = torch.randint(0, 256, (5, 6, 7), generator=torch.Generator().manual_seed(0))
+    random_bytes = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
     tensor = random_bytes.to(torch.uint8).to(dtype)
-    expected, channels = octets(tensor).clone(), torch.tensor([0, 3, 4])
+    channels = torch.tensor([0, 3, 4] if shape[dim] > 1 else [0])
+    expected = octets(tensor).clone()
     expected.movedim(dim % 3, 0)[channels] = 0
 
     result = zero_channels_(tensor, dim, channels)

@@ -60,6 +60,7 @@ def test_any_size_of_piece_gives_the_same_bytes(
 ) -> None:
     """Pieces that cut rows, channels and elements: plain, strided and masked tensors alike."""
     monkeypatch.setattr("prune_cli.stream.PIECE_BYTES", max(piece, 8))
+    monkeypatch.setattr("prune_cli.stream._ROWS_BYTES", max(piece, 8))
     monkeypatch.setattr("prune_cli.stream._COPY_BYTES", piece)
     content = {
         "a.weight": torch.randn(5, 6, 7),
