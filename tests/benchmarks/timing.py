@@ -11,7 +11,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,16 @@ def race(commands: Sequence[Command], *, repeats: int, threads: int) -> list[Run
     rounds = [[_seconds(command, threads) for command in commands] for _ in range(repeats + 1)]
     columns = zip(*rounds[1:], strict=True)
     return [Runs(command.name, taken) for command, taken in zip(commands, columns, strict=True)]
+
+
+def time_call(name: str, call: Callable[[], object], repeats: int) -> Runs:
+    """Times `call` in this process, `repeats` times after one that does not count."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return Runs(name, tuple(seconds[1:]))
 
 
 def peak_anonymous(command: Command, *, threads: int, of_children: bool = False) -> int:
