@@ -17,7 +17,7 @@ from pathlib import Path
 from prune_cli.checkpoint import Checkpoint, Dropped, Loading, open_checkpoint
 from prune_cli.errors import DimError
 from prune_cli.jsontext import encode
-from prune_cli.prunable import SCALES, find_problems
+from prune_cli.prunable import find_problems, scaled_by
 from prune_cli.selection import Rule, Selection, matcher, select
 from prune_cli.tensors import DTYPES, Parameter, TensorInfo
 
@@ -504,14 +504,7 @@ def _globs_of(
 def _without_scales(parameters: Sequence[ParameterFacts]) -> list[ParameterFacts]:
     """Scales of quantised tensors have dims as well, but nobody prunes them for themselves."""
     names = {facts.name for facts in parameters}
-    return [
-        facts
-        for facts in parameters
-        if not any(
-            facts.name.endswith(suffix) and facts.name.removesuffix(suffix) in names
-            for suffix in SCALES
-        )
-    ]
+    return [facts for facts in parameters if scaled_by(facts.name) not in names]
 
 
 def _prunable_modules(checkpoint: Checkpoint) -> list[str]:

@@ -22,7 +22,7 @@ from prune_cli.errors import (
     SelectionError,
     UsageError,
 )
-from prune_cli.prunable import SCALES, find_problems
+from prune_cli.prunable import find_problems, scaled_by
 from prune_cli.pruning import draw_positions, live_channels, masked_elements, number_to_prune
 from prune_cli.selection import Amount, Rule, Selected, Selection, select, split_name
 from prune_cli.tensors import DTYPES, Parameter, TensorInfo, resolve_dim
@@ -153,7 +153,8 @@ def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
     selection = Selection(rules, options.exclude)
     selected = select(checkpoint.parameters, selection, aliases=checkpoint.names_of)
     prunable, skipped = _split_off_unprunable(checkpoint, selected)
-    items = _gather(lambda pick: _plan_item(checkpoint, options.seed, pick), prunable)
+    generator = torch.Generator("cpu")
+    items = _gather(lambda pick: _plan_item(checkpoint, options.seed, generator, pick), prunable)
     if not items:
         raise SelectionError(_nothing_left(skipped))
     skipped += [Skipped(name, reason) for name, reason in _scales(checkpoint, items)]
@@ -202,7 +203,8 @@ def channels_to_prune(item: PlanItem) -> tuple[int, ...]:
     """The channels that the seed of `item` gives: what `item.pruned` must be, if it was drawn."""
     dead = torch.tensor(item.already_pruned, dtype=torch.int64)
     live = all_but(dead, item.channels)
-    return _draw(live, item.amount, item.seed or 0, item.name)
+    generator = torch.Generator("cpu").manual_seed(item.seed or 0)
+    return _draw(live, item.amount, generator, item.name)
 
 
 def biases_of(checkpoint: Checkpoint, item: PlanItem) -> list[Parameter]:
@@ -272,8 +274,7 @@ def _split_off_unprunable(
 
 
 def _why_passed_over(checkpoint: Checkpoint, parameter: Parameter) -> str | None:
-    scaled = {parameter.name.removesuffix(suffix) for suffix in SCALES} - {parameter.name}
-    if any(name in checkpoint.parameter_of for name in scaled):
+    if scaled_by(parameter.name) in checkpoint.parameter_of:
         return "a scale, and no weight"
     dims = len(parameter.tensor.shape)
     return f"{dims}-D: it has no channels to prune" if dims < 2 else None
@@ -293,10 +294,11 @@ def _nothing_left(skipped: list[Skipped]) -> str:
 
 
 def _scales(checkpoint: Checkpoint, items: list[PlanItem]) -> Iterator[tuple[str, str]]:
-    for item in items:
-        for suffix in SCALES:
-            if item.name + suffix in checkpoint.tensors:
-                yield item.name + suffix, f"a scale of {item.name}: left alone, 0 stays 0"
+    planned = {item.name for item in items}
+    for name in checkpoint.tensors:
+        weight = scaled_by(name)
+        if weight in planned:
+            yield name, f"a scale of {weight}: left alone, 0 stays 0"
 
 
 # --- what is planned -------------------------------------------------------------------------
@@ -317,7 +319,9 @@ def _gather(plan: Callable[[Selected], PlanItem], picks: list[Selected]) -> list
     return items
 
 
-def _plan_item(checkpoint: Checkpoint, seed: int, pick: Selected) -> PlanItem:
+def _plan_item(
+    checkpoint: Checkpoint, seed: int, generator: torch.Generator, pick: Selected
+) -> PlanItem:
     parameter, rule = pick.parameter, pick.rule
     info = parameter.tensor
     _refuse_problems(find_problems(checkpoint, parameter))
@@ -337,7 +341,7 @@ def _plan_item(checkpoint: Checkpoint, seed: int, pick: Selected) -> PlanItem:
         seed=own_seed,
         channels=channels,
         already_pruned=() if len(live) == channels else _others(live, channels),
-        pruned=_draw(live, rule.amount, own_seed, parameter.name),
+        pruned=_draw(live, rule.amount, generator.manual_seed(own_seed), parameter.name),
     )
 
 
@@ -379,9 +383,10 @@ def all_but(live: torch.Tensor, channels: int) -> tuple[int, ...]:
     return tuple(dead.nonzero().flatten().tolist())
 
 
-def _draw(live: Sequence[int], amount: Amount, seed: int, name: str) -> tuple[int, ...]:
+def _draw(
+    live: Sequence[int], amount: Amount, generator: torch.Generator, name: str
+) -> tuple[int, ...]:
     k = number_to_prune(amount, len(live), name)
-    generator = torch.Generator("cpu").manual_seed(seed)
     return tuple(live[n] for n in draw_positions(len(live), k, generator=generator))
 
 

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.tensors import DTYPES, Parameter
 
-SCALES = ("_scale", "_scale_inv", ".scale")
-"""What follows the name of a quantised tensor in the name of its scale."""
-
+_SCALES = ("_scale", "_scale_inv", ".scale")  # what follows the name of a quantised tensor
 _ZERO_POINTS = ("_zero_point", ".zero_point")
 _PACKED = (".absmax", ".quant_map", "_packed")
 
@@ -38,3 +36,9 @@ def find_problems(
     for suffix in _PACKED:
         if name + suffix in checkpoint.tensors:
             yield f"{name} is packed ({name + suffix} is with it): 0 is not its zero"
+
+
+def scaled_by(name: str) -> str | None:
+    """The name of what the tensor `name` is the scale of; None if it is not called like one."""
+    end = next((end for end in _SCALES if name.endswith(end)), None)
+    return end and name.removesuffix(end)
