@@ -513,37 +513,41 @@ def shrink_command(
         if recipe
         else ()
     )
-    opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
-    from prune_cli.apply import find_destination
-    from prune_cli.shrink.model import parse_model_arguments
-    from prune_cli.shrink.shrink import shrink_checkpoint
+    from prune_cli.shrink.child import PlanningChild
 
-    where = _where(report, force, resume, max_shard_size, "cpu", workers)
-    with console.progress(opened.nbytes, quiet=quiet) as on_tensor:
-        done = shrink_checkpoint(
-            opened,
-            output,
-            model=model,
-            model_arguments=parse_model_arguments(model_arg or ()),
-            examples=tuple(example or ()),
-            amount=fraction,
-            seed=seed,
-            round_to=round_to,
-            modules=globs,
-            exclude=tuple(exclude or ()),
-            rules=rules,
-            from_zeros=from_zeros,
-            time_limit=time_limit,
-            report=report,
-            dry_run=dry_run,
-            force=force,
-            resume=resume,
-            max_shard_size=where["max_shard_size"],
-            workers=workers,
-            export=export,
-            measure=measure,
-            on_tensor=on_tensor,
-        )
+    with PlanningChild() as planner:  # which imports torch while this process does
+        opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
+        from prune_cli.apply import find_destination
+        from prune_cli.shrink.model import parse_model_arguments
+        from prune_cli.shrink.shrink import shrink_checkpoint
+
+        where = _where(report, force, resume, max_shard_size, "cpu", workers)
+        with console.progress(opened.nbytes, quiet=quiet) as on_tensor:
+            done = shrink_checkpoint(
+                opened,
+                output,
+                model=model,
+                model_arguments=parse_model_arguments(model_arg or ()),
+                examples=tuple(example or ()),
+                amount=fraction,
+                seed=seed,
+                round_to=round_to,
+                modules=globs,
+                exclude=tuple(exclude or ()),
+                rules=rules,
+                from_zeros=from_zeros,
+                time_limit=time_limit,
+                report=report,
+                dry_run=dry_run,
+                force=force,
+                resume=resume,
+                max_shard_size=where["max_shard_size"],
+                workers=workers,
+                export=export,
+                measure=measure,
+                on_tensor=on_tensor,
+                planner=planner,
+            )
     destination = find_destination(opened, output, **where)
     written = [] if dry_run else [destination.output, destination.report, export]
     console.show_shrunk(done, written=written, quiet=quiet)

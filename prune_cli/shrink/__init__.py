@@ -21,5 +21,5 @@ The tour, from the bottom up:
     proposals.py    which channels are to go: drawn, or zero already
     config.py       which numbers of a config.json stand for them
     planning.py     shrink the model without weights, hold it against the whole one, take back
-    child.py        the same in a child process under a time limit: make_shrink_plan
+    child.py        the same in a child process under a time limit
 """

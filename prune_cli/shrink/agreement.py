@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from prune_cli.shrink.axes import Axes, Axis, DisagreementError, Owner, whole_axes
 from prune_cli.shrink.rules import Comparison, rule_of
@@ -39,7 +40,7 @@ class Disagreement:
         """A sentence for a reader: "softmax in layer.0.attention: it would mix channels"."""
         return f"{self.operation} in {self.module or 'the model itself'}: {self.reason}"
 
-    @property
+    @cached_property
     def groups(self) -> frozenset[str]:
         """The groups whose channels are involved."""
         return frozenset(owner.group for owner in self.channels or self.owners)
@@ -82,7 +83,7 @@ class _Walk(Comparison):
             try:
                 results = self._results(whole, shrunk)
             except DisagreementError as error:
-                results = [self._unknown(ref) for ref in whole.outputs]
+                results = [self._guess(ref) for ref in whole.outputs]
                 if not (found and self._reads_unknown(whole)):  # else it is but a consequence
                     found.append(self._disagreement(whole, str(error), number, error.channels))
             if not found and self._reads_unknown(whole):
@@ -132,8 +133,18 @@ class _Walk(Comparison):
         return Disagreement(call.module, call.name, reason, frozenset(), channels)
 
     def _unknown(self, ref: Ref) -> Axes:
-        sizes = self.before.shapes[ref.index]
-        return tuple(Axis(size, known=False) for size in sizes)
+        return tuple(Axis(size, known=False) for size in self.before.shapes[ref.index])
+
+    def _guess(self, ref: Ref) -> Axes:
+        """The axes behind a disagreement: whole where nothing got shorter, so that more is found.
+
+        With `exact` they are unknown: what is zero there depends on what was disagreed on.
+        """
+        before, after = self.before.shapes[ref.index], self.after.shapes[ref.index]
+        if self.exact or len(before) != len(after):
+            return self._unknown(ref)
+        sizes = zip(before, after, strict=True)
+        return tuple(Axis(size, known=size == left) for size, left in sizes)
 
     def _results(self, whole: Call, shrunk: Call) -> list[Axes]:
         try:
@@ -192,5 +203,8 @@ class _Walk(Comparison):
         before, after = self.before.shapes[ref.index], self.after.shapes[ref.index]
         if any(not axis.known for axis in axes):
             return
-        if tuple(axis.size for axis in axes) != before or tuple(len(a.kept) for a in axes) != after:
+        if (
+            tuple(axis.size for axis in axes) != before
+            or tuple(axis.left for axis in axes) != after
+        ):
             raise DisagreementError(f"its result is {list(before)} before and {list(after)} after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import filterfalse
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,12 @@ class Axis:
     @cached_property
     def kept(self) -> tuple[int, ...]:
         """The indices that are left, ascending."""
-        if not self.removed:
-            return tuple(range(self.size))
-        return tuple(index for index in range(self.size) if index not in self.removed)
+        return tuple(filterfalse(self.removed.__contains__, range(self.size)))
+
+    @property
+    def left(self) -> int:
+        """How many indices are left."""
+        return self.size - len(self.removed)
 
     def agrees(self, other: Axis) -> bool:
         """Whether the same indices are left on both."""

@@ -1,12 +1,16 @@
 """Plan in a child process, under a time limit: what follows a model's graph may never come back.
 
 Run as `python -m prune_cli.shrink.child`, it reads a request as one line of JSON from stdin and writes
-the answer to the file that the request names; stdout and stderr belong to the user's code.
+the answer to the file that the request names; stdout and stderr belong to the user's code. It imports
+what planning needs before it reads, and this file imports no torch, so that both processes can
+import theirs at the same time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import os
 import subprocess
@@ -16,92 +20,119 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from prune_cli import errors
 from prune_cli.errors import PruneError, RequestError
 from prune_cli.selection import Rule
-from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
+
+if TYPE_CHECKING:
+    from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
 
 DEFAULT_TIME_LIMIT = 300.0
-"""Seconds; importing torch and transformers is part of it."""
+"""Seconds; what is left of the child's imports is part of it."""
+
+_TO_IMPORT = ("prune_cli.shrink.planning", "torch_pruning", "torch._dynamo")
+"""What planning imports, torch._dynamo because models that are built on meta do."""
+
+_GC_THRESHOLD = 100_000  # objects: with Python's 700 it looks through all of torch again and again
 
 
-def make_shrink_plan(
-    source: Source,
-    options: ShrinkOptions,
-    checkpoint: Mapping[str, tuple[int, ...]] | None = None,
-    *,
-    time_limit: float = DEFAULT_TIME_LIMIT,
-) -> ShrinkPlan:
-    """Plan what a shrunk model lacks, from shapes alone, in a child process.
+class PlanningChild:
+    """A child process that plans once. It begins to import when it is made, so make it early.
 
-    Args:
-        source: The model.
-        options: What to remove.
-        checkpoint: The shape of each tensor of the checkpoint; None plans for the model alone.
-        time_limit: In seconds; the child is killed then, and whenever this call does not return.
-
-    Raises:
-        RequestError: The model cannot be followed, or not in time; it does not fit the checkpoint;
-            or nothing can be removed.
-        PruneError: Another one, if the planning in the child raised it.
+    A context manager: whatever the child does, it ends there.
     """
-    with tempfile.TemporaryDirectory(prefix="prune-cli-") as folder:
-        answer = Path(folder) / "answer.json"
+
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="prune-cli-"))
+            self._said = stack.enter_context(
+                tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+            )
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name],
+                stdin=subprocess.PIPE,
+                stdout=self._said,
+                stderr=self._said,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            stack.callback(self._end)
+            self._answer = Path(folder) / "answer.json"
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def plan(
+        self,
+        source: Source,
+        options: ShrinkOptions,
+        checkpoint: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        time_limit: float = DEFAULT_TIME_LIMIT,
+    ) -> ShrinkPlan:
+        """Plan what a shrunk model lacks, from shapes alone.
+
+        Args:
+            source: The model.
+            options: What to remove.
+            checkpoint: The shape of each tensor of the checkpoint; None plans for the model alone.
+            time_limit: In seconds from now.
+
+        Raises:
+            RequestError: The model cannot be followed, or not in time; it does not fit the
+                checkpoint; or nothing can be removed.
+            PruneError: Another one, if the planning raised it.
+        """
         request = {
-            "answer": str(answer),
+            "answer": str(self._answer),
             "path": [str(Path.cwd()), *sys.path],
             "source": asdict(source),
             "options": asdict(options),
             "checkpoint": checkpoint,
         }
-        complaint = _run_child(json.dumps(request), time_limit)
-        if not answer.exists():
+        self._ask(json.dumps(request), time_limit)
+        if not self._answer.exists():
             raise RequestError(
-                f"planning for {source.model} died ({complaint or 'without a word'}); "
+                f"planning for {source.model} died ({self._complaint() or 'without a word'}); "
                 "does its code end the process?"
             )
-        return _read_answer(json.loads(answer.read_text(encoding="utf-8")))
+        return _read_answer(json.loads(self._answer.read_text(encoding="utf-8")))
 
-
-def _run_child(request: str, time_limit: float) -> str:
-    """Run the child to its end and give the last line of what it said."""
-    command = [sys.executable, "-m", "prune_cli.shrink.child"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
-            text=True,
-            env=environment,
-        ) as child,
-    ):
+    def _ask(self, request: str, time_limit: float) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(request + "\n")
+            self._process.stdin.flush()
+        # stdin stays open: when this process dies, the child reads its end and dies too.
         try:
-            assert child.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(request + "\n")
-                child.stdin.flush()
-            # stdin stays open: when this process dies, the child reads its end and dies too.
-            child.wait(time_limit)
+            self._process.wait(time_limit)
         except subprocess.TimeoutExpired:
             raise RequestError(
                 f"following the model's graph took longer than {time_limit:g} s, and may never end "
                 "(window attention is known for it); prune without shrinking, or allow more with "
                 "--time-limit"
             ) from None
-        finally:
-            child.kill()
-            with contextlib.suppress(BrokenPipeError):
-                child.communicate()
-        said.seek(0)
-        return (said.read().strip().splitlines() or [""])[-1]
+
+    def _complaint(self) -> str:
+        """The last line of what the child said."""
+        self._said.seek(0)
+        return (self._said.read().strip().splitlines() or [""])[-1]
+
+    def _end(self) -> None:
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
 
 
 def _read_answer(answer: Mapping[str, Any]) -> ShrinkPlan:
+    from prune_cli.shrink.plan import ShrinkPlan
+
     if "plan" in answer:
         return ShrinkPlan.from_facts(answer["plan"])
     kind = getattr(errors, answer["error"], None)
@@ -110,9 +141,20 @@ def _read_answer(answer: Mapping[str, Any]) -> ShrinkPlan:
     raise RuntimeError(f"planning failed:\n{answer['message']}")
 
 
+def _prepare() -> None:
+    """What the child does while nobody has asked yet."""
+    gc.set_threshold(_GC_THRESHOLD)
+    for name in _TO_IMPORT:
+        with contextlib.suppress(ImportError):  # whoever needs it says what is missing
+            importlib.import_module(name)
+
+
 def main() -> None:
     """The child: plan what the request on stdin asks for."""
-    request = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        return  # nobody asks any more
+    request = json.loads(line)
     place = Path(request["answer"])
     threading.Thread(target=_die_with_parent, args=(place,), daemon=True).start()
     sys.path[:] = list(dict.fromkeys(request["path"]))
@@ -137,10 +179,14 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _source(facts: Mapping[str, Any]) -> Source:
+    from prune_cli.shrink.plan import Source
+
     return Source(**{**facts, "examples": tuple(facts["examples"])})
 
 
 def _options(facts: Mapping[str, Any]) -> ShrinkOptions:
+    from prune_cli.shrink.plan import ShrinkOptions
+
     rules = tuple(
         Rule(tuple(rule["modules"]), tuple(rule["params"]), rule["amount"], rule["dim"])
         for rule in facts["rules"]
@@ -164,4 +210,5 @@ def _die_with_parent(place: Path) -> None:
 
 
 if __name__ == "__main__":
+    _prepare()
     main()

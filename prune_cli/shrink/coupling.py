@@ -67,7 +67,7 @@ class CouplingGraph:
     ) -> Coupling:
         root, dim = self._root_tensor(module)
         try:
-            list(self._items(module, channels[:1]))  # an endless walk is shorter with one
+            first = list(self._items(module, channels[:1]))  # an endless walk is shorter with one
             items = list(self._items(module, channels))
         except NotSliceableError as error:
             return Coupling(root, dim, tuple(channels), 1, (self._paths[module],), str(error))
@@ -88,23 +88,8 @@ class CouplingGraph:
             obstacle = str(error)
         if any(item.is_output for item in items):
             obstacle = "the shape of the model's output would change"
-        count = math.lcm(_common_blocks(members, len(channels)), self._echoes(module, channels))
+        count = math.lcm(_common_blocks(members, len(channels)), _echoes(module, channels, first))
         return Coupling(root, dim, tuple(channels), count, makers, obstacle)
-
-    def _echoes(self, module: nn.Module, channels: list[int]) -> int:
-        """How many channels of a module go together, if they stand at equal distances; else 1.
-
-        The two halves of a gated linear unit do: of 32 channels, 0 goes with 16.
-        """
-        own = sorted(
-            channel
-            for item in self._items(module, channels[:1])
-            if item.module is module and item.side == "out"
-            for channel in item.channels
-        )
-        width = len(channels) // max(1, len(own))
-        evenly = own == [channels[i * width] for i in range(len(own))]
-        return len(own) if evenly and width * len(own) == len(channels) else 1
 
     def removal(self, coupling: Coupling, channels: Sequence[int]) -> list[Cut]:
         """Everything that goes with `channels` of the root: in each cut, index to root channel.
@@ -205,6 +190,23 @@ class _Item:
     channels: Mapping[int, int]
     dim: int
     is_output: bool
+
+
+def _echoes(module: nn.Module, channels: list[int], first: list[_Item]) -> int:
+    """How many of the channels of a module go together, if they stand at equal distances; else 1.
+
+    The two halves of a gated linear unit do: of 32 channels, 0 goes with 16. `first` is what goes
+    with the first channel.
+    """
+    own = sorted(
+        channel
+        for item in first
+        if item.module is module and item.side == "out"
+        for channel in item.channels
+    )
+    width = len(channels) // max(1, len(own))
+    evenly = own == [channels[i * width] for i in range(len(own))]
+    return len(own) if evenly and width * len(own) == len(channels) else 1
 
 
 def _common_blocks(items: list[_Item], channels: int) -> int:

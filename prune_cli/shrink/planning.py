@@ -85,7 +85,7 @@ class _Planner(Proposer):
     def resizing(self, units: Sequence[Unit]) -> Resizing:
         """The shapes and attributes of the model without the channels."""
         shapes = {
-            name: tuple(len(axis.kept) for axis in axes)
+            name: tuple(axis.left for axis in axes)
             for name, axes in self.axes(units).items()
             if any(axis.removed for axis in axes)
         }

@@ -15,7 +15,7 @@ from prune_cli.plan import Options, Plan, all_but
 from prune_cli.pruning import live_channels
 from prune_cli.report import Report, to_json
 from prune_cli.selection import Amount, Rule, check_amount
-from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, make_shrink_plan
+from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.live import export_shrunk, measure_effect
 from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
 from prune_cli.shrink.removal import METHOD, make_removal
@@ -49,6 +49,7 @@ def shrink_checkpoint(
     measure: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
+    planner: PlanningChild | None = None,
 ) -> Report:
     """Remove channels from the checkpoint at `path`, so that the model gets smaller and faster.
 
@@ -77,6 +78,7 @@ def shrink_checkpoint(
         measure: Time the model before and after, and report it; its report is not reproducible.
         loading: How a pickle may be loaded.
         on_tensor: Called with a name and a number of bytes, from any thread.
+        planner: A child that was started before, so that its imports are done by now.
 
     Returns:
         What was done; `report.shrink` is the plan, for `ShrinkPlan.from_facts`.
@@ -117,6 +119,7 @@ def shrink_checkpoint(
         round_to=round_to,
         from_zeros=from_zeros,
         time_limit=time_limit,
+        planner=planner,
     )
     removal = make_removal(decided, source.model if source.is_folder else None)
     options = Options(
@@ -168,15 +171,17 @@ def plan_checkpoint(
     round_to: int = 1,
     from_zeros: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
+    planner: PlanningChild | None = None,
 ) -> ShrinkPlan:
     """Plan for a checkpoint: its shapes must be the model's, and its zeros count for `from_zeros`.
 
     Raises:
-        PruneError: As `make_shrink_plan`.
+        PruneError: As `PlanningChild.plan`.
     """
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
     options = ShrinkOptions(rules, exclude, seed, round_to, zeros)
-    return make_shrink_plan(source, options, _shapes(checkpoint), time_limit=time_limit)
+    with planner or PlanningChild() as child:
+        return child.plan(source, options, _shapes(checkpoint), time_limit=time_limit)
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import pytest
 from prune_cli.errors import RequestError, UsageError
 from prune_cli.selection import Rule
 from prune_cli.shrink import child as child_module
-from prune_cli.shrink.child import make_shrink_plan
+from prune_cli.shrink.child import PlanningChild
 from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
 from tests.shrink.builders import NETS, plan
 
@@ -21,7 +22,8 @@ OPTIONS = ShrinkOptions((Rule(("*",), ("weight",), 0.25, 0),))
 
 def test_the_child_plans_the_same() -> None:
     """Nothing is lost on the way."""
-    made = make_shrink_plan(Source(f"{NETS}:Plain", examples=("1x3x16x16",)), OPTIONS)
+    with PlanningChild() as child:
+        made = child.plan(Source(f"{NETS}:Plain", examples=("1x3x16x16",)), OPTIONS)
 
     assert made == plan("Plain")
 
@@ -30,8 +32,8 @@ def test_a_graph_without_end_is_given_up() -> None:
     """After the time limit the child is killed, and the message says what to do."""
     source = Source(f"{NETS}:loops_for_ever", examples=("1x3",))
 
-    with pytest.raises(RequestError, match=r"longer than 5 s.*--time-limit"):
-        make_shrink_plan(source, OPTIONS, time_limit=5)
+    with PlanningChild() as child, pytest.raises(RequestError, match=r"longer than 5 s.*--time-l"):
+        child.plan(source, OPTIONS, time_limit=5)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +51,8 @@ def test_errors_come_back_as_they_were(
     source: Source, error: type[Exception], message: str
 ) -> None:
     """The class, and with it the exit code, crosses the process."""
-    with pytest.raises(error, match=message):
-        make_shrink_plan(source, OPTIONS)
+    with PlanningChild() as child, pytest.raises(error, match=message):
+        child.plan(source, OPTIONS)
 
 
 def test_a_child_whose_parent_was_killed_ends_and_tidies_up(tmp_path: Path) -> None:
@@ -75,6 +77,26 @@ def test_a_child_whose_parent_was_killed_ends_and_tidies_up(tmp_path: Path) -> N
 
     assert child.returncode == 1
     assert not place.parent.exists()
+
+
+def test_a_child_that_nobody_asks_ends() -> None:
+    """Its parent was killed before it could ask, or found an error before."""
+    command = [sys.executable, "-m", "prune_cli.shrink.child"]
+
+    done = subprocess.run(
+        command, check=False, input="", capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_child_in_vain_is_gone_at_once() -> None:
+    """An error of the request itself does not wait for what the child imports."""
+    with pytest.raises(ZeroDivisionError), PlanningChild() as child:
+        process = child._process
+        1 / 0  # noqa: B018
+
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_the_child_answers_what_it_was_asked(
