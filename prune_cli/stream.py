@@ -260,7 +260,7 @@ class _Stream:
         there = values.to(self._device)
         zero_channels_(there, dim, channels.to(self._device))
         if there is not values:
-            values.copy_(there)
+            values.copy_(there.cpu())
 
     # The rest is made of tensors, a few rows at a time: strided, masked, shrunk, in memory.
 

@@ -3,8 +3,10 @@
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
+import torch
 
 from prune_cli.cli import main
 
@@ -39,3 +41,21 @@ def run(capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
     yield call
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(params=["cuda", "lazy"])
+def accelerator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device with memory of its own. Every build of torch has "lazy", which nobody prunes on."""
+    if request.param == "lazy":
+        _start_lazy()
+        monkeypatch.setattr("prune_cli.apply.available_devices", lambda: ["cpu", "lazy"])
+    elif not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    return str(request.param)
+
+
+@cache
+def _start_lazy() -> None:
+    from torch._lazy import ts_backend
+
+    ts_backend.init()

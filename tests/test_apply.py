@@ -21,6 +21,7 @@ from prune_cli.errors import (
     RequestError,
     UsageError,
 )
+from prune_cli.pruning import zero_channels_
 from tests import build
 
 PRUNABLE = [name for name in build.TORCH_DTYPES if name not in ("F4", "F8_E8M0")]
@@ -412,16 +413,37 @@ def test_devices_are_named(tmp_path: Path) -> None:
         prune_checkpoint(path, tmp_path / "c", amount=1, device="cuda:77")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_cuda_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bake", [True, False])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_every_device_gives_the_same_bytes(
+    tmp_path: Path, accelerator: str, dim: int, bake: bool
+) -> None:
     """Where channels are zeroed makes no difference."""
     content = {f"{dtype}.weight": build.random_bits(dtype, 40, 60) for dtype in PRUNABLE}
-    path = build.safetensors(tmp_path / "x", content)
+    content["convolution.weight"] = torch.randn(12, 5, 3, 3)
+    content["strided.weight"] = torch.randn(60, 40).t()
+    path = build.torch_zip(tmp_path / "x", content)
 
-    for device in ("cpu", "cuda"):
-        prune_checkpoint(path, tmp_path / device, amount=0.5, dim=1, device=device)
+    for device in ("cpu", accelerator):
+        prune_checkpoint(path, tmp_path / device, amount=0.5, dim=dim, bake=bake, device=device)
 
-    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "cuda").read_bytes()
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / accelerator).read_bytes()
+
+
+def test_channels_are_zeroed_on_the_device(
+    tmp_path: Path, accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What --device names is where the work is done."""
+    path, seen = build.safetensors(tmp_path / "x", build.tensors()), set()
+
+    def zero(tensor: torch.Tensor, dim: int, channels: torch.Tensor) -> torch.Tensor:
+        seen.update({tensor.device.type, channels.device.type})
+        return zero_channels_(tensor, dim, channels)
+
+    monkeypatch.setattr("prune_cli.stream.zero_channels_", zero)
+    prune_checkpoint(path, tmp_path / "out", amount=0.5, dim=0, device=accelerator)
+
+    assert seen == {accelerator}
 
 
 def test_progress_counts_every_byte(tmp_path: Path) -> None:

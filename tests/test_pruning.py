@@ -1235,14 +1235,13 @@ def test_non_contiguous_parameters_are_pruned() -> None:
     assert int((whole == 0).sum()) == 2 * 4
 
 
-# --- CUDA ---------------------------------------------------------------------------------------
+# --- Devices --------------------------------------------------------------------------------------
 
 
-@needs_cuda
-def test_cuda_gives_the_channels_of_the_cpu() -> None:
+def test_every_device_gives_the_channels_of_the_cpu(accelerator: str) -> None:
     """One seed gives one mask on every device."""
     masks = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", accelerator):
         linear, generator = nn.Linear(64, 32, device=device), torch.Generator().manual_seed(6)
         random_structured(linear, "weight", amount=0.5, dim=0, generator=generator)
         random_structured(linear, "weight", amount=0.5, dim=1, generator=generator)
