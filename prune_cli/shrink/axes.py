@@ -34,11 +34,6 @@ class Axis:
         """The indices that are left, ascending."""
         return tuple(filterfalse(self.removed.__contains__, range(self.size)))
 
-    @property
-    def left(self) -> int:
-        """How many indices are left."""
-        return self.size - len(self.removed)
-
     def agrees(self, other: Axis) -> bool:
         """Whether the same indices are left on both."""
         if self is other or not (self.known and other.known):

@@ -16,7 +16,7 @@ from torch import nn
 from prune_cli.errors import RequestError
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
 from prune_cli.shrink.axes import Axes, Axis, Owner
-from prune_cli.shrink.channels import changed_attributes
+from prune_cli.shrink.channels import NotSliceableError, changed_attributes
 from prune_cli.shrink.config import by_number, config_of
 from prune_cli.shrink.effect import compare
 from prune_cli.shrink.huggingface import ModelFolder, read_folder
@@ -85,7 +85,7 @@ class _Planner(Proposer):
     def resizing(self, units: Sequence[Unit]) -> Resizing:
         """The shapes and attributes of the model without the channels."""
         shapes = {
-            name: tuple(axis.left for axis in axes)
+            name: tuple(len(axis.kept) for axis in axes)
             for name, axes in self.axes(units).items()
             if any(axis.removed for axis in axes)
         }
@@ -169,8 +169,13 @@ class _Planner(Proposer):
         self.leave(proposal.coupling, self._what_emits(proposal, blocked), len(blocked))
         blocked = set(in_all_blocks(proposal.coupling, blocked))
         removed = tuple(channel for channel in proposal.removed if channel not in blocked)
-        if removed:
+        if not removed:
+            return
+        try:
             cuts = tuple(self.graph.removal(proposal.coupling, removed))
+        except NotSliceableError as error:
+            self.leave(proposal.coupling, str(error), len(removed))
+        else:
             yield Unit((replace(proposal, removed=removed, cuts=cuts),), unit.config)
 
     def _what_emits(self, proposal: Proposal, blocked: set[int]) -> str:

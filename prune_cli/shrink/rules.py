@@ -405,7 +405,7 @@ def _runs(source: list[int], target: list[int]) -> Iterable[tuple[slice, slice]]
 def _reshape_run(part: Axes, sizes: Sequence[int], sizes_after: Sequence[int]) -> Axes:
     require(all(axis.known for axis in part), "what it reshapes is not known")
     require(
-        math.prod(axis.left for axis in part) == math.prod(sizes_after),
+        math.prod(len(axis.kept) for axis in part) == math.prod(sizes_after),
         "it would reshape across channels",
     )
     return moved(

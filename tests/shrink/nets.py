@@ -280,6 +280,37 @@ class Doubled(nn.Module):
         return self.c(torch.relu(self.b(x.repeat(1, 2)))) + self.d(x.sort(-1)[0])
 
 
+@example("2x6x16")
+class Experts(nn.Module):
+    """Each expert is weighed by one channel of a gate, so those four channels go together or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.gate, self.e = nn.Linear(16, 24), nn.Linear(24, 4), nn.Linear(24, 3)
+        self.up = nn.ModuleList(nn.Linear(24, 32) for _ in range(4))
+        self.down = nn.ModuleList(nn.Linear(32, 24) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        weights = self.gate(x).softmax(-1)
+        experts = enumerate(zip(self.up, self.down, strict=True))
+        return self.e(x + sum(weights[..., i : i + 1] * d(F.silu(u(x))) for i, (u, d) in experts))
+
+
+@example("2x8x16")
+class Mixer(nn.Module):
+    """A linear layer across tokens, whose columns are no channels of the one before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(16, 24), nn.Linear(24, 3)
+        self.t1, self.t2 = nn.Linear(8, 20), nn.Linear(20, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.c(x + self.t2(F.gelu(self.t1(x.transpose(1, 2)))).transpose(1, 2))
+
+
 def loops_for_ever() -> nn.Module:
     """A factory that never comes back, as some graphs do."""
     while True:

@@ -35,6 +35,8 @@ SHRUNK = {
     "GroupedHeads": {"m1.weight": 18},
     "Doubled": {"b.weight": 8},
     "Scaled": {"a.weight": 12},
+    "Experts": {f"up.{n}.weight": 24 for n in range(4)},
+    "Mixer": {"t1.weight": 15},
 }
 
 
@@ -90,6 +92,13 @@ def test_a_plan_survives_json() -> None:
 
     assert ShrinkPlan.from_facts(json.loads(text)) == made
     assert json.dumps(plan("Concatenated").to_facts()) == text
+
+
+def test_channels_that_the_graph_puts_where_there_are_none_stay() -> None:
+    """Torch-Pruning takes columns across tokens for channels, and finds more than there are."""
+    made = plan("Mixer", 0.5)
+
+    assert {group.root: len(group.removed) for group in made.groups} == {"t1.weight": 10}
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,18 @@ def test_a_number_that_would_be_another_keeps_channels() -> None:
         caught.value
     )
     assert "b.weight: " in str(caught.value)
+
+
+def test_zeros_that_only_go_with_others_stay() -> None:
+    """What is left of a group after some of it was given back may hang together: then it stays."""
+    model, generator = build("Experts"), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                dead = torch.rand(layer.out_features, generator=generator) < 0.3
+                silence(layer, *dead.nonzero().flatten().tolist())
+
+    made = plan("Experts", zeros=zeros_of(model.state_dict()))
+
+    assert [group.root for group in made.groups] == [f"up.{n}.weight" for n in range(4)]
+    assert "its channels are coupled with each other" in {whole.reason for whole in made.whole}
