@@ -46,6 +46,7 @@ class Destination:
         max_shard_size: in bytes; the output is then a folder of shards that are no larger.
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
         workers: threads; None for a sensible number.
+        reads: what is read besides the checkpoint, a report or a recipe: never written either.
     """
 
     output: Path
@@ -55,6 +56,7 @@ class Destination:
     max_shard_size: int | None = None
     device: str = "cpu"
     workers: int | None = None
+    reads: tuple[Path, ...] = ()
 
 
 class Where(TypedDict, total=False):
@@ -69,6 +71,7 @@ class Where(TypedDict, total=False):
     max_shard_size: int | None
     device: str
     workers: int | None
+    reads: Sequence[Path]
 
 
 def prune_checkpoint(
@@ -164,7 +167,11 @@ def apply_report(
         RequestError: the report does not fit the checkpoint; every misfit is named.
         PruneError: whatever else a user can cause.
     """
-    report = told if isinstance(told, Report) else read_report(Path(told))
+    if isinstance(told, Report):
+        report = told
+    else:
+        report = read_report(Path(told))
+        where["reads"] = [*where.get("reads", ()), Path(told)]
     checkpoint = open_checkpoint(path, loading)
     decide = partial(replay, report.plan, checkpoint, bake=bake)
     return _carry_out(checkpoint, decide, output, dry_run, on_tensor, where)
@@ -209,6 +216,7 @@ def _carry_out(
     where: Where,
 ) -> Report:
     if dry_run:
+        find_device(where.get("device", "cpu"))
         return report_dry_run(checkpoint, decide(), find_report_destination(**where))
     destination = find_destination(checkpoint, output, **where)
     check_destination(checkpoint, destination)
@@ -268,7 +276,8 @@ def report_dry_run(
     """
     report = make_report(checkpoint, plan, None, shrink=removal.facts if removal else None)
     if destination and destination.report:
-        check_can_write([destination.report], _inputs(checkpoint), force=destination.force)
+        inputs = _inputs(checkpoint, destination)
+        check_can_write([destination.report], inputs, force=destination.force)
         write_file(destination.report, to_json(report).encode())
     return report
 
@@ -278,7 +287,12 @@ def find_report_destination(**where: Unpack[Where]) -> Destination | None:
     report = where.get("report")
     if report is None:
         return None
-    return Destination(STDOUT, Path(report), force=where.get("force", False))
+    force = where.get("force", False)
+    return Destination(STDOUT, Path(report), force=force, reads=_files_read(where))
+
+
+def _files_read(where: Where) -> tuple[Path, ...]:
+    return tuple(path for path in where.get("reads", ()) if path != STDOUT and not is_special(path))
 
 
 # --- where to --------------------------------------------------------------------------------
@@ -310,6 +324,7 @@ def find_destination(
         max_shard_size=where.get("max_shard_size"),
         device=where.get("device", "cpu"),
         workers=where.get("workers"),
+        reads=_files_read(where),
     )
 
 
@@ -335,12 +350,13 @@ def check_destination(checkpoint: Checkpoint, destination: Destination) -> None:
     if destination.output == STDOUT and os.isatty(1):
         raise OutputError("stdout is a terminal; send it to a file or a pipe")
     if not is_folder_output(checkpoint, destination):
-        check_can_write([destination.output, *reports], _inputs(checkpoint), force=force)
+        outputs = [destination.output, *reports]
+        check_can_write(outputs, _inputs(checkpoint, destination), force=force)
         return
-    check_folder(destination.output, checkpoint, force=force, resume=resume)
+    check_folder(destination.output, checkpoint, destination.reads, force=force, resume=resume)
     if _is_report_inside(destination):
         reports = []
-    check_can_write(reports, _inputs(checkpoint), force=force or resume)
+    check_can_write(reports, _inputs(checkpoint, destination), force=force or resume)
 
 
 def is_folder_output(checkpoint: Checkpoint, destination: Destination) -> bool:
@@ -348,8 +364,8 @@ def is_folder_output(checkpoint: Checkpoint, destination: Destination) -> bool:
     return checkpoint.is_folder or destination.max_shard_size is not None
 
 
-def _inputs(checkpoint: Checkpoint) -> list[Path]:
-    files = [shard.path for shard in checkpoint.shards]
+def _inputs(checkpoint: Checkpoint, destination: Destination) -> list[Path]:
+    files = [*(shard.path for shard in checkpoint.shards), *destination.reads]
     if checkpoint.index:
         files.append(checkpoint.path / checkpoint.index.name)
     return files + [checkpoint.path / name for name in checkpoint.others]

@@ -4,6 +4,7 @@ main() is the only place that catches. What imports torch is imported inside the
 `--help` and `inspect` start at once.
 """
 
+import errno
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -52,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted:
         console.show_interrupted()
         return INTERRUPTED
+    except OSError as error:  # Typer and Rich print help, and this is what a full stdout gives
+        if error.errno != errno.ENOSPC:
+            raise
+        console.show_error(OutputError(f"stdout cannot be written: {error.strerror}"))
+        return OutputError.exit_code
     return 0
 
 
@@ -143,7 +149,7 @@ def random_structured(
         rules=rules,
         **matched,
     )
-    where = _where(report, force, resume, max_shard_size, device, workers)
+    where = _where(report, force, resume, max_shard_size, device, workers, [recipe])
     _carry_out(opened, lambda: make_plan(opened, asked), output, where, dry_run, quiet)
 
 
@@ -187,7 +193,7 @@ def apply_command(
     from prune_cli.report import read_report
 
     plan = read_report(told).plan
-    where = _where(report, force, resume, max_shard_size, device, workers)
+    where = _where(report, force, resume, max_shard_size, device, workers, [told])
     decide = partial(replay, plan, opened, bake=bake)
     _carry_out(opened, decide, output, where, dry_run, quiet)
 
@@ -231,6 +237,7 @@ def _where(
     max_shard_size: str | None,
     device: str,
     workers: int | None,
+    reads: Sequence[Path | None] = (),
 ) -> "Where":
     return {
         "report": report,
@@ -239,6 +246,7 @@ def _where(
         "max_shard_size": None if max_shard_size is None else parse_size(max_shard_size),
         "device": device,
         "workers": workers,
+        "reads": [path for path in reads if path],
     }
 
 
@@ -257,6 +265,7 @@ def _carry_out(
         apply_plan,
         check_destination,
         find_destination,
+        find_device,
         find_report_destination,
         report_dry_run,
     )
@@ -265,6 +274,7 @@ def _carry_out(
 
     torch.set_num_threads(1)  # the workers are threads already
     if dry_run:
+        find_device(where["device"])
         plan = decide()
         destination = find_report_destination(**where)
         report = report_dry_run(checkpoint, plan, destination)
@@ -521,7 +531,7 @@ def shrink_command(
         from prune_cli.shrink.model import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
 
-        where = _where(report, force, resume, max_shard_size, "cpu", workers)
+        where = _where(report, force, resume, max_shard_size, "cpu", workers, [recipe])
         with console.progress(opened.nbytes, quiet=quiet) as on_tensor:
             done = shrink_checkpoint(
                 opened,
@@ -543,6 +553,7 @@ def shrink_command(
                 resume=resume,
                 max_shard_size=where["max_shard_size"],
                 workers=workers,
+                reads=where["reads"],
                 export=export,
                 measure=measure,
                 on_tensor=on_tensor,

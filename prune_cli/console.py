@@ -5,12 +5,14 @@ handle; `quiet` is handled here.
 """
 
 import contextlib
+import os
 import re
 import shlex
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import markup
 from rich.console import Console, JustifyMethod
@@ -45,8 +47,21 @@ class _Messages(Console):
         """Called by Rich, which would end the process."""
         self.quiet = True
 
+    def print(self, *objects: Any, **how: Any) -> None:
+        """As Rich prints; where there is no room for messages, the work goes on without."""
+        try:
+            super().print(*objects, **how)
+        except OSError:
+            self.quiet = True
 
-_stderr = _Messages(stderr=True, highlight=False)
+
+def _width(stream: TextIO | None) -> int | None:
+    """For Rich: None finds the terminal's; in a file or a pipe nothing is wrapped."""
+    is_known = "COLUMNS" in os.environ or (stream is not None and stream.isatty())
+    return None if is_known else _UNLIMITED
+
+
+_stderr = _Messages(stderr=True, highlight=False, width=_width(sys.stderr))
 
 
 def escape(text: str) -> str:
@@ -68,7 +83,9 @@ def show_error(error: PruneError) -> None:
 
 def show_interrupted() -> None:
     """That a signal ended it, and what is left."""
-    _print("[bold red]interrupted:[/] no output; of a folder, --resume takes up what is finished")
+    _print(
+        "[bold red]interrupted:[/] nothing is left, but of a folder what is finished: see --resume"
+    )
 
 
 def write_stdout(text: str) -> None:
@@ -359,6 +376,8 @@ def describe_options(report: "Report") -> str:
             return "channels of the report that was applied"
         case _, None:
             amount = "amounts of the recipe"
+        case _, _ if options.rules:
+            amount = f"amounts of the recipe, and {options.amount} where it gives none"
         case _, int():
             amount = f"amount {options.amount}: {options.amount} channel(s) of each tensor"
         case _:
@@ -415,7 +434,7 @@ def _print(text: str, console: Console = _stderr) -> None:
 @contextlib.contextmanager
 def _page() -> Iterator[Console]:
     """A console whose text goes to stdout in one piece: it is what was asked for, so it is data."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=_width(sys.stdout))
     with console.capture() as captured:
         yield console
     write_stdout(captured.get())
@@ -576,7 +595,7 @@ def _inspection_notes(inspection: "Inspection", lines: "Sequence[Line]") -> Iter
     for note in inspection.notes:
         yield f"[yellow]note:[/] {escape(note)}"
     if inspection.dropped:
-        yield f"no tensors: {escape(_some([drop.key for drop in inspection.dropped]))}"
+        yield f"not in the state dict, or no tensors: {escape(_some([drop.key for drop in inspection.dropped]))}"
 
 
 def _is_odd(facts: "ParameterFacts") -> bool:

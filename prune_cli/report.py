@@ -7,7 +7,7 @@ gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema
 import json
 import re
 import sys
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -132,8 +132,17 @@ def make_report(
         skipped=plan.skipped,
         dropped=checkpoint.dropped,
         shrink=shrink,
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *_tied(checkpoint)),
     )
+
+
+def _tied(checkpoint: Checkpoint) -> Iterator[str]:
+    count = len(checkpoint.aliases)
+    if count:
+        yield (
+            f"{count} name(s) share memory with a tensor that is stored once, under another name; "
+            "safetensors.torch.load_model restores them"
+        )
 
 
 def report_path(output: Path, *, is_folder: bool) -> Path:

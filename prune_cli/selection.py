@@ -231,8 +231,10 @@ def read_recipe(
 
 
 def _read_rule(where: str, table: object, fill: dict[str, Any]) -> Rule:
-    if not isinstance(table, dict) or not table.keys() <= fill.keys():
-        raise UsageError(f"{where}: a rule has only the keys {', '.join(fill)}")
+    unknown = sorted(table.keys() - fill.keys()) if isinstance(table, dict) else [table]
+    if not isinstance(table, dict) or unknown:
+        known = ", ".join(fill)
+        raise UsageError(f"{where}: a rule has only the keys {known}, and not {unknown[0]!r}")
     rule = fill | table
     if rule["amount"] is None:
         raise UsageError(f"{where} has no amount, and --amount is not given")

@@ -104,19 +104,21 @@ def write_folder(
         shutil.rmtree(output.staging, ignore_errors=True)
 
 
-def check_folder(output: Path, checkpoint: Checkpoint, *, force: bool, resume: bool) -> None:
-    """Refuses an output folder that touches the input, or that is not empty.
+def check_folder(
+    output: Path, checkpoint: Checkpoint, reads: Iterable[Path], *, force: bool, resume: bool
+) -> None:
+    """Refuses an output folder that touches an input (`reads` are more of them), or is not empty.
 
     Raises:
         OutputError: either.
     """
     with output_errors(output):
         folder = resolve(output)
-    inputs = [checkpoint.path, *(shard.path for shard in checkpoint.shards)]
+    inputs = [checkpoint.path, *(shard.path for shard in checkpoint.shards), *reads]
     if checkpoint.is_folder and folder.is_relative_to(resolve(checkpoint.path)):
         raise OutputError(f"{output} is the input folder or inside it; choose another --output")
     if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):
-        raise OutputError(f"{output} holds the input; choose another --output")
+        raise OutputError(f"{output} holds what is read; choose another --output")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{output} is a file, but the output is a folder")
     if force or resume or not folder.exists() or not any(folder.iterdir()):

@@ -276,7 +276,7 @@ def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
     if path == STDOUT or is_special(path):
         return
     if any(_is_same(path, other) for other in inputs):
-        yield f"{path} is the input, which is never written; choose another --output"
+        yield f"{path} is read, so it is never written; name another output"
     elif path.is_dir():
         yield f"{path} is a folder; name a file in it"
     elif path.exists() and not force:

@@ -90,7 +90,7 @@ def test_many_tensors_stay_readable(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     """The table of 500 tensors collapses to a few lines, none longer than the terminal."""
-    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("prune_cli.console._stderr.width", columns)
     names = [f"layers.{n}.{part}.weight" for n in range(125) for part in ("q", "k", "v", "mlp.up")]
     path = build.safetensors(tmp_path / "x", {name: torch.ones(8, 4) for name in names})
 
@@ -395,6 +395,91 @@ def stopped_midway(path: Path, folder: Path, *options: object) -> "subprocess.Po
         time.sleep(0.001)
     process.send_signal(signal.SIGSTOP)
     return process
+
+
+@pytest.mark.parametrize(
+    "argv", ["inspect model.safetensors", "--help", "random-structured --help"]
+)
+def test_no_room_on_stdout_is_an_output_error(model: Path, argv: str) -> None:
+    """What was asked for on stdout is lost, and the exit code says so."""
+    command = [sys.executable, "-m", "prune_cli", *argv.split()]
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            command, check=False, cwd=model.parent, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+
+    assert ran.returncode == 6
+    assert ran.stderr == "error: stdout cannot be written: No space left on device\n"
+
+
+def test_no_room_for_messages_does_not_stop_the_work(model: Path) -> None:
+    """They are no data."""
+    command = [sys.executable, "-m", "prune_cli", "random-structured", model.name, "-a", "1"]
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(command, check=False, cwd=model.parent, stderr=full)
+
+    assert ran.returncode == 0
+    assert "model.pruned.safetensors" in left_in(model.parent)
+
+
+def test_names_are_whole_where_no_terminal_is(run: Run, tmp_path: Path) -> None:
+    """A log that is searched for a name has it in one piece."""
+    name = "encoder." + "a_long_name." * 12 + "weight"
+    path = build.safetensors(tmp_path / "long.safetensors", {name: torch.ones(4, 4)})
+
+    assert name in run("random-structured", path, "-a", "1", "-n").err
+
+
+def test_what_is_read_is_never_written(run: Run, model: Path) -> None:
+    """A recipe and a report are inputs as well, whatever --force says."""
+    folder = model.parent
+    recipe = folder / "recipe.toml"
+    recipe.write_text("[[rules]]\namount = 1\n")
+    run("random-structured", model, "--recipe", recipe, "-q")
+    report = folder / "model.pruned.report.json"
+    (folder / "in").mkdir()
+    inside = folder / "in" / "report.json"
+    inside.write_bytes(report.read_bytes())
+    before = recipe.read_bytes(), report.read_bytes(), left_in(folder)
+
+    refused = [
+        run("random-structured", model, "--recipe", recipe, "-o", recipe, "-f"),
+        run("random-structured", model, "--recipe", recipe, "-r", recipe, "-f"),
+        run("random-structured", model, "--recipe", recipe, "-r", recipe, "-f", "-n"),
+        run("apply", report, model, "-f"),
+        run("apply", report, model, "-o", report, "-f"),
+        run("apply", inside, model, "-o", folder / "in", "--max-shard-size", "1MB", "-f"),
+    ]
+
+    assert [ran.code for ran in refused] == [6] * 6
+    assert all("is read" in ran.text for ran in refused)
+    assert (recipe.read_bytes(), report.read_bytes(), left_in(folder)) == before
+
+
+def test_a_dry_run_knows_the_devices_too(run: Run, model: Path) -> None:
+    """What could not run is not shown as if it could."""
+    assert run("random-structured", model, "-a", "1", "-n", "-D", "toaster").code == 4
+
+
+def test_tied_weights_are_told(run: Run, tmp_path: Path) -> None:
+    """They are stored once, so load_state_dict(strict=True) misses the other name."""
+    weight = torch.randn(5, 4)
+    path = build.torch_zip(tmp_path / "tied.pt", {"a.weight": weight, "b.weight": weight})
+
+    text = run("random-structured", path, "-a", "1").text
+
+    assert "1 name(s) share memory with a tensor" in text
+    assert "safetensors.torch.load_model restores them" in text
+
+
+def test_the_summary_of_a_recipe_says_what_fills_it(run: Run, model: Path) -> None:
+    """--amount is only for the rules without one."""
+    recipe = model.with_name("recipe.toml")
+    recipe.write_text('[[rules]]\nmodule = "conv"\namount = 1\n')
+
+    text = run("random-structured", model, "--recipe", recipe, "-a", "0.5", "-n").text
+
+    assert "amounts of the recipe, and 0.5 where it gives none" in text
 
 
 def test_a_file_size_limit_leaves_nothing(model: Path) -> None:

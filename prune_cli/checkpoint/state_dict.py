@@ -64,6 +64,8 @@ def to_checkpoint(
         InputError: there is no state dict, or more than one, or it holds tensors that
             safetensors cannot.
     """
+    if isinstance(content, list | tuple) and any(_entries(part) is not None for part in content):
+        content = {str(number): part for number, part in enumerate(content)}
     found = _find(path, content, key)
     tensors = _tensors(found.entries)
     _refuse_unwritable(path, tensors, in_memory=in_memory)

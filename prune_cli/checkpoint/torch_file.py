@@ -112,7 +112,8 @@ def _quiet_and_final(path: Path) -> Any:
         raise
     except Exception as error:  # a corrupt pickle raises what the opcode it runs into raises
         raise InputError(
-            f"{path}: it is corrupt or truncated: {type(error).__name__}: {_first_line(error)}"
+            f"{path}: it is corrupt or truncated, so copy or download it again: "
+            f"{type(error).__name__}: {_first_line(error)}"
         ) from error
 
 

@@ -45,6 +45,7 @@ def shrink_checkpoint(
     resume: bool = False,
     max_shard_size: int | None = None,
     workers: int | None = None,
+    reads: Sequence[Path] = (),
     export: str | Path | None = None,
     measure: bool = False,
     loading: Loading | None = None,
@@ -74,6 +75,7 @@ def shrink_checkpoint(
         resume: Take up a run on a folder that was killed.
         max_shard_size: In bytes; the output is then a folder of shards.
         workers: Threads; the bytes are the same for any number.
+        reads: Files that must not be written, such as the recipe that the rules are from.
         export: Where a torch.export program of the small model goes (model.pt2).
         measure: Time the model before and after, and report it; its report is not reproducible.
         loading: How a pickle may be loaded.
@@ -104,6 +106,7 @@ def shrink_checkpoint(
         resume=resume,
         max_shard_size=max_shard_size,
         workers=workers,
+        reads=reads,
     )
     if not dry_run:
         check_destination(checkpoint, destination)

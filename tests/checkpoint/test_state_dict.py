@@ -203,3 +203,16 @@ def test_a_module_below_the_top_is_a_state_dict(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path, Loading(unsafe=True))
 
     assert checkpoint.tensors.keys() == {"weight", "bias"}
+
+
+def test_a_state_dict_in_a_tuple_is_found(tmp_path: Path) -> None:
+    """Its key is its place; what is beside it is dropped."""
+    path = build.torch_zip(tmp_path / "x", (build.tensors(), None, {"lr": 0.1}))
+
+    opened = open_checkpoint(path)
+
+    assert opened.tensors.keys() == build.tensors().keys()
+    assert [drop.key for drop in opened.dropped] == ["1", "2"]
+    assert (
+        open_checkpoint(path, Loading(state_dict_key="0")).tensors.keys() == opened.tensors.keys()
+    )
