@@ -1,12 +1,14 @@
 """Commands side by side: how long each takes, and how much memory of its own.
 
-The commands of a race take turns, so that what else the machine does falls on all of them. Before
+The commands of a race take turns, so that what else the machine does falls on all of them, in
+another order each round, as what one leaves in memory is in the way of the next. Before
 each run the input is read once, so that the page cache is warm, and everything is synced, so that
 no run pays for the write-back of another; after it the output is removed.
 """
 
 import contextlib
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -44,9 +46,14 @@ class Runs:
 
 def race(commands: Sequence[Command], *, repeats: int, threads: int) -> list[Runs]:
     """Times `commands` in turns, `repeats` rounds after one that does not count."""
-    rounds = [[_seconds(command, threads) for command in commands] for _ in range(repeats + 1)]
-    columns = zip(*rounds[1:], strict=True)
-    return [Runs(command.name, taken) for command, taken in zip(commands, columns, strict=True)]
+    taken: list[list[float]] = [[] for _ in commands]
+    order = list(range(len(commands)))
+    shuffle = random.Random(0).shuffle
+    for _ in range(repeats + 1):
+        shuffle(order)
+        for number in order:
+            taken[number].append(_seconds(commands[number], threads))
+    return [Runs(command.name, tuple(taken[n][1:])) for n, command in enumerate(commands)]
 
 
 def time_call(name: str, call: Callable[[], object], repeats: int) -> Runs:
