@@ -92,7 +92,10 @@ class _Planner(Proposer):
         return Resizing(shapes, changed_attributes(self.subject.model, shapes))
 
     def axes(self, units: Sequence[Unit]) -> dict[str, Axes]:
-        """The axes of every named tensor that loses channels or is known to have zeros."""
+        """The axes of every named tensor that loses channels or is known to have zeros.
+
+        Torch-Pruning may name indices that a tensor does not have; nothing goes there.
+        """
         removed: dict[str, dict[int, dict[int, Owner]]] = {}
         for proposal in (proposal for unit in units for proposal in unit.proposals):
             for tensor, dim, owners in proposal.owners:
@@ -105,7 +108,7 @@ class _Planner(Proposer):
                 axes[name] = tuple(
                     Axis(
                         size,
-                        removed.get(first, {}).get(dim, {}),
+                        {i: o for i, o in removed.get(first, {}).get(dim, {}).items() if i < size},
                         frozenset(zeros.get(first, {}).get(dim, ())),
                     )
                     for dim, size in enumerate(self.subject.shape(name))
@@ -115,7 +118,7 @@ class _Planner(Proposer):
     def _agreed(self, units: list[Unit], build: Build) -> list[Unit]:
         """Leave units whole until the shrunk model does what the whole one does.
 
-        Where several were blamed at once, each is tried again at the end: one may be innocent.
+        Where several were blamed together, each is tried again at the end: one may be innocent.
         """
         suspects: list[tuple[Unit, Disagreement]] = []
         while units and (found := self._disagreements(units, build)):
@@ -124,7 +127,7 @@ class _Planner(Proposer):
                 raise RequestError(f"the model cannot be shrunk: {found[0]}")
             suspects += blamed
         for unit, blame in suspects:
-            alone = sum(other is blame for _, other in suspects) == 1
+            alone = blame.groups <= unit.roots
             if not alone and not self._disagreements([*units, unit], build):
                 units.append(unit)
             else:

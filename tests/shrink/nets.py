@@ -311,6 +311,31 @@ class Mixer(nn.Module):
         return self.c(x + self.t2(F.gelu(self.t1(x.transpose(1, 2)))).transpose(1, 2))
 
 
+@example("2x6x16")
+class Picked(nn.Module):
+    """The largest channels are picked, which no slice can follow; a layer after that loses its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 12), nn.Linear(2, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.b(self.a(x).topk(2, -1)[0])))
+
+
+@example("2x6x16")
+class Gram(nn.Module):
+    """A product of channels with themselves, whose size no channel decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 8), nn.Linear(16, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.a(x)
+        return self.c((u @ u.transpose(1, 2)) @ self.b(x))
+
+
 def loops_for_ever() -> nn.Module:
     """A factory that never comes back, as some graphs do."""
     while True:

@@ -37,6 +37,8 @@ SHRUNK = {
     "Scaled": {"a.weight": 12},
     "Experts": {f"up.{n}.weight": 24 for n in range(4)},
     "Mixer": {"t1.weight": 15},
+    "Picked": {"b.weight": 12},
+    "Gram": {"a.weight": 6},
 }
 
 
@@ -92,6 +94,14 @@ def test_a_plan_survives_json() -> None:
 
     assert ShrinkPlan.from_facts(json.loads(text)) == made
     assert json.dumps(plan("Concatenated").to_facts()) == text
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_layer_behind_what_cannot_be_followed_still_loses_its_own(seed: int) -> None:
+    """Whoever is blamed together with others is tried again alone."""
+    made = plan("Picked", seed=seed)
+
+    assert [group.root for group in made.groups] == ["b.weight"]
 
 
 def test_channels_that_the_graph_puts_where_there_are_none_stay() -> None:
