@@ -216,8 +216,8 @@ def _carry_out(
     where: Where,
 ) -> Report:
     if dry_run:
-        find_device(where.get("device", "cpu"))
-        return report_dry_run(checkpoint, decide(), find_report_destination(**where))
+        reported = find_report_destination(**where)
+        return report_dry_run(checkpoint, decide(), reported)
     destination = find_destination(checkpoint, output, **where)
     check_destination(checkpoint, destination)
     return apply_plan(checkpoint, decide(), destination, on_tensor=on_tensor)
@@ -283,7 +283,12 @@ def report_dry_run(
 
 
 def find_report_destination(**where: Unpack[Where]) -> Destination | None:
-    """The Destination of a dry run: that of its report, if one is asked for."""
+    """The Destination of a dry run: that of its report, if one is asked for.
+
+    Raises:
+        DeviceError: a run could not have the device.
+    """
+    find_device(where.get("device", "cpu"))
     report = where.get("report")
     if report is None:
         return None

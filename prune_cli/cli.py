@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # Typer and Rich print help, and this is what a full stdout gives
         if error.errno != errno.ENOSPC:
             raise
-        console.show_error(OutputError(f"stdout cannot be written: {error.strerror}"))
+        place = error.filename or "stdout"
+        console.show_error(OutputError(f"{place} cannot be written: {error.strerror}"))
         return OutputError.exit_code
     return 0
 
@@ -265,7 +266,6 @@ def _carry_out(
         apply_plan,
         check_destination,
         find_destination,
-        find_device,
         find_report_destination,
         report_dry_run,
     )
@@ -274,9 +274,8 @@ def _carry_out(
 
     torch.set_num_threads(1)  # the workers are threads already
     if dry_run:
-        find_device(where["device"])
-        plan = decide()
         destination = find_report_destination(**where)
+        plan = decide()
         report = report_dry_run(checkpoint, plan, destination)
         written = [destination.report if destination else None]
     else:
