@@ -4,74 +4,33 @@
 three steps, with something to show between them.
 """
 
-import contextlib
-import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
-from prune_cli.errors import DeviceError, OutputError, UsageError
+from prune_cli.destination import (
+    FOLDER_REPORT,
+    Destination,
+    Where,
+    check_destination,
+    count_workers,
+    find_destination,
+    find_report_destination,
+    is_folder_output,
+)
+from prune_cli.errors import DeviceError, OutputError
 from prune_cli.outputs import OutputFile, Removal, encode_index, index_name, lay_out
 from prune_cli.plan import Options, Plan, make_plan
 from prune_cli.replay import plan_removal, replay
-from prune_cli.report import (
-    FOLDER_REPORT,
-    Output,
-    Report,
-    make_report,
-    read_report,
-    report_path,
-    to_json,
-)
+from prune_cli.report import Output, Report, make_report, read_report, to_json
 from prune_cli.selection import Amount, Rule, check_amount
-from prune_cli.staging import FolderOutput, check_folder, write_folder
+from prune_cli.staging import FolderOutput, write_folder
 from prune_cli.stream import OnTensor, one_torch_thread, write_output
-from prune_cli.writer import STDOUT, check_can_write, is_special, pending, write_file
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where the output goes, and how it is written.
-
-    Attributes:
-        output: a file, a folder, or "-" for stdout.
-        report: a file, "-" for stdout, or None for no report.
-        force: whether to replace what is there.
-        resume: whether to take up a run on a folder that was killed.
-        max_shard_size: in bytes; the output is then a folder of shards that are no larger.
-        device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        workers: threads; None for a sensible number.
-        reads: what is read besides the checkpoint, a report or a recipe: never written either.
-    """
-
-    output: Path
-    report: Path | None = None
-    force: bool = False
-    resume: bool = False
-    max_shard_size: int | None = None
-    device: str = "cpu"
-    workers: int | None = None
-    reads: tuple[Path, ...] = ()
-
-
-class Where(TypedDict, total=False):
-    """Where the output goes and how it is written, as keywords; see Destination.
-
-    `report` is by default beside the output.
-    """
-
-    report: str | Path | None
-    force: bool
-    resume: bool
-    max_shard_size: int | None
-    device: str
-    workers: int | None
-    reads: Sequence[Path]
+from prune_cli.writer import PendingFile, pending, write_file
 
 
 def prune_checkpoint(
@@ -215,8 +174,9 @@ def _carry_out(
     on_tensor: OnTensor | None,
     where: Where,
 ) -> Report:
+    find_device(where.get("device", "cpu"))
     if dry_run:
-        reported = find_report_destination(**where)
+        reported = find_report_destination(checkpoint, **where)
         return report_dry_run(checkpoint, decide(), reported)
     destination = find_destination(checkpoint, output, **where)
     check_destination(checkpoint, destination)
@@ -259,7 +219,8 @@ def apply_plan(
     with one_torch_thread():
         if is_folder_output(checkpoint, destination):
             return _apply_to_folder(checkpoint, plan, destination, files, write, removal)
-        return _apply_to_file(checkpoint, plan, destination, files[0], write, removal)
+        with pending(destination.output) as output:
+            return _apply_to_file(checkpoint, plan, destination, files[0], output, write, removal)
 
 
 def report_dry_run(
@@ -276,110 +237,8 @@ def report_dry_run(
     """
     report = make_report(checkpoint, plan, None, shrink=removal.facts if removal else None)
     if destination and destination.report:
-        inputs = _inputs(checkpoint, destination)
-        check_can_write([destination.report], inputs, force=destination.force)
         write_file(destination.report, to_json(report).encode())
     return report
-
-
-def find_report_destination(**where: Unpack[Where]) -> Destination | None:
-    """The Destination of a dry run: that of its report, if one is asked for.
-
-    Raises:
-        DeviceError: a run could not have the device.
-    """
-    find_device(where.get("device", "cpu"))
-    report = where.get("report")
-    if report is None:
-        return None
-    force = where.get("force", False)
-    return Destination(STDOUT, Path(report), force=force, reads=_files_read(where))
-
-
-def _files_read(where: Where) -> tuple[Path, ...]:
-    return tuple(path for path in where.get("reads", ()) if path != STDOUT and not is_special(path))
-
-
-# --- where to --------------------------------------------------------------------------------
-
-
-def find_destination(
-    checkpoint: Checkpoint, output: str | Path | None, **where: Unpack[Where]
-) -> Destination:
-    """The Destination with the default paths filled in: beside the input, beside the output.
-
-    Raises:
-        UsageError: there is no default for stdin, or stdout is wanted for both.
-    """
-    to_folder = checkpoint.is_folder or where.get("max_shard_size") is not None
-    path = _default_output(checkpoint, to_folder) if output is None else Path(output)
-    named = where.get("report")
-    report = None if named is None else Path(named)
-    if path == STDOUT == report:
-        raise UsageError("the output and the report cannot both go to stdout")
-    if to_folder and (path == STDOUT or path.suffix == ".safetensors"):
-        raise UsageError(f"the output is a folder of files, so it cannot be {str(path)!r}")
-    if report is None and not (path == STDOUT or is_special(path)):
-        report = report_path(path, is_folder=to_folder)
-    return Destination(
-        path,
-        report,
-        force=where.get("force", False),
-        resume=where.get("resume", False),
-        max_shard_size=where.get("max_shard_size"),
-        device=where.get("device", "cpu"),
-        workers=where.get("workers"),
-        reads=_files_read(where),
-    )
-
-
-def _default_output(checkpoint: Checkpoint, to_folder: bool) -> Path:
-    if checkpoint.path == STDOUT or is_special(checkpoint.path):
-        raise UsageError("the input is no file, so say where the output goes: --output")
-    path = checkpoint.path.resolve() if checkpoint.is_folder else checkpoint.path
-    if to_folder:
-        return path.with_name(f"{path.name if checkpoint.is_folder else path.stem}.pruned")
-    return path.with_name(f"{path.stem}.pruned.safetensors")
-
-
-def check_destination(checkpoint: Checkpoint, destination: Destination) -> None:
-    """Refuses, before any work, a destination that cannot be written or a missing device.
-
-    Raises:
-        OutputError: the output or the report exists, is the input, or has no folder.
-        DeviceError: the device is not there.
-    """
-    find_device(destination.device)
-    force, resume = destination.force, destination.resume
-    reports = [destination.report] if destination.report else []
-    if destination.output == STDOUT and os.isatty(1):
-        raise OutputError("stdout is a terminal; send it to a file or a pipe")
-    if not is_folder_output(checkpoint, destination):
-        outputs = [destination.output, *reports]
-        check_can_write(outputs, _inputs(checkpoint, destination), force=force)
-        return
-    check_folder(destination.output, checkpoint, destination.reads, force=force, resume=resume)
-    if _is_report_inside(destination):
-        reports = []
-    check_can_write(reports, _inputs(checkpoint, destination), force=force or resume)
-
-
-def is_folder_output(checkpoint: Checkpoint, destination: Destination) -> bool:
-    """Whether the output is a folder."""
-    return checkpoint.is_folder or destination.max_shard_size is not None
-
-
-def _inputs(checkpoint: Checkpoint, destination: Destination) -> list[Path]:
-    files = [*(shard.path for shard in checkpoint.shards), *destination.reads]
-    if checkpoint.index:
-        files.append(checkpoint.path / checkpoint.index.name)
-    return files + [checkpoint.path / name for name in checkpoint.others]
-
-
-def _is_report_inside(destination: Destination) -> bool:
-    """Whether the report is one of the files of the output folder."""
-    report = destination.report
-    return report is not None and report.parent.resolve() == destination.output.resolve()
 
 
 def find_device(name: str) -> torch.device:
@@ -415,6 +274,7 @@ def _apply_to_file(
     plan: Plan,
     destination: Destination,
     file: OutputFile,
+    pending_output: PendingFile,
     write: Callable[..., None],
     removal: Removal | None,
 ) -> Report:
@@ -426,15 +286,11 @@ def _apply_to_file(
         bytes=file.nbytes,
     )
     report = make_report(checkpoint, plan, output, shrink=removal.facts if removal else None)
-    with contextlib.ExitStack() as stack:
-        pending_output = stack.enter_context(pending(destination.output))
-        pending_output.set_size(file.nbytes)
-        write(file, sink=pending_output.sink, workers=count_workers(destination.workers))
-        if destination.report:
-            pending_report = stack.enter_context(pending(destination.report))
-            pending_report.sink.write(to_json(report).encode(), 0)
-            pending_report.commit()
-        pending_output.commit()
+    pending_output.set_size(file.nbytes)
+    write(file, sink=pending_output.sink, workers=count_workers(destination.workers))
+    if destination.report:
+        write_file(destination.report, to_json(report).encode())
+    pending_output.commit()
     return report
 
 
@@ -459,7 +315,7 @@ def _apply_to_folder(
     if index:
         texts[index] = encode_index(checkpoint, files)
     beside = {destination.report: to_json(report).encode()} if destination.report else {}
-    if destination.report and _is_report_inside(destination):
+    if destination.report and destination.is_report_inside:
         _refuse_taken(destination.report, {*texts, *output.files, *checkpoint.others})
         texts[destination.report.name] = beside.pop(destination.report)
     names = {*texts, *output.files, FOLDER_REPORT}
@@ -489,8 +345,3 @@ def _needs_index(
 ) -> bool:
     """A folder keeps the index it had, and gets one where it is split."""
     return len(files) > 1 or (destination.max_shard_size is None and checkpoint.index is not None)
-
-
-def count_workers(wanted: int | None) -> int:
-    """As many as `wanted`; by default one for each core, up to 8: then the disk is the limit."""
-    return wanted or min(os.cpu_count() or 1, 8)

@@ -7,7 +7,6 @@ main() is the only place that catches. What imports torch is imported inside the
 import errno
 import signal
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -16,11 +15,17 @@ import typer
 import prune_cli
 from prune_cli import console, options
 from prune_cli.checkpoint import Loading, open_checkpoint
+from prune_cli.destination import (
+    Where,
+    check_destination,
+    count_workers,
+    find_destination,
+    find_report_destination,
+)
 from prune_cli.errors import OutputError, PruneError, UsageError, VerificationError
 from prune_cli.selection import parse_amount, parse_size, read_recipe
 
 if TYPE_CHECKING:
-    from prune_cli.apply import Where
     from prune_cli.checkpoint import Checkpoint
     from prune_cli.plan import Plan
 
@@ -138,20 +143,24 @@ def random_structured(
     matched = {"modules": tuple(modules or ("*",)), "params": tuple(params or ("weight",))}
     rules = read_recipe(recipe, **matched, amount=fraction, dim=dim) if recipe else ()
     opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
-    from prune_cli.plan import Options, make_plan
 
-    asked = Options(
-        fraction,
-        dim,
-        seed,
-        exclude=tuple(exclude or ()),
-        bake=bake,
-        with_bias=with_bias,
-        rules=rules,
-        **matched,
-    )
+    def decide() -> "Plan":
+        from prune_cli.plan import Options, make_plan
+
+        asked = Options(
+            fraction,
+            dim,
+            seed,
+            exclude=tuple(exclude or ()),
+            bake=bake,
+            with_bias=with_bias,
+            rules=rules,
+            **matched,
+        )
+        return make_plan(opened, asked)
+
     where = _where(report, force, resume, max_shard_size, device, workers, [recipe])
-    _carry_out(opened, lambda: make_plan(opened, asked), output, where, dry_run, quiet)
+    _carry_out(opened, decide, output, where, dry_run, quiet)
 
 
 @app.command("apply", no_args_is_help=True)
@@ -190,12 +199,14 @@ def apply_command(
     [bold]Example:[/] prune-cli apply model.pruned.report.json ema.pt -o ema.pruned.safetensors
     """
     opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
-    from prune_cli.replay import replay
-    from prune_cli.report import read_report
 
-    plan = read_report(told).plan
+    def decide() -> "Plan":
+        from prune_cli.replay import replay
+        from prune_cli.report import read_report
+
+        return replay(read_report(told).plan, opened, bake=bake)
+
     where = _where(report, force, resume, max_shard_size, device, workers, [told])
-    decide = partial(replay, plan, opened, bake=bake)
     _carry_out(opened, decide, output, where, dry_run, quiet)
 
 
@@ -219,10 +230,14 @@ def remove_command(
     [bold]Example:[/] prune-cli remove finetuned.pt -o finetuned.safetensors
     """
     opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
-    from prune_cli.replay import plan_removal
+
+    def decide() -> "Plan":
+        from prune_cli.replay import plan_removal
+
+        return plan_removal(opened)
 
     where = _where(report, force, resume, max_shard_size, "cpu", workers)
-    _carry_out(opened, partial(plan_removal, opened), output, where, dry_run, quiet)
+    _carry_out(opened, decide, output, where, dry_run, quiet)
 
 
 def _loading(
@@ -239,7 +254,7 @@ def _where(
     device: str,
     workers: int | None,
     reads: Sequence[Path | None] = (),
-) -> "Where":
+) -> Where:
     return {
         "report": report,
         "force": force,
@@ -255,38 +270,43 @@ def _carry_out(
     checkpoint: "Checkpoint",
     decide: "Callable[[], Plan]",
     output: Path | None,
-    where: "Where",
+    where: Where,
     dry_run: bool,
     quiet: bool,
 ) -> None:
     """Plans and applies, with a progress bar, and shows what came of it."""
-    import torch
-
-    from prune_cli.apply import (
-        apply_plan,
-        check_destination,
-        find_destination,
-        find_report_destination,
-        report_dry_run,
-    )
-    from prune_cli.outputs import count_bytes
-    from prune_cli.plan import count_emitting_biases
-
-    torch.set_num_threads(1)  # the workers are threads already
     if dry_run:
-        destination = find_report_destination(**where)
-        plan = decide()
-        report = report_dry_run(checkpoint, plan, destination)
-        written = [destination.report if destination else None]
+        reported = find_report_destination(checkpoint, **where)
+        plan = _plan(decide, where["device"])
+        from prune_cli.apply import report_dry_run
+
+        report = report_dry_run(checkpoint, plan, reported)
+        written = [reported.report if reported else None]
     else:
         destination = find_destination(checkpoint, output, **where)
         check_destination(checkpoint, destination)
-        plan = decide()
+        plan = _plan(decide, where["device"])
+        from prune_cli.apply import apply_plan
+        from prune_cli.outputs import count_bytes
+
         with console.progress(count_bytes(checkpoint, plan), quiet=quiet) as on_tensor:
             report = apply_plan(checkpoint, plan, destination, on_tensor=on_tensor)
         written = [destination.output, destination.report]
+    from prune_cli.plan import count_emitting_biases
+
     emitting = count_emitting_biases(checkpoint, plan)
     console.show_report(report, written=written, emitting=emitting, quiet=quiet)
+
+
+def _plan(decide: "Callable[[], Plan]", device: str) -> "Plan":
+    """What `decide` says, if there is such a device."""
+    import torch
+
+    from prune_cli.apply import find_device
+
+    torch.set_num_threads(1)  # the workers are threads already
+    find_device(device)
+    return decide()
 
 
 @app.command("verify", no_args_is_help=True)
@@ -319,7 +339,6 @@ def verify_command(
     """
     import torch
 
-    from prune_cli.apply import count_workers
     from prune_cli.verify import to_json, verify_checkpoint
 
     torch.set_num_threads(1)
@@ -526,7 +545,6 @@ def shrink_command(
 
     with PlanningChild() as planner:  # which imports torch while this process does
         opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
-        from prune_cli.apply import find_destination
         from prune_cli.shrink.model import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
 

@@ -22,9 +22,6 @@ from prune_cli.selection import Rule
 
 SCHEMA = 1
 
-FOLDER_REPORT = "prune-report.json"
-"""What the report is called inside an output folder."""
-
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
 
@@ -143,18 +140,6 @@ def _tied(checkpoint: Checkpoint) -> Iterator[str]:
             f"{count} name(s) share memory with a tensor that is stored once, under another name; "
             "safetensors.torch.load_model restores them"
         )
-
-
-def report_path(output: Path, *, is_folder: bool) -> Path:
-    """Where the report of `output` is unless said otherwise: beside a file, inside a folder.
-
-    Example:
-        >>> report_path(Path("a/model.pruned.safetensors"), is_folder=False).as_posix()
-        'a/model.pruned.report.json'
-    """
-    if is_folder:
-        return output / FOLDER_REPORT
-    return output.with_name(output.name.removesuffix(".safetensors") + ".report.json")
 
 
 def sum_up(items: Sequence[PlanItem]) -> Totals:

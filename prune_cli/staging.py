@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
+from prune_cli.destination import FOLDER_REPORT
 from prune_cli.errors import InputError, OutputError
 from prune_cli.outputs import OutputFile
-from prune_cli.report import FOLDER_REPORT
 from prune_cli.stream import Job, run
-from prune_cli.writer import Sink, is_special, output_errors, pending, resolve, write_file
+from prune_cli.writer import Sink, is_special, output_errors, pending, write_file
 
 _FINGERPRINT = "fingerprint"
 _MOVING = "moving"
@@ -102,34 +102,6 @@ def write_folder(
         if not is_complete:
             _move(output)
         shutil.rmtree(output.staging, ignore_errors=True)
-
-
-def check_folder(
-    output: Path, checkpoint: Checkpoint, reads: Iterable[Path], *, force: bool, resume: bool
-) -> None:
-    """Refuses an output folder that touches an input (`reads` are more of them), or is not empty.
-
-    Raises:
-        OutputError: either.
-    """
-    with output_errors(output):
-        folder = resolve(output)
-    inputs = [checkpoint.path, *(shard.path for shard in checkpoint.shards), *reads]
-    if checkpoint.is_folder and folder.is_relative_to(resolve(checkpoint.path)):
-        raise OutputError(f"{output} is the input folder or inside it; choose another --output")
-    if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):
-        raise OutputError(f"{output} holds what is read; choose another --output")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{output} is a file, but the output is a folder")
-    if force or resume or not folder.exists() or not any(folder.iterdir()):
-        return
-    if (folder / STAGING).exists():
-        done = len(list((folder / STAGING / _FILES).rglob("*.safetensors")))
-        raise OutputError(
-            f"{output} holds the leftovers of a run that did not end ({done} shards are finished): "
-            "--resume takes it up again, --force starts over"
-        )
-    raise OutputError(f"{output} is not empty; --force replaces the checkpoint in it")
 
 
 # --- before ----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from prune_cli.checkpoint import Checkpoint, Loading, Shard, open_checkpoint
+from prune_cli.destination import FOLDER_REPORT, report_path
 from prune_cli.differences import NOWHERE, ComparingSink, first_bits
 from prune_cli.errors import InputError, RequestError, UsageError
 from prune_cli.jsontext import encode
@@ -50,7 +51,7 @@ from prune_cli.plan import (
 )
 from prune_cli.pruning import live_channels
 from prune_cli.replay import REMOVED, REPLAYED, misfits, plan_removal, replay
-from prune_cli.report import FOLDER_REPORT, Output, Report, read_report, report_path, sum_up
+from prune_cli.report import Output, Report, read_report, sum_up
 from prune_cli.selection import Rule, matcher, split_name
 from prune_cli.shrink.removal import METHOD as SHRUNK
 from prune_cli.shrink.removal import record_problems, removal_problems, reported_removal

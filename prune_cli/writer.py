@@ -24,6 +24,9 @@ _WRITE_BYTES = 128 << 10
 in one piece of memory. For more it looks for larger pieces, and on a machine whose memory is in
 fragments (it has been up for long) finding those takes longer than the copy."""
 
+_MODE = 0o666
+"""The mode bits of a new file, less what the umask bars."""
+
 
 class Sink(Protocol):
     """Takes the bytes of one output file, each at its place."""
@@ -150,23 +153,28 @@ def read_exactly(source: int, buffer: memoryview, start: int) -> None:
 
 
 class PendingFile:
-    """A file under a temporary name in its own folder, until `commit` gives it its own.
+    """A file without a name, in the folder of its own, until `commit` gives it its name.
+
+    However the process ends, nothing is left of it. Where the file system has no such files, it has
+    a temporary name until then. A path that is a device or a pipe is written to directly: it cannot
+    be replaced.
 
     A class, because between its beginning and its two possible ends it is written by others.
-    A path that is a device or a pipe is written to directly: it cannot be replaced.
     """
 
     sink: FileSink | StreamSink
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._is_regular = False
         self._temporary: Path | None = None
         self._descriptor: int | None = None
 
     def open(self) -> None:
         """Begins it. Not done by the constructor: a signal in the midst must still find `close`."""
-        self._descriptor = self._open()
-        kind = FileSink if self._temporary else StreamSink
+        with output_errors(self.path):
+            self._descriptor = self._open()
+        kind = FileSink if self._is_regular else StreamSink
         self.sink = kind(self.path, self._descriptor)
 
     def _open(self) -> int:
@@ -174,28 +182,64 @@ class PendingFile:
             return os.dup(1)  # of the process, whatever sys.stdout is
         if is_special(self.path):
             return os.open(self.path, os.O_WRONLY)
+        self._is_regular = True
         self.path = resolve(self.path)  # a link stays one, and what it leads to is replaced
-        self._temporary = self.path.with_name(f".prune-cli-{secrets.token_hex(6)}.tmp")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        return os.open(self._temporary, flags, 0o666)  # less what the umask bars
+        with contextlib.suppress(OSError):
+            return _open_nameless(self.path.parent)
+        self._temporary = self._hidden()
+        return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE)
+
+    def _hidden(self) -> Path:
+        return self.path.with_name(f".prune-cli-{secrets.token_hex(6)}.tmp")
 
     def set_size(self, nbytes: int) -> None:
         """Makes a regular file that long, so that it can be filled in any order."""
-        if self._temporary and self._descriptor is not None:
-            os.ftruncate(self._descriptor, nbytes)
+        if self._is_regular and self._descriptor is not None:
+            with output_errors(self.path):
+                os.ftruncate(self._descriptor, nbytes)
 
     def commit(self) -> None:
         """Gives the file its own name, in place of what had it before."""
-        if self._temporary:
+        if not self._is_regular or self._descriptor is None:
+            return
+        with output_errors(self.path):
+            if self._temporary is None:  # only a name can take the place of another
+                self._temporary = self._hidden()
+                _link(self._descriptor, self._temporary)
             self._temporary.replace(self.path)
-            self._temporary = None
+        self._temporary = None
 
     def close(self) -> None:
         """Closes it, and removes it unless it was committed."""
-        if self._temporary:
-            self._temporary.unlink(missing_ok=True)
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+        with output_errors(self.path):
+            if self._temporary:
+                self._temporary.unlink(missing_ok=True)
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+
+
+def _open_nameless(folder: Path) -> int:
+    """A new file in `folder` that has no name yet, and that `_link` can give one.
+
+    Raises:
+        OSError: the system has none, or not there.
+    """
+    if not hasattr(os, "O_TMPFILE"):  # it is Linux's
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, _MODE)
+    if not _path_of(descriptor).exists():  # /proc is not mounted
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/proc")
+    return descriptor
+
+
+def _link(descriptor: int, path: Path) -> None:
+    """Gives a file without a name its first one; Python follows links only from a src_dir_fd."""
+    os.link(_path_of(descriptor), path, src_dir_fd=descriptor, follow_symlinks=True)
+
+
+def _path_of(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 @contextlib.contextmanager
@@ -205,13 +249,12 @@ def pending(path: Path) -> Iterator[PendingFile]:
     Raises:
         OutputError: it cannot be written.
     """
-    with output_errors(path):
-        file = PendingFile(path)
-        try:
-            file.open()
-            yield file
-        finally:
-            file.close()
+    file = PendingFile(path)
+    try:
+        file.open()
+        yield file
+    finally:
+        file.close()
 
 
 def write_file(path: Path, content: bytes) -> None:

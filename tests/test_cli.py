@@ -1,5 +1,6 @@
 """The command line, end to end: mostly `main` in this process, signals and pipes in their own."""
 
+import contextlib
 import json
 import os
 import resource
@@ -361,40 +362,49 @@ def test_messages_that_nobody_reads_do_not_stop_the_work(model: Path) -> None:
     assert load_file(model.with_name("model.pruned.safetensors"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_midway_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM while bytes flow end with 130 and no trace of an output."""
-    path = big_model(tmp_path, 64)
-    process = stopped_midway(path, tmp_path, "-o", tmp_path / "out")
-
-    process.send_signal(number)
-    process.send_signal(signal.SIGCONT)
-
-    assert process.wait(30) == 130
-    assert left_in(tmp_path) == {"big.safetensors"}
-
-
-def test_a_kill_midway_leaves_the_old_file(tmp_path: Path) -> None:
-    """After SIGKILL the output's name still leads to the old file."""
+@pytest.fixture(params=["1", "2"], ids=["one-worker", "two-workers"])
+def midway(request: pytest.FixtureRequest, tmp_path: Path) -> "subprocess.Popen[bytes]":
+    """A run in place of an old file, halted while it writes."""
     path = big_model(tmp_path, 64)
     (tmp_path / "out").write_text("old")
-    process = stopped_midway(path, tmp_path, "-o", tmp_path / "out", "--force")
-
-    process.kill()
-
-    assert process.wait(30) == -signal.SIGKILL
-    assert (tmp_path / "out").read_text() == "old"
-
-
-def stopped_midway(path: Path, folder: Path, *options: object) -> "subprocess.Popen[bytes]":
-    """A run that has begun to write, and is halted there."""
-    command = [*COMMAND, "random-structured", path, "-a", "1", "--workers", "1", *options]
+    options = ["-a", "1", "--workers", request.param, "-o", tmp_path / "out", "--force"]
+    command = [*COMMAND, "random-structured", path, *options]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    while not list(folder.rglob(".prune-cli-*.tmp")):
+    while not any(map(is_nameless_and_filled, Path(f"/proc/{process.pid}/fd").iterdir())):
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGSTOP)
     return process
+
+
+def is_nameless_and_filled(descriptor: Path) -> bool:
+    """Whether an open file has no name and is not empty."""
+    with contextlib.suppress(FileNotFoundError):
+        facts = descriptor.stat()
+        return stat.S_ISREG(facts.st_mode) and facts.st_nlink == 0 and facts.st_size > 0
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_midway_leaves_nothing(
+    midway: "subprocess.Popen[bytes]", tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C and SIGTERM while bytes flow end with 130, and the old file stays."""
+    midway.send_signal(number)
+    midway.send_signal(signal.SIGCONT)
+
+    assert midway.wait(30) == 130
+    assert left_in(tmp_path) == {"big.safetensors", "out"}
+    assert (tmp_path / "out").read_text() == "old"
+
+
+def test_a_kill_midway_leaves_nothing(midway: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    """Not even SIGKILL leaves half a file, under whatever name."""
+    midway.kill()
+
+    assert midway.wait(30) == -signal.SIGKILL
+    assert left_in(tmp_path) == {"big.safetensors", "out"}
+    assert (tmp_path / "out").read_text() == "old"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 from prune_cli import Rule, apply_report, prune_checkpoint, read_report, remove_masks
 from prune_cli.errors import InputError
-from prune_cli.report import Report, from_json, report_path, sum_up, to_json
+from prune_cli.report import Report, from_json, sum_up, to_json
 from tests import build
 
 SCHEMA = json.loads((resources.files("prune_cli") / "report.schema.json").read_text())
@@ -143,19 +143,6 @@ def test_totals_leave_out_what_follows(tmp_path: Path) -> None:
     assert (totals.tensors_pruned, totals.channels, totals.channels_pruned) == (2, 10, 5)
     assert (totals.elements, totals.elements_zero, totals.sparsity) == (250, 125, 0.5)
     assert sum_up([]).sparsity == 0.0
-
-
-@pytest.mark.parametrize(
-    ("output", "is_folder", "wanted"),
-    [
-        ("a/m.pruned.safetensors", False, "a/m.pruned.report.json"),
-        ("a/m", False, "a/m.report.json"),
-        ("a/m", True, "a/m/prune-report.json"),
-    ],
-)
-def test_reports_have_a_usual_place(output: str, is_folder: bool, wanted: str) -> None:
-    """Beside a file, inside a folder."""
-    assert report_path(Path(output), is_folder=is_folder) == Path(wanted)
 
 
 def broken(**changes: object) -> str:

@@ -31,13 +31,25 @@ def source(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def test_a_file_appears_when_it_is_committed(tmp_path: Path) -> None:
-    """Until then its bytes are under another name in the same folder."""
+@pytest.fixture(params=["nameless", "hidden", "no proc"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a file is before it has its name: it has none where the system has such files."""
+    if request.param == "hidden":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    if request.param == "no proc":
+        monkeypatch.setattr("prune_cli.writer._path_of", lambda _: Path("/nowhere"))
+    return str(request.param)
+
+
+def test_a_file_appears_when_it_is_committed(tmp_path: Path, kind: str) -> None:
+    """Until then its bytes are under no name, or under another in the same folder."""
+    (tmp_path / "out").write_text("old")
+
     with pending(tmp_path / "out") as file:
         file.set_size(6)
         file.sink.write(b"def", 3)
-        assert not (tmp_path / "out").exists()
-        assert len(list(tmp_path.iterdir())) == 1
+        assert (tmp_path / "out").read_text() == "old"
+        assert len(list(tmp_path.iterdir())) == (1 if kind == "nameless" else 2)
         file.sink.write(b"abc", 0)
         file.commit()
         assert (tmp_path / "out").read_bytes() == b"abcdef"
@@ -46,6 +58,7 @@ def test_a_file_appears_when_it_is_committed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.usefixtures("kind")
 def test_an_unfinished_file_is_removed(tmp_path: Path, error: type[BaseException]) -> None:
     """Whatever is raised, the old file stays and the new one goes."""
     (tmp_path / "out").write_text("old")

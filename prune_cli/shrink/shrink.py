@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prune_cli.apply import apply_plan, check_destination, find_destination, report_dry_run
+from prune_cli.apply import apply_plan, report_dry_run
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.destination import check_destination, find_destination, find_report_destination
 from prune_cli.errors import UsageError
 from prune_cli.plan import Options, Plan, all_but
 from prune_cli.pruning import live_channels
@@ -108,7 +109,9 @@ def shrink_checkpoint(
         workers=workers,
         reads=reads,
     )
-    if not dry_run:
+    if dry_run:
+        reported = find_report_destination(checkpoint, report=report, force=force, reads=reads)
+    else:
         check_destination(checkpoint, destination)
         check_can_write([Path(export)] if export else [], [], force=force)
     source = find_source(checkpoint, model, model_arguments or {}, examples)
@@ -130,8 +133,7 @@ def shrink_checkpoint(
     )
     plan = Plan(METHOD, options, ())
     if dry_run:
-        target = None if report is None else destination
-        return report_dry_run(checkpoint, plan, target, removal=removal)
+        return report_dry_run(checkpoint, plan, reported, removal=removal)
     written = apply_plan(checkpoint, plan, destination, removal=removal, on_tensor=on_tensor)
     if export:
         export_shrunk(source, destination.output, Path(export))
