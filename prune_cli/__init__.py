@@ -8,7 +8,7 @@ The tour, from the bottom up; each file imports only what stands above it here:
     selection.py    which parameters: glob patterns, amounts, recipes
     checkpoint/     any checkpoint as shards of TensorInfo, without reading the weights
     writer.py       files that appear whole or not at all, and streams
-    destination.py  where the output goes: chosen and checked
+    destination.py  where the output goes: chosen, checked, begun
     pruning.py      the mathematics: RandomStructured, which channels go, zeroing them
     prunable.py     whether a tensor can be pruned, by its header
     inspection.py   what is in a checkpoint: inspect_checkpoint

@@ -4,6 +4,7 @@
 three steps, with something to show between them.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -189,6 +190,7 @@ def apply_plan(
     destination: Destination,
     *,
     removal: Removal | None = None,
+    begun: PendingFile | None = None,
     on_tensor: OnTensor | None = None,
 ) -> Report:
     """Writes what `plan` makes of `checkpoint`, and the report.
@@ -198,6 +200,7 @@ def apply_plan(
         plan: what is zeroed.
         destination: where to; see check_destination for what is refused.
         removal: what is removed, for `shrink`.
+        begun: the output, if it was begun before; see begin_output.
         on_tensor: progress.
 
     Raises:
@@ -219,7 +222,7 @@ def apply_plan(
     with one_torch_thread():
         if is_folder_output(checkpoint, destination):
             return _apply_to_folder(checkpoint, plan, destination, files, write, removal)
-        with pending(destination.output) as output:
+        with contextlib.nullcontext(begun) if begun else pending(destination.output) as output:
             return _apply_to_file(checkpoint, plan, destination, files[0], output, write, removal)
 
 

@@ -17,6 +17,7 @@ from prune_cli import console, options
 from prune_cli.checkpoint import Loading, open_checkpoint
 from prune_cli.destination import (
     Where,
+    begin_output,
     check_destination,
     count_workers,
     find_destination,
@@ -285,12 +286,13 @@ def _carry_out(
     else:
         destination = find_destination(checkpoint, output, **where)
         check_destination(checkpoint, destination)
-        plan = _plan(decide, where["device"])
-        from prune_cli.apply import apply_plan
-        from prune_cli.outputs import count_bytes
+        with begin_output(checkpoint, destination) as begun:  # while torch is imported
+            plan = _plan(decide, where["device"])
+            from prune_cli.apply import apply_plan
+            from prune_cli.outputs import count_bytes
 
-        with console.progress(count_bytes(checkpoint, plan), quiet=quiet) as on_tensor:
-            report = apply_plan(checkpoint, plan, destination, on_tensor=on_tensor)
+            with console.progress(count_bytes(checkpoint, plan), quiet=quiet) as on_tensor:
+                report = apply_plan(checkpoint, plan, destination, begun=begun, on_tensor=on_tensor)
         written = [destination.output, destination.report]
     from prune_cli.plan import count_emitting_biases
 

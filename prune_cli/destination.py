@@ -1,7 +1,8 @@
-"""Where the output goes: chosen and checked before any work."""
+"""Where the output goes: chosen and checked before any work, and begun while torch is imported."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -10,9 +11,11 @@ from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.errors import OutputError, UsageError
 from prune_cli.writer import (
     STDOUT,
+    PendingFile,
     check_can_write,
     is_special,
     output_errors,
+    pending,
     resolve,
 )
 
@@ -202,3 +205,28 @@ def _check_folder(
             "--resume takes it up again, --force starts over"
         )
     raise OutputError(f"{output} is not empty; --force replaces the checkpoint in it")
+
+
+# --- begun -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def begin_output(checkpoint: Checkpoint, destination: Destination) -> Iterator[PendingFile | None]:
+    """The output file, which is filled with the input while other things are done; or None.
+
+    For whoever has torch to import: meanwhile the other cores have nothing to do. What is in the
+    file does not count, all of it is written over; but the memory and the blocks for it are found.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    output = destination.output
+    needs_torch_first = checkpoint.format != "safetensors"
+    is_file = not (is_folder_output(checkpoint, destination) or output == STDOUT)
+    if needs_torch_first or not is_file or is_special(output):
+        yield None
+        return
+    with pending(output) as file:
+        if count_workers(destination.workers) > 1:
+            file.fill(checkpoint.shards[0].path)
+        yield file

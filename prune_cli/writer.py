@@ -8,6 +8,7 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,9 @@ _WRITE_BYTES = 128 << 10
 """What the kernel gets at once, from one multiple of it in the file to the next, which it then holds
 in one piece of memory. For more it looks for larger pieces, and on a machine whose memory is in
 fragments (it has been up for long) finding those takes longer than the copy."""
+
+_FILL_BYTES = 16 << 20
+"""What a file is filled with at once: nobody waits for longer than this takes."""
 
 _MODE = 0o666
 """The mode bits of a new file, less what the umask bars."""
@@ -50,10 +54,10 @@ class FileSink:
     """A Sink over a regular file that has its full size already."""
 
     seekable = True
-    is_sparse = True
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, *, is_sparse: bool = True) -> None:
         self._path, self._descriptor = path, descriptor
+        self.is_sparse = is_sparse
 
     def write(self, data: memoryview | bytes, at: int) -> None:
         """Puts `data` at byte `at`."""
@@ -169,6 +173,7 @@ class PendingFile:
         self._is_regular = False
         self._temporary: Path | None = None
         self._descriptor: int | None = None
+        self._filling: _Filling | None = None
 
     def open(self) -> None:
         """Begins it. Not done by the constructor: a signal in the midst must still find `close`."""
@@ -192,11 +197,27 @@ class PendingFile:
     def _hidden(self) -> Path:
         return self.path.with_name(f".prune-cli-{secrets.token_hex(6)}.tmp")
 
+    def fill(self, source: Path) -> None:
+        """Begins to fill a file without a name with `source`, until `set_size`.
+
+        What is in it then is to be written over; but the kernel has found memory and blocks for it,
+        which takes as long as the writing. A file system without such files may be far away, where
+        writing twice costs more than it saves.
+        """
+        if self._is_regular and self._temporary is None and self._descriptor is not None:
+            self.sink = FileSink(self.path, self._descriptor, is_sparse=False)
+            self._filling = _Filling(source, self._descriptor)
+
     def set_size(self, nbytes: int) -> None:
         """Makes a regular file that long, so that it can be filled in any order."""
+        self._stop_filling()
         if self._is_regular and self._descriptor is not None:
             with output_errors(self.path):
                 os.ftruncate(self._descriptor, nbytes)
+
+    def _stop_filling(self) -> None:
+        if self._filling:
+            self._filling.stop()
 
     def commit(self) -> None:
         """Gives the file its own name, in place of what had it before."""
@@ -211,11 +232,34 @@ class PendingFile:
 
     def close(self) -> None:
         """Closes it, and removes it unless it was committed."""
+        self._stop_filling()
         with output_errors(self.path):
             if self._temporary:
                 self._temporary.unlink(missing_ok=True)
             if self._descriptor is not None:
                 os.close(self._descriptor)
+
+
+class _Filling:
+    """A thread in which the kernel copies a file to another, from where that one stands."""
+
+    def __init__(self, source: Path, target: int) -> None:
+        self._source, self._target = source, target
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._copy)
+        self._thread.start()
+
+    def _copy(self) -> None:
+        # Not by copy_file_range, which may share the blocks instead of finding new ones.
+        with contextlib.suppress(OSError), self._source.open("rb") as source:
+            while not self._stopped.is_set():
+                if not os.sendfile(self._target, source.fileno(), None, _FILL_BYTES):
+                    return
+
+    def stop(self) -> None:
+        """Ends it, at the end of the piece that it is at."""
+        self._stopped.set()
+        self._thread.join()
 
 
 def _open_nameless(folder: Path) -> int:

@@ -364,7 +364,7 @@ def test_messages_that_nobody_reads_do_not_stop_the_work(model: Path) -> None:
 
 @pytest.fixture(params=["1", "2"], ids=["one-worker", "two-workers"])
 def midway(request: pytest.FixtureRequest, tmp_path: Path) -> "subprocess.Popen[bytes]":
-    """A run in place of an old file, halted while it writes."""
+    """A run in place of an old file, halted while it writes; two workers begin before the plan."""
     path = big_model(tmp_path, 64)
     (tmp_path / "out").write_text("old")
     options = ["-a", "1", "--workers", request.param, "-o", tmp_path / "out", "--force"]

@@ -3,6 +3,8 @@
 import errno
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +71,44 @@ def test_an_unfinished_file_is_removed(tmp_path: Path, error: type[BaseException
 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out").read_text() == "old"
+
+
+def test_a_filled_file_is_written_over(tmp_path: Path, source: int) -> None:
+    """Its bytes are what is written, and what is not written of it is no hole."""
+    del source
+    with pending(tmp_path / "out") as file:
+        file.fill(tmp_path / "source")
+        file.set_size(len(CONTENT) + 5)
+        assert not file.sink.is_sparse
+        file.sink.write(bytes(len(CONTENT)), 0)
+        file.sink.write(b"after", len(CONTENT))
+        file.commit()
+
+    assert (tmp_path / "out").read_bytes() == bytes(len(CONTENT)) + b"after"
+
+
+@pytest.mark.parametrize("content", [b"", CONTENT])
+def test_filling_ends_with_the_source(tmp_path: Path, content: bytes) -> None:
+    """A file that nobody stops is filled with all of it."""
+    (tmp_path / "source").write_bytes(content)
+    with pending(tmp_path / "out") as file:
+        file.fill(tmp_path / "source")
+        while threading.active_count() > 1:
+            time.sleep(0.001)
+        file.commit()
+
+    assert (tmp_path / "out").read_bytes() == content
+
+
+def test_filling_may_fail(tmp_path: Path) -> None:
+    """Nothing depends on it: whoever reads the source tells what is wrong with it."""
+    with pending(tmp_path / "out") as file:
+        file.fill(tmp_path / "no such file")
+        file.set_size(3)
+        file.sink.write(b"abc", 0)
+        file.commit()
+
+    assert (tmp_path / "out").read_bytes() == b"abc"
 
 
 def test_holes_are_zero(tmp_path: Path) -> None:
