@@ -17,10 +17,10 @@ import re
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 import torch
 from torch import _weights_only_unpickler as restricted
@@ -61,12 +61,13 @@ def load_safely(path: Path, mapped: UntypedStorage, *, allow_globals: Sequence[s
     Args:
         path: a file of torch.save, in the zip or the legacy format.
         mapped: the whole file.
-        allow_globals: dotted names of what the pickle may use besides torch's own list.
+        allow_globals: dotted names of what the pickle may use besides torch's own list. A class
+            that is not here needs no more: its objects are no tensors, and are dropped.
 
     Raises:
         UnsafePickleError: the pickle asks for other globals.
         InputError: the file is truncated or corrupt, or is a TorchScript archive.
-        UsageError: a name in `allow_globals` cannot be imported.
+        UsageError: a name in `allow_globals` is none.
     """
     allowed = torch.serialization.safe_globals(_import_globals(allow_globals))
     with allowed, _quiet_and_final(path):
@@ -220,6 +221,14 @@ def _size(file: IO[bytes]) -> int:
 # --- the restricted unpickler ---------------------------------------------------------------
 
 
+class _Unpickler(restricted.Unpickler):
+    """torch's, which fills no mapping but its own: here also those that the user has allowed."""
+
+    def _check_set_item_target(self, opcode: str) -> None:
+        if type(self.stack[-1]) not in restricted._get_user_allowed_globals().values():
+            super()._check_set_item_target(opcode)
+
+
 def _unpickle(
     path: Path,
     pickle: bytes,
@@ -244,15 +253,21 @@ def _unpickle(
             storage = storage[offset * dtype.itemsize : (offset + elements) * dtype.itemsize]
         return TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
-    unpickler: Any = restricted.Unpickler(io.BytesIO(pickle), encoding="utf-8")
+    unpickler: Any = _Unpickler(io.BytesIO(pickle), encoding="utf-8")
     unpickler.persistent_load = persistent_load
     try:
         return unpickler.load()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:
-        wanted = _unsafe_globals(pickle) or _unsafe_class(error)
-        if not wanted:
-            raise
-        raise UnsafePickleError(_unsafe_message(path, wanted), wanted) from error
+        if wanted := _unsafe_globals(pickle):
+            raise UnsafePickleError(_unsafe_message(path, wanted), wanted) from error
+        if unfilled := re.search(r"but got <class '([\w.]+)", str(error)):
+            raise InputError(
+                f"{path} holds a {unfilled[1]} with entries, which torch's restricted unpickler "
+                "does not fill; --unsafe-load does, if you trust where the file comes from"
+            ) from error
+        raise
 
 
 def _unsafe_message(path: Path, wanted: Sequence[str]) -> str:
@@ -285,21 +300,71 @@ def _python3_name(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
-def _unsafe_class(error: Exception) -> list[str]:
-    """The class that an allowed global made and the unpickler would not fill (numpy's dtypes)."""
-    named = re.search(r"but got <class '([\w.]+)'>", str(error))
-    return [named[1]] if named else []
+# --- what is allowed ------------------------------------------------------------------------
 
 
 def _import_globals(names: Sequence[str]) -> list[Any]:
-    return [(_import_global(name), name) for name in names]
+    """What `names` lead to, with the names; where that is not here, something in its place."""
+    malformed = [name for name in names if not re.fullmatch(r"\w+(\.\w+)+", name)]
+    if malformed:
+        raise UsageError(f"--allow-global {malformed[0]}: that is no name; write module.Name")
+    found = {part: thing for name in names for part, thing in _find_global(name).items()}
+    return [(thing, name) for name, thing in found.items()]
 
 
-def _import_global(name: str) -> object:
+def _find_global(name: str) -> dict[str, Any]:
+    if name != "numpy.dtype":
+        return {name: _import(name)}
+    import numpy as np  # each kind of dtype is of a class of its own
+
+    kinds = {f"numpy.dtypes.{kind}": getattr(np.dtypes, kind) for kind in np.dtypes.__all__}
+    return {name: np.dtype, **kinds}
+
+
+def _import(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module or "builtins"), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"--allow-global {name}: it cannot be imported ({error}); install what defines it"
-        ) from error
+        return getattr(importlib.import_module(module), attribute)
+    except Exception:  # noqa: BLE001 - the module runs: it can raise anything
+        told = f"{attribute}, which cannot be imported here"
+        return type(told, (_StandIn,), {"__module__": module})
+
+
+class _StandIn:
+    """In place of an object whose class is not here: nothing of it is kept, and nothing is run."""
+
+    def __new__(cls, *parts: object) -> Self:
+        cls._refuse_tensors(parts)
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        self._refuse_tensors(state)
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self._refuse_tensors((key, value))
+
+    @classmethod
+    def _refuse_tensors(cls, parts: object) -> None:
+        """What is lost without a word must not be what somebody wants pruned."""
+        if any(isinstance(part, torch.Tensor) for part in _walk(parts)):
+            raise InputError(
+                f"there are tensors in a {cls.__module__}.{cls.__name__}; install what defines it, or name its "
+                "folder: PYTHONPATH=. prune-cli ..."
+            )
+
+
+def _walk(value: object) -> Iterator[object]:
+    """`value` and all that it holds."""
+    waiting, seen = [value], set()
+    for part in waiting:  # grows while it is walked
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        if isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | set):
+            waiting += part
