@@ -381,8 +381,8 @@ def describe_options(report: "Report") -> str:
         case _, int():
             amount = f"amount {options.amount}: {options.amount} channel(s) of each tensor"
         case _:
-            amount = f"amount {options.amount}: {options.amount:.4%} of each tensor's live channels"
-            amount = re.sub(r"\.?0+%", "%", amount)
+            part = f"{100 * options.amount:.6g}%"
+            amount = f"amount {options.amount}: {part} of each tensor's live channels"
     recipe = f", {len(options.rules)} rule(s)" if options.rules else ""
     return f"{amount}, dim {options.dim}, seed {options.seed}{recipe}"
 

@@ -176,7 +176,7 @@ def check_amount(amount: object, shown: str | None = None) -> Amount:
         case int() if amount >= 0:
             return amount
         case float() if 0.0 <= amount <= 1.0:
-            return amount
+            return abs(amount)  # -0.0 is 0.0
     raise UsageError(
         f"the amount {shown or repr(amount)} is neither a whole number of channels (3), nor a "
         "fraction from 0.0 to 1.0 (0.25), nor a percentage (25%)"

@@ -158,6 +158,11 @@ def test_amounts_are_understood(text: str, wanted: Amount) -> None:
     assert (amount, type(amount)) == (wanted, type(wanted))
 
 
+def test_minus_zero_is_zero() -> None:
+    """It would be told as -0%."""
+    assert str(parse_amount("-0.0")) == "0.0"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -5,6 +5,7 @@ figure says "beyond import torch", the median of `python -c "import torch"` in t
 taken off.
 """
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -109,7 +110,7 @@ def memory(setup: Setup, folder: Path) -> Result:
 
 
 def growth(setup: Setup, folder: Path) -> Result:
-    """Whether time grows in proportion: eight times the bytes, beyond what 2 MB take.
+    """Whether time grows in proportion: a folder of eight times the bytes, beyond what 2 MB take.
 
     A machine that has to find memory and disk for 8 GB slows every program down, `cp` as well. So
     the work itself is timed too, where there is nothing to find: into /dev/null, in this process.
@@ -119,20 +120,22 @@ def growth(setup: Setup, folder: Path) -> Result:
     seconds, runs = [], []
     for shapes in sizes:
         source = _safetensors(folder, shapes)
-        commands = [_prune(setup, tiny, 0), _copy(source), _prune(setup, source, 0)]
-        start, copied, ours = _race(setup, commands)
         work = time_call("plan and apply to /dev/null", partial(_discard, source), setup.repeats)
         source.unlink()
+        source = inputs.write_folder(folder / "in", shapes, SHARDS)
+        commands = [_prune(setup, tiny, 0), _copy_folder(source), _prune(setup, source, 0)]
+        start, copied, ours = _race(setup, commands)
+        shutil.rmtree(source)
         seconds.append((work.median, ours.median - start.median, copied.median))
         runs += [Runs(f"{run.name}, {_size(shapes)}", run.seconds) for run in (work, ours, copied)]
     times = inputs.total_bytes(sizes[1]) / inputs.total_bytes(sizes[0])
     growing = (large / small / times for small, large in zip(*seconds, strict=True))
-    to_nothing, to_file, copying = growing
+    to_nothing, to_folder, copying = growing
     rows = (
         Row("plan and apply to /dev/null, a byte", to_nothing, 1.2),
-        Row("prune-cli to a file, a byte, to cp's", to_file / copying, 1.2),
-        Row("prune-cli to a file, a byte", to_file),
-        Row("cp, a byte", copying),
+        Row("prune-cli to a folder, a byte, to cp -r's", to_folder / copying, 1.2),
+        Row("prune-cli to a folder, a byte", to_folder),
+        Row("cp -r, a byte", copying),
     )
     return Result(f"Growth, dim 0: {_size(sizes[1])} to {_size(sizes[0])}", rows, tuple(runs))
 
@@ -141,9 +144,8 @@ def folder_of_shards(setup: Setup, folder: Path) -> Result:
     """A model folder, beside `cp -r`."""
     shapes = inputs.language_model(2 * setup.nbytes)
     source = inputs.write_folder(folder / "in", shapes, SHARDS)
-    copy = Command("cp -r", ("cp", "-r", str(source), str(folder / "out")), source, folder / "out")
     ours = _prune(setup, source, 0)
-    torch, copied, pruned = runs = _race(setup, [_IMPORT_TORCH, copy, ours])
+    torch, copied, pruned = runs = _race(setup, [_IMPORT_TORCH, _copy_folder(source), ours])
     peak = peak_anonymous(ours, threads=setup.threads)
     above = peak - peak_anonymous(_IMPORT_TORCH, threads=setup.threads)
     rows = (
@@ -202,6 +204,11 @@ def _discard(source: Path) -> None:
 def _copy(source: Path) -> Command:
     output = source.with_name("copy")
     return Command("cp", ("cp", str(source), str(output)), source, output)
+
+
+def _copy_folder(source: Path) -> Command:
+    output = source.with_name("copy")
+    return Command("cp -r", ("cp", "-r", str(source), str(output)), source, output)
 
 
 def _stock(source: Path, dim: int) -> Command:
