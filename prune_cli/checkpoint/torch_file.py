@@ -29,6 +29,8 @@ from torch.storage import TypedStorage, UntypedStorage
 from prune_cli.errors import InputError, UnsafePickleError, UsageError
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_NEWEST_PROTOCOL = 3
+"""Of pickle; the next one puts everything into frames, which torch's unpickler does not know."""
 
 
 class Extent(NamedTuple):
@@ -260,22 +262,33 @@ def _unpickle(
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:
-        if wanted := _unsafe_globals(pickle):
-            raise UnsafePickleError(_unsafe_message(path, wanted), wanted) from error
-        if unfilled := re.search(r"but got <class '([\w.]+)", str(error)):
+        if unread := _why_unread(pickle, error):
             raise InputError(
-                f"{path} holds a {unfilled[1]} with entries, which torch's restricted unpickler "
-                "does not fill; --unsafe-load does, if you trust where the file comes from"
+                f"{path} {unread}, which torch's restricted unpickler does not read; --unsafe-load "
+                "does, if you trust where the file comes from"
             ) from error
+        if wanted := _unsafe_globals(pickle) or _unsafe_class(error):
+            raise UnsafePickleError(_unsafe_message(path, wanted), wanted) from error
         raise
+
+
+def _why_unread(pickle: bytes, error: Exception) -> str | None:
+    """What the restricted unpickler lacks for `pickle`, whatever is allowed."""
+    protocol = pickle[1] if pickle.startswith(b"\x80") else 0
+    if protocol > _NEWEST_PROTOCOL:
+        return f"was saved with pickle_protocol={protocol} instead of torch's own"
+    if "Only persistent_load of storage" in str(error):
+        return "holds a whole module in the legacy format"
+    filled = re.search(r"Can only (?:append|extend|SETITEM).* but got <class '([\w.]+)", str(error))
+    return f"holds a {filled[1]} with entries" if filled else None
 
 
 def _unsafe_message(path: Path, wanted: Sequence[str]) -> str:
     flags = " ".join(f"--allow-global {name}" for name in wanted)
     return (
-        f"{path} asks for {len(wanted)} global(s) that are not allowed: {', '.join(wanted)}. "
-        f"To let exactly these through: {flags}. To load it whatever it does, if you trust where "
-        "it comes from: --unsafe-load"
+        f"{path} asks for {len(wanted)} global(s) that are not allowed: {', '.join(wanted)}\n"
+        f"to let exactly these through: {flags}\n"
+        "to load it whatever it does, if you trust where it comes from: --unsafe-load"
     )
 
 
@@ -293,6 +306,12 @@ def _unsafe_globals(pickle: bytes) -> list[str]:
             elif isinstance(argument, str):
                 strings.append(argument)
     return sorted(found - allowed)
+
+
+def _unsafe_class(error: Exception) -> list[str]:
+    """The class that an allowed function made and the unpickler would not fill."""
+    named = re.search(r"Can only (?:build|create).* but got <class '([\w.]+)'", str(error))
+    return [named[1]] if named else []
 
 
 def _python3_name(module: str, name: str) -> str:
@@ -327,10 +346,22 @@ def _import(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except Exception:  # noqa: BLE001 - the module runs: it can raise anything
         told = f"{attribute}, which cannot be imported here"
-        return type(told, (_StandIn,), {"__module__": module})
+        return _OfStandIns(told, (_StandIn,), {"__module__": module})
 
 
-class _StandIn:
+_HOLDING_VALUES = (torch.Tensor, TypedStorage, UntypedStorage)
+
+
+class _OfStandIns(type):
+    """Their attributes, such as a class within the class, are not here either."""
+
+    def __getattr__(cls, name: str) -> "_OfStandIns":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls
+
+
+class _StandIn(metaclass=_OfStandIns):
     """In place of an object whose class is not here: nothing of it is kept, and nothing is run."""
 
     def __new__(cls, *parts: object) -> Self:
@@ -349,7 +380,7 @@ class _StandIn:
     @classmethod
     def _refuse_tensors(cls, parts: object) -> None:
         """What is lost without a word must not be what somebody wants pruned."""
-        if any(isinstance(part, torch.Tensor) for part in _walk(parts)):
+        if any(isinstance(part, _HOLDING_VALUES) for part in _walk(parts)):
             raise InputError(
                 f"there are tensors in a {cls.__module__}.{cls.__name__}; install what defines it, or name its "
                 "folder: PYTHONPATH=. prune-cli ..."
@@ -366,5 +397,7 @@ def _walk(value: object) -> Iterator[object]:
         yield part
         if isinstance(part, Mapping):
             waiting += [*part.keys(), *part.values()]
-        elif isinstance(part, list | tuple | set):
+        elif isinstance(part, list | tuple | set | frozenset):
             waiting += part
+        elif not isinstance(part, type):
+            waiting += getattr(part, "__dict__", {}).values()
