@@ -3,10 +3,9 @@
 import contextlib
 import gc
 import os
+import signal
 import sys
 from typing import NoReturn
-
-from prune_cli.cli import main
 
 _GC_THRESHOLD = 100_000
 """How many objects make Python look for garbage in cycles, by default 700: looking through all
@@ -20,6 +19,9 @@ def run() -> NoReturn:
     leaves in the same way (`hard_exit` in its util.py). Everything is closed when main() returns.
     """
     gc.set_threshold(_GC_THRESHOLD)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of imports; main() has its own
+    from prune_cli.cli import main
+
     exit_code = main()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with contextlib.suppress(BrokenPipeError):

@@ -205,27 +205,33 @@ class PendingFile:
         writing twice costs more than it saves.
         """
         if self._is_regular and self._temporary is None and self._descriptor is not None:
-            self.sink = FileSink(self.path, self._descriptor, is_sparse=False)
             self._filling = _Filling(source, self._descriptor)
+            self._filling.start()
 
     def set_size(self, nbytes: int) -> None:
-        """Makes a regular file that long, so that it can be filled in any order."""
-        self._stop_filling()
+        """Makes a regular file that long, so that it can be written in any order."""
+        is_filled = self._stop_filling()
         if self._is_regular and self._descriptor is not None:
             with output_errors(self.path):
+                if not is_filled:  # where there is no room for the input there may be for zeros
+                    os.ftruncate(self._descriptor, 0)
                 os.ftruncate(self._descriptor, nbytes)
+            self.sink = FileSink(self.path, self._descriptor, is_sparse=not is_filled)
 
-    def _stop_filling(self) -> None:
-        if self._filling:
-            self._filling.stop()
+    def _stop_filling(self) -> bool:
+        """Whether there is anything in the file."""
+        return self._filling is not None and self._filling.stop()
 
     def commit(self) -> None:
         """Gives the file its own name, in place of what had it before."""
         if not self._is_regular or self._descriptor is None:
             return
         with output_errors(self.path):
-            if self._temporary is None:  # only a name can take the place of another
-                self._temporary = self._hidden()
+            if self._temporary is None:
+                with contextlib.suppress(FileExistsError):
+                    _link(self._descriptor, self.path)
+                    return
+                self._temporary = self._hidden()  # only a name can take the place of another
                 _link(self._descriptor, self._temporary)
             self._temporary.replace(self.path)
         self._temporary = None
@@ -246,20 +252,32 @@ class _Filling:
     def __init__(self, source: Path, target: int) -> None:
         self._source, self._target = source, target
         self._stopped = threading.Event()
+        self._failed = False
         self._thread = threading.Thread(target=self._copy)
-        self._thread.start()
+
+    def start(self) -> None:
+        """Begins. Not done by the constructor: a signal in the midst must still find `stop`."""
+        try:
+            self._thread.start()
+        except RuntimeError:  # the process may have no more threads
+            self._failed = True
 
     def _copy(self) -> None:
         # Not by copy_file_range, which may share the blocks instead of finding new ones.
-        with contextlib.suppress(OSError), self._source.open("rb") as source:
-            while not self._stopped.is_set():
-                if not os.sendfile(self._target, source.fileno(), None, _FILL_BYTES):
-                    return
+        try:
+            with self._source.open("rb") as source:
+                while not self._stopped.is_set():
+                    if not os.sendfile(self._target, source.fileno(), None, _FILL_BYTES):
+                        return
+        except OSError:
+            self._failed = True
 
-    def stop(self) -> None:
-        """Ends it, at the end of the piece that it is at."""
+    def stop(self) -> bool:
+        """Ends it, at the end of the piece that it is at, and tells whether all went well."""
         self._stopped.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
+        return not self._failed
 
 
 def _open_nameless(folder: Path) -> int:

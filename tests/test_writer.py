@@ -101,6 +101,38 @@ def test_filling_ends_with_the_source(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / "out").read_bytes() == content
 
 
+def test_what_cannot_be_filled_is_sparse_again(small_disk: Path, tmp_path: Path) -> None:
+    """Where there is no room for the input, there may be for an output that is mostly zeros."""
+    (tmp_path / "source").write_bytes(CONTENT)
+    with pending(small_disk / "out") as file:
+        file.fill(tmp_path / "source")
+        time.sleep(0.2)  # no room is left after 64 kB
+        file.set_size(len(CONTENT))
+        assert file.sink.is_sparse
+        file.sink.write(b"x", len(CONTENT) - 1)
+        file.commit()
+
+    assert (small_disk / "out").read_bytes() == bytes(len(CONTENT) - 1) + b"x"
+
+
+def test_a_process_without_threads_fills_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was only to save time."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with pending(tmp_path / "out") as file:
+        file.fill(tmp_path / "out")
+        file.set_size(3)
+        file.commit()
+
+    assert (tmp_path / "out").read_bytes() == bytes(3)
+
+
 def test_filling_may_fail(tmp_path: Path) -> None:
     """Nothing depends on it: whoever reads the source tells what is wrong with it."""
     with pending(tmp_path / "out") as file:

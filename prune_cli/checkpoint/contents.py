@@ -45,8 +45,13 @@ class Shard:
         Not by `UntypedStorage.from_file`: that maps for writing, which the kernel refuses for a
         file larger than the memory of the machine.
         """
-        with self.path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ))
+        try:
+            with self.path.open("rb") as file:
+                return memoryview(mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:  # ValueError: it is shorter
+            raise InputError(
+                f"{self.path} cannot be read any more: it changed since it was opened ({error})"
+            ) from error
 
     @cached_property
     def storage(self) -> "torch.UntypedStorage":

@@ -269,6 +269,11 @@ def _unpickle(
             ) from error
         if wanted := _unsafe_globals(pickle) or _unsafe_class(error):
             raise UnsafePickleError(_unsafe_message(path, wanted), wanted) from error
+        if absent := _absent_globals():
+            raise InputError(
+                f"{path} cannot be read without {', '.join(absent)}, which cannot be imported here; "
+                f"install what defines it ({type(error).__name__}: {_first_line(error)})"
+            ) from error
         raise
 
 
@@ -344,9 +349,19 @@ def _import(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception:  # noqa: BLE001 - the module runs: it can raise anything
+    except (ImportError, AttributeError):
         told = f"{attribute}, which cannot be imported here"
         return _OfStandIns(told, (_StandIn,), {"__module__": module})
+    except Exception as error:  # the module runs: it can raise anything
+        raise UsageError(
+            f"--allow-global {name}: importing it failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _absent_globals() -> list[str]:
+    """Those of the user's that have a stand-in."""
+    allowed = restricted._get_user_allowed_globals()
+    return sorted(name for name, thing in allowed.items() if isinstance(thing, _OfStandIns))
 
 
 _HOLDING_VALUES = (torch.Tensor, TypedStorage, UntypedStorage)

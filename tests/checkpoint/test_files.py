@@ -136,3 +136,12 @@ def test_loading_defaults_to_the_safe_way(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--unsafe-load"):
         open_checkpoint(path)
     assert open_checkpoint(path, Loading(unsafe=True)).format == "module"
+
+
+def test_a_file_that_was_cut_since_it_was_opened_is_told(tmp_path: Path) -> None:
+    """What is being written still, or copied, changes under a reader."""
+    checkpoint = open_checkpoint(build.safetensors(tmp_path / "x", build.tensors()))
+    os.truncate(tmp_path / "x", 100)
+
+    with pytest.raises(InputError, match="x cannot be read any more: it changed"):
+        _ = checkpoint.shards[0].mapped

@@ -107,6 +107,8 @@ class Kind(enum.Enum):
 class Outer:
     class Inner:
         pass
+import torch
+class Odd(torch.Tensor): pass
 """
 
 
@@ -204,6 +206,31 @@ def test_tensors_of_a_class_that_is_not_here_are_not_lost(
 
     with pytest.raises(InputError, match=rf"x: there are tensors in a gone.{kind}, which cannot"):
         open_checkpoint(path, Loading(allow_globals=allowed))
+
+
+@both_formats
+def test_what_cannot_do_without_a_class_names_it(
+    tmp_path: Path, save: build.Saver, gone: ModuleType
+) -> None:
+    """A kind of tensor has no stand-in; the file is not corrupt."""
+    content = {**build.tensors(), "odd": torch.ones(2, 2).as_subclass(gone.Odd)}
+    path = save(tmp_path / "x", content)
+    remove(gone)
+
+    with pytest.raises(InputError, match="cannot be read without gone.Odd, which cannot be imp"):
+        open_checkpoint(path, Loading(allow_globals=["gone.Odd"]))
+
+
+def test_a_module_that_fails_is_not_taken_for_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is here but broken is for the user to mend."""
+    (tmp_path / "broken_module.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = build.torch_zip(tmp_path / "x", build.tensors())
+
+    with pytest.raises(UsageError, match="importing it failed: ZeroDivisionError"):
+        open_checkpoint(path, Loading(allow_globals=["broken_module.Thing"]))
 
 
 def test_a_newer_pickle_protocol_is_told(tmp_path: Path) -> None:
