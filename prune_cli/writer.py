@@ -22,8 +22,8 @@ _NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, er
 _PIECE_BYTES = 1 << 20
 _WRITE_BYTES = 128 << 10
 """What the kernel gets at once, from one multiple of it in the file to the next, which it then holds
-in one piece of memory. For more it looks for larger pieces, and on a machine whose memory is in
-fragments (it has been up for long) finding those takes longer than the copy."""
+in one piece of memory. For more it looks for larger pieces: those are what a virtual machine gave
+back to its host, and to have them again takes ten times as long as the copy."""
 
 _FILL_BYTES = 16 << 20
 """What a file is filled with at once: nobody waits for longer than this takes."""
@@ -51,18 +51,31 @@ class Sink(Protocol):
 
 
 class FileSink:
-    """A Sink over a regular file that has its full size already."""
+    """A Sink over a regular file that has its full size already.
+
+    One that `is_near` is on this machine, so that reading from it costs little.
+    """
 
     seekable = True
 
-    def __init__(self, path: Path, descriptor: int, *, is_sparse: bool = True) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, *, is_sparse: bool = True, is_near: bool = False
+    ) -> None:
         self._path, self._descriptor = path, descriptor
-        self.is_sparse = is_sparse
+        self.is_sparse, self._is_near = is_sparse, is_near
+        self._writing = threading.Lock()
 
     def write(self, data: memoryview | bytes, at: int) -> None:
-        """Puts `data` at byte `at`."""
+        """Puts `data` at byte `at`.
+
+        The kernel lets threads write to a file one by one, but read from it together. So whoever has
+        to wait reads what is at its place now, for which the kernel finds memory; the writing then
+        needs no more. On a virtual machine, finding it can take ten times as long as the writing.
+        """
         rest = memoryview(data)
-        with output_errors(self._path):
+        if self._is_near and self._writing.locked():
+            _read_to_nowhere(self._descriptor, at, len(data))
+        with output_errors(self._path), self._writing:
             while rest:
                 written = os.pwrite(self._descriptor, rest[: _WRITE_BYTES - at % _WRITE_BYTES], at)
                 rest, at = rest[written:], at + written
@@ -153,6 +166,12 @@ def read_exactly(source: int, buffer: memoryview, start: int) -> None:
         buffer, start = buffer[count:], start + count
 
 
+def _read_to_nowhere(source: int, start: int, nbytes: int) -> None:
+    """Has the kernel read, and copies nothing; where it cannot do that, nothing is lost."""
+    with contextlib.suppress(OSError), Path(os.devnull).open("wb", 0) as nowhere:
+        os.sendfile(nowhere.fileno(), source, start, nbytes)
+
+
 # --- files that appear whole -----------------------------------------------------------------
 
 
@@ -216,7 +235,10 @@ class PendingFile:
                 if not is_filled:  # where there is no room for the input there may be for zeros
                     os.ftruncate(self._descriptor, 0)
                 os.ftruncate(self._descriptor, nbytes)
-            self.sink = FileSink(self.path, self._descriptor, is_sparse=not is_filled)
+            is_near = self._temporary is None  # see `fill`
+            self.sink = FileSink(
+                self.path, self._descriptor, is_sparse=not is_filled, is_near=is_near
+            )
 
     def _stop_filling(self) -> bool:
         """Whether there is anything in the file."""

@@ -155,6 +155,43 @@ def test_holes_are_zero(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == bytes(9) + b"x"
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_waits_to_write_reads_meanwhile(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Only a file that may not be far away; and if that fails, all is written all the same."""
+    pwrite, sendfile = os.pwrite, os.sendfile
+    is_first_in, is_second_waiting = threading.Event(), threading.Event()
+    reads = []
+
+    def write_slowly(descriptor: int, data: memoryview, at: int) -> int:
+        is_first_in.set()
+        is_second_waiting.wait(0.2)
+        return pwrite(descriptor, data, at)
+
+    def read(target: int, descriptor: int, at: int, nbytes: int) -> int:
+        is_second_waiting.set()
+        reads.append((at, nbytes))
+        if fails:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return sendfile(target, descriptor, at, nbytes)
+
+    monkeypatch.setattr(os, "pwrite", write_slowly)
+    monkeypatch.setattr(os, "sendfile", read)
+
+    with pending(tmp_path / "out") as file:
+        file.set_size(8)
+        first = threading.Thread(target=file.sink.write, args=(b"abcd", 0))
+        first.start()
+        assert is_first_in.wait(10)
+        file.sink.write(b"efgh", 4)
+        first.join()
+        file.commit()
+
+    assert (tmp_path / "out").read_bytes() == b"abcdefgh"
+    assert reads == ([(4, 4)] if kind == "nameless" else [])
+
+
 @pytest.mark.parametrize("start", [0, 1, 1 << 20])
 def test_files_are_copied_into_files(tmp_path: Path, source: int, start: int) -> None:
     """In the kernel, any part to any place."""
