@@ -37,46 +37,46 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from prune_cli.apply import apply_report as apply_report
-    from prune_cli.apply import prune_checkpoint as prune_checkpoint
-    from prune_cli.apply import remove_masks as remove_masks
+    from prune_cli.api import apply_report as apply_report
+    from prune_cli.api import prune_checkpoint as prune_checkpoint
+    from prune_cli.api import remove_masks as remove_masks
     from prune_cli.checkpoint import Loading as Loading
     from prune_cli.checkpoint import open_checkpoint as open_checkpoint
-    from prune_cli.comparison import compare_reports as compare_reports
-    from prune_cli.comparison import read_reports as read_reports
     from prune_cli.errors import PruneError as PruneError
-    from prune_cli.inspection import inspect_checkpoint as inspect_checkpoint
-    from prune_cli.page import render_page as render_page
-    from prune_cli.plan import make_plan as make_plan
-    from prune_cli.pruning import RandomStructured as RandomStructured
-    from prune_cli.pruning import random_structured as random_structured
-    from prune_cli.report import Report as Report
-    from prune_cli.report import read_report as read_report
-    from prune_cli.selection import Rule as Rule
+    from prune_cli.inspection.inspection import inspect_checkpoint as inspect_checkpoint
+    from prune_cli.module import RandomStructured as RandomStructured
+    from prune_cli.module import random_structured as random_structured
+    from prune_cli.plan.draw import make_plan as make_plan
+    from prune_cli.plan.selection import Rule as Rule
+    from prune_cli.report.comparison import compare_reports as compare_reports
+    from prune_cli.report.comparison import read_reports as read_reports
+    from prune_cli.report.report import Report as Report
+    from prune_cli.report.report import read_report as read_report
+    from prune_cli.show.page import render_page as render_page
     from prune_cli.shrink.load import load_shrunk as load_shrunk
     from prune_cli.shrink.shrink import shrink_checkpoint as shrink_checkpoint
-    from prune_cli.verify import verify_checkpoint as verify_checkpoint
+    from prune_cli.verify.verify import verify_checkpoint as verify_checkpoint
 
 _HOMES = {
     "Loading": "checkpoint",
     "PruneError": "errors",
-    "RandomStructured": "pruning",
-    "Report": "report",
-    "Rule": "selection",
-    "apply_report": "apply",
-    "compare_reports": "comparison",
-    "inspect_checkpoint": "inspection",
+    "RandomStructured": "module",
+    "Report": "report.report",
+    "Rule": "plan.selection",
+    "apply_report": "api",
+    "compare_reports": "report.comparison",
+    "inspect_checkpoint": "inspection.inspection",
     "load_shrunk": "shrink.load",
-    "make_plan": "plan",
+    "make_plan": "plan.draw",
     "open_checkpoint": "checkpoint",
-    "prune_checkpoint": "apply",
-    "random_structured": "pruning",
-    "read_report": "report",
-    "read_reports": "comparison",
-    "remove_masks": "apply",
-    "render_page": "page",
+    "prune_checkpoint": "api",
+    "random_structured": "module",
+    "read_report": "report.report",
+    "read_reports": "report.comparison",
+    "remove_masks": "api",
+    "render_page": "show.page",
     "shrink_checkpoint": "shrink.shrink",
-    "verify_checkpoint": "verify",
+    "verify_checkpoint": "verify.verify",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - the keys are strings

@@ -20,7 +20,7 @@ def run() -> NoReturn:
     """
     gc.set_threshold(_GC_THRESHOLD)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of imports; main() has its own
-    from prune_cli.cli import main
+    from prune_cli.cli.commands import main
 
     exit_code = main()
     for stream in filter(None, (sys.stdout, sys.stderr)):

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prune_cli.checkpoint.tensors import DTYPES, ORIG_SUFFIX, Parameter, TensorInfo, pair_masks
 from prune_cli.errors import InputError
-from prune_cli.tensors import DTYPES, ORIG_SUFFIX, Parameter, TensorInfo, pair_masks
 
 if TYPE_CHECKING:
     import torch

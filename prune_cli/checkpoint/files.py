@@ -16,8 +16,8 @@ from typing import IO
 
 from prune_cli.checkpoint.contents import Checkpoint, Shard
 from prune_cli.checkpoint.safetensors_file import read_safetensors
+from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX
 from prune_cli.errors import InputError, OutputError
-from prune_cli.tensors import MASK_SUFFIX, ORIG_SUFFIX
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -12,8 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from prune_cli.checkpoint.contents import Shard
+from prune_cli.checkpoint.tensors import (
+    DTYPES,
+    HEADER_LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    TensorInfo,
+    nbytes,
+)
 from prune_cli.errors import InputError
-from prune_cli.tensors import DTYPES, HEADER_LENGTH_BYTES, MAX_HEADER_BYTES, TensorInfo, nbytes
 
 MAX_DIMS = 64
 """As many as numpy takes. The product of a shape without a limit can take forever."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Shard
+from prune_cli.checkpoint.tensors import DTYPES, TensorInfo, pair_masks
 from prune_cli.errors import InputError
-from prune_cli.tensors import DTYPES, TensorInfo, pair_masks
 
 _DTYPE_NAMES = {
     getattr(torch, dtype.torch): name

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from prune_cli import errors
 from prune_cli.errors import PruneError, RequestError
-from prune_cli.selection import Rule
+from prune_cli.plan.selection import Rule
 
 if TYPE_CHECKING:
     from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prune_cli.errors import InputError
-from prune_cli.selection import Amount, Rule
+from prune_cli.plan.selection import Amount, Rule
 from prune_cli.shrink.channels import Attribute
 from prune_cli.shrink.effect import Effect
 from prune_cli.shrink.load import Resizing

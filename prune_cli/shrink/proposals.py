@@ -12,16 +12,16 @@ from functools import cached_property
 
 import torch
 
+from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.errors import AmountError, RequestError
-from prune_cli.plan import derive_seed
-from prune_cli.pruning import draw_channels, number_to_prune
-from prune_cli.selection import Rule, Selection, select
+from prune_cli.module import draw_channels, number_to_prune
+from prune_cli.plan.draw import derive_seed
+from prune_cli.plan.selection import Rule, Selection, select
 from prune_cli.shrink.axes import Owner
 from prune_cli.shrink.channels import Cut, NotSliceableError
 from prune_cli.shrink.coupling import Coupling, CouplingGraph
 from prune_cli.shrink.plan import ShrinkOptions, Whole, Zeros
 from prune_cli.shrink.subject import Subject
-from prune_cli.tensors import Parameter, TensorInfo
 
 NOT_SELECTED = "it is not selected"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import RequestError
-from prune_cli.outputs import Removal
-from prune_cli.plan import derive_seed
+from prune_cli.plan.draw import derive_seed
 from prune_cli.shrink.huggingface import CONFIG_NAME, config_text, edit_config, read_folder
 from prune_cli.shrink.load import METADATA_KEY
 from prune_cli.shrink.plan import Group, ShrinkPlan
+from prune_cli.write.layout import Removal
 
 METHOD = "shrink"
 """The method of a report whose channels are gone."""

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as stock
 
-from prune_cli import pruning as ours
+from prune_cli import module as ours
 from tests.benchmarks.rows import Result, Row
 
 AMOUNT = 0.25

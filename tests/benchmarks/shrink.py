@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prune_cli.selection import Rule
+from prune_cli.plan.selection import Rule
 from prune_cli.shrink.effect import measure_latency
 from prune_cli.shrink.load import resize
 from prune_cli.shrink.model import make_inputs, parse_example

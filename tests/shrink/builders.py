@@ -38,7 +38,7 @@ def inputs(name: str) -> tuple[Tensor, ...]:
 
 def plan(name: str, amount: float = 0.25, checkpoint=None, **options):
     """The plan for a model of nets.py, made in this process."""
-    from prune_cli.selection import Rule
+    from prune_cli.plan.selection import Rule
     from prune_cli.shrink.model import find_factory
     from prune_cli.shrink.plan import ShrinkOptions, Source
     from prune_cli.shrink.planning import plan_shrink

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prune_cli.errors import RequestError, UsageError
-from prune_cli.selection import Rule
+from prune_cli.plan.selection import Rule
 from prune_cli.shrink import child as child_module
 from prune_cli.shrink.child import PlanningChild
 from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source

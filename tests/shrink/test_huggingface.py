@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prune_cli.errors import InputError, RequestError
-from prune_cli.selection import Rule
+from prune_cli.plan.selection import Rule
 from prune_cli.shrink.huggingface import config_text, edit_config, read_folder
 from prune_cli.shrink.plan import ShrinkOptions, Source
 from prune_cli.shrink.planning import plan_shrink

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn.utils import prune
 
 from prune_cli.errors import OutputError, RequestError, UsageError
-from prune_cli.selection import Rule
+from prune_cli.plan.selection import Rule
 from prune_cli.shrink.effect import measure_latency
 from prune_cli.shrink.export import export_program
 from prune_cli.shrink.load import load_shrunk
 from prune_cli.shrink.shrink import shrink_checkpoint
-from prune_cli.verify import verify_checkpoint
+from prune_cli.verify.verify import verify_checkpoint
 from tests.shrink.builders import NETS, build, inputs
 
 

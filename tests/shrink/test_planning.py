@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from prune_cli.errors import AmountError, RequestError, SelectionError
-from prune_cli.plan import derive_seed
-from prune_cli.pruning import draw_channels
-from prune_cli.selection import Rule
+from prune_cli.module import draw_channels
+from prune_cli.plan.draw import derive_seed
+from prune_cli.plan.selection import Rule
 from prune_cli.shrink.load import resize
 from prune_cli.shrink.plan import ShrinkPlan
 from tests.shrink.builders import build, inputs, plan, prune_live, slice_state

@@ -12,10 +12,10 @@ import torch
 
 from prune_cli.errors import InputError, RequestError
 from prune_cli.shrink.shrink import shrink_checkpoint
-from prune_cli.verify import verify_checkpoint
+from prune_cli.verify.verify import verify_checkpoint
 from tests.shrink.builders import NETS, build
 
-SCHEMA = json.loads((resources.files("prune_cli") / "report.schema.json").read_text())
+SCHEMA = json.loads((resources.files("prune_cli.report") / "report.schema.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,288 @@
+"""Report <-> JSON: a plan plus what happened, versioned and reproducible.
+
+No times and no absolute paths are in it, and its keys stand in one order, so that the same run
+gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import prune_cli
+from prune_cli.checkpoint import Checkpoint, Dropped
+from prune_cli.errors import InputError
+from prune_cli.jsontext import encode
+from prune_cli.plan.draw import Options, Plan, PlanItem, Skipped
+from prune_cli.plan.selection import Rule
+
+SCHEMA = 1
+
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
+
+_OPTIONAL = {"follows", "shrink"}
+"""The keys that are there only if there is something to say."""
+
+_Fact = TypeVar("_Fact")
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """What wrote the report; versions without the build ("2.13.0", not "2.13.0+cu130")."""
+
+    name: str
+    version: str
+    torch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The checkpoint that was read; `path` is its name, without the folders above it."""
+
+    path: str
+    format: str
+    tensors: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The checkpoint that was written; `files` are those that hold tensors."""
+
+    path: str
+    format: str
+    files: tuple[str, ...]
+    tensors: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the tensors of the report.
+
+    `channels` and `channels_pruned` leave out rows that follow another. `elements_zero` counts
+    the elements in pruned channels, those pruned before included, and `sparsity` is its part
+    of `elements`.
+    """
+
+    tensors_pruned: int
+    channels: int
+    channels_pruned: int
+    elements: int
+    elements_zero: int
+    sparsity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A plan and what came of it. `output` is None after a dry run."""
+
+    tool: Tool
+    method: str
+    options: Options
+    input: Input
+    output: Output | None
+    totals: Totals
+    tensors: tuple[PlanItem, ...]
+    skipped: tuple[Skipped, ...]
+    dropped: tuple[Dropped, ...]
+    shrink: Mapping[str, Any] | None = None
+    """What was removed, where that is the method: the JSON of a `shrink.ShrinkPlan`."""
+    schema: int = SCHEMA
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What to tell the user; not part of the JSON."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that it reports."""
+        return Plan(self.method, self.options, self.tensors, self.skipped)
+
+
+def make_report(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    output: Output | None,
+    *,
+    shrink: Mapping[str, Any] | None = None,
+) -> Report:
+    """The Report of `plan` on `checkpoint`; `output` is None for a dry run."""
+    import torch
+
+    return Report(
+        tool=Tool("prune-cli", prune_cli.__version__, torch.__version__.partition("+")[0]),
+        method=plan.method,
+        options=plan.options,
+        input=Input(
+            path=checkpoint.path.name or checkpoint.path.resolve().name,
+            format=checkpoint.format,
+            tensors=len(checkpoint.tensors),
+            bytes=checkpoint.nbytes,
+        ),
+        output=output,
+        totals=sum_up(plan.items),
+        tensors=plan.items,
+        skipped=plan.skipped,
+        dropped=checkpoint.dropped,
+        shrink=shrink,
+        notes=(*checkpoint.notes, *_tied(checkpoint)),
+    )
+
+
+def _tied(checkpoint: Checkpoint) -> Iterator[str]:
+    count = len(checkpoint.aliases)
+    if count:
+        yield (
+            f"{count} name(s) share memory with a tensor that is stored once, under another name; "
+            "safetensors.torch.load_model restores them"
+        )
+
+
+def sum_up(items: Sequence[PlanItem]) -> Totals:
+    """The Totals of `items`."""
+    leading = [item for item in items if item.follows is None]
+    elements = sum(item.elements for item in items)
+    zero = sum(item.elements_zero for item in items)
+    return Totals(
+        tensors_pruned=sum(bool(item.pruned) for item in items),
+        channels=sum(item.channels for item in leading),
+        channels_pruned=sum(len(item.pruned) for item in leading),
+        elements=elements,
+        elements_zero=zero,
+        sparsity=zero / elements if elements else 0.0,
+    )
+
+
+# --- to JSON ---------------------------------------------------------------------------------
+
+
+def to_json(report: Report) -> str:
+    """The report as JSON, a line for each tensor, ending in a newline."""
+    facts: dict[str, Any] = {
+        "schema": report.schema,
+        "tool": asdict(report.tool),
+        "method": report.method,
+        "options": asdict(report.options),
+        "input": asdict(report.input),
+        "output": asdict(report.output) if report.output else None,
+        "totals": asdict(report.totals),
+        "tensors": [_row(item) for item in report.tensors],
+        "skipped": [asdict(skip) for skip in report.skipped],
+        "dropped": [asdict(drop) for drop in report.dropped],
+    }
+    text = encode(facts if report.shrink is None else {**facts, "shrink": report.shrink})
+    # A file's name can have bytes that are no text; JSON cannot.
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _row(item: PlanItem) -> dict[str, Any]:
+    row = {entry.name: getattr(item, entry.name) for entry in fields(item)}
+    if item.follows is None:
+        del row["follows"]
+    return row
+
+
+# --- from JSON -------------------------------------------------------------------------------
+
+
+def read_report(path: Path) -> Report:
+    """The Report in the file at `path`, or in stdin ("-").
+
+    Raises:
+        InputError: the file cannot be read, is no report, or one of a newer version.
+    """
+    try:
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return from_json(content.decode("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a report of prune-cli: {error}") from error
+
+
+def from_json(text: str) -> Report:
+    """The Report that to_json wrote.
+
+    Raises:
+        InputError: it is not JSON, lacks a key, or has one of another type.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON: {error}") from None
+    if _HALF_CHARACTER.search(text) and not _is_text(found):
+        raise InputError("it holds half a character (a lone surrogate), so it is no text")
+    schema = _take(found, "schema", int)
+    if schema != SCHEMA:
+        raise InputError(f"its schema is {schema}; this version of prune-cli reads {SCHEMA}")
+    _check_keys("the report", found, {entry.name for entry in fields(Report)} - {"notes"})
+    output = found["output"]
+    return Report(
+        schema=schema,
+        tool=_build(Tool, _take(found, "tool", dict)),
+        method=_take(found, "method", str),
+        options=_options(_take(found, "options", dict)),
+        input=_build(Input, _take(found, "input", dict)),
+        output=None if output is None else _build(Output, _take(found, "output", dict)),
+        totals=_build(Totals, _take(found, "totals", dict)),
+        tensors=tuple(_build(PlanItem, row) for row in _take(found, "tensors", list)),
+        skipped=tuple(_build(Skipped, row) for row in _take(found, "skipped", list)),
+        dropped=tuple(_build(Dropped, row) for row in _take(found, "dropped", list)),
+        shrink=_take(found, "shrink", dict) if "shrink" in found else None,
+    )
+
+
+def _is_text(found: object) -> bool:
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _options(found: Mapping[str, Any]) -> Options:
+    rules = [_build(Rule, rule) for rule in _take(found, "rules", list)]
+    return replace(_build(Options, {**found, "rules": []}), rules=tuple(rules))
+
+
+def _take(found: object, key: str, kind: type) -> Any:
+    value = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(value, kind):
+        raise InputError(f"{key!r} is missing, or is no {kind.__name__}")
+    return value
+
+
+def _build(kind: type[_Fact], found: object) -> _Fact:
+    """A `kind` from a JSON object that has exactly its fields, each of the type it has there."""
+    hints = _hints(cast(Hashable, kind))
+    if not isinstance(found, dict):
+        raise InputError(f"{kind.__name__}: expected an object, not {found!r:.80}")
+    _check_keys(kind.__name__, found, hints.keys())
+    values = {}
+    for name, value in found.items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+        if not _fits(values[name], hints[name]):
+            raise InputError(f"{kind.__name__}: {name!r} cannot be {value!r:.80}")
+    return kind(**values)
+
+
+def _check_keys(what: str, found: Mapping[str, object], keys: Collection[str]) -> None:
+    missing, unknown = {*keys} - _OPTIONAL - found.keys(), found.keys() - {*keys}
+    if missing:
+        raise InputError(f"{what} lacks {', '.join(map(repr, sorted(missing)))}")
+    if unknown:
+        raise InputError(f"{what} has the unknown {', '.join(map(repr, sorted(unknown)))}")
+
+
+_hints = cache(get_type_hints)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        return isinstance(value, tuple) and all(type(entry) is inner for entry in value)
+    return type(value) in (get_args(hint) or (hint,))

@@ -1,0 +1,127 @@
+"""Where the bytes of a file are not what they should be: for each channel, the first such element.
+
+A channel's answer is an offset, counted from the start of the file to the first byte of the
+element, or NOWHERE. So what is noted grows with the channels of the tensors that differ, however
+much differs. What the answer means is `verify`'s to say.
+"""
+
+import math
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+import torch
+
+from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
+from prune_cli.module import INTEGER_OF_WIDTH
+from prune_cli.write.atomic import read_exactly, read_pieces
+from prune_cli.write.layout import OutputTensor
+
+NOWHERE = torch.iinfo(torch.int64).max
+"""In place of an offset: the channel is as it should be."""
+
+_BLOCK_ELEMENTS = 1 << 19
+_NOTED_ELEMENTS = 1 << 16
+
+
+def first_bits(
+    checkpoint: Checkpoint, info: TensorInfo, dim: int, channels: Sequence[int]
+) -> torch.Tensor:
+    """Where each of `channels` along `dim` has its first element that is not +0.
+
+    Args:
+        checkpoint: with the tensor.
+        info: of a tensor that lies in its file as it is (`is_plain`), of a dtype of whole bytes.
+        dim: from 0; a tensor without dims is one channel.
+        channels: the only ones that are read.
+
+    Returns:
+        int64, an offset or NOWHERE for each index along `dim`.
+    """
+    tensor = checkpoint.tensor(info)
+    shape = info.shape or (1,)
+    outer, n, inner = math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
+    bits = tensor.view(INTEGER_OF_WIDTH[tensor.itemsize]).view(outer, n, inner)
+    first = torch.full((n,), NOWHERE)
+    columns = max(min(inner, _BLOCK_ELEMENTS), 1)
+    for some in torch.tensor(channels, dtype=torch.int64).split(_BLOCK_ELEMENTS // columns):
+        rows = max(_BLOCK_ELEMENTS // (columns * max(len(some), 1)), 1)
+        for row, column in product(range(0, outer, rows), range(0, inner, columns)):
+            block = bits[row : row + rows, :, column : column + columns].index_select(1, some)
+            if block.any():
+                r, c, i = block.nonzero(as_tuple=True)
+                elements = ((row + r) * n + some[c]) * inner + column + i
+                first.scatter_reduce_(0, some[c], elements, "amin")
+    found = first != NOWHERE
+    first[found] = first[found] * tensor.itemsize + (info.offset or 0)
+    return first
+
+
+class ComparingSink:
+    """A Sink that holds what it is given against a file, and notes where they differ."""
+
+    seekable = True
+    is_sparse = False
+
+    def __init__(self, descriptor: int, places: Iterable[tuple[OutputTensor, int]]) -> None:
+        self._descriptor = descriptor
+        held = [(start, tensor) for tensor, start in places if tensor.info.nbytes]
+        self._places = sorted(held, key=lambda place: place[0])
+        self._starts = [start for start, _ in self._places]
+        self._buffer = _Buffer()
+        self._lock = threading.Lock()
+        self.first: dict[str, torch.Tensor] = {}
+        """For each tensor that differs: an offset or NOWHERE for each index along the dim in which
+        it loses channels, or one offset if it loses none."""
+
+    def write(self, data: memoryview | bytes, at: int) -> None:
+        """Compares `data` with what is at byte `at`."""
+        actual = self._buffer.of(len(data))
+        read_exactly(self._descriptor, memoryview(actual), at)
+        expected: object = data  # as two memoryviews they would be compared one by one
+        if actual != expected:
+            self._note(actual, data, at)
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Compares `nbytes` of `source` with what is at byte `at`."""
+        for piece in read_pieces(source, start, nbytes):
+            self.write(piece, at)
+            at += len(piece)
+
+    def _note(self, actual: bytearray, expected: memoryview | bytes, at: int) -> None:
+        """Notes where the two differ; they lie within one tensor, and hold whole elements."""
+        start, tensor = self._places[bisect_right(self._starts, at) - 1]
+        channels = tensor.info.shape[tensor.dim] if tensor.zero else 1
+        with self._lock:
+            first = self.first.setdefault(tensor.info.name, torch.full((channels,), NOWHERE))
+            if (first <= at).all():
+                return  # what comes later is not the first
+        width = max(DTYPES[tensor.info.dtype].bits // 8, 1)
+        inner = math.prod(tensor.info.shape[tensor.dim + 1 :])
+        is_, should = (
+            torch.frombuffer(bytearray(side), dtype=INTEGER_OF_WIDTH[width])
+            for side in (actual, expected)
+        )
+        for place in range(0, len(is_), _NOTED_ELEMENTS):
+            part = slice(place, place + _NOTED_ELEMENTS)
+            elements = (is_[part] != should[part]).nonzero().flatten()
+            elements += place + (at - start) // width
+            of_channel = elements // inner % channels
+            is_new = torch.ones(len(elements), dtype=torch.bool)
+            is_new[1:] = of_channel[1:] != of_channel[:-1]
+            offsets = elements[is_new] * width + start
+            with self._lock:
+                first.scatter_reduce_(0, of_channel[is_new], offsets, "amin")
+
+
+class _Buffer(threading.local):
+    """Each worker's own memory, of the length that was last asked for."""
+
+    memory = bytearray()
+
+    def of(self, nbytes: int) -> bytearray:
+        if len(self.memory) != nbytes:
+            self.memory = bytearray(nbytes)
+        return self.memory

@@ -1,0 +1,258 @@
+"""Writes a folder of shards that is either complete or can be taken up again.
+
+Each file is finished in a hidden folder inside the output, under its final name only once it is
+whole; when all are there they are moved out, the index last, so that no loader sees half a model.
+A killed run leaves that folder, and `resume` redoes only what is missing from it.
+"""
+
+import contextlib
+import hashlib
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from prune_cli.checkpoint import STAGING, Checkpoint
+from prune_cli.errors import InputError, OutputError
+from prune_cli.write.atomic import Sink, is_special, output_errors, pending, write_file
+from prune_cli.write.layout import OutputFile
+from prune_cli.write.stream import Job, run
+from prune_cli.write.target import FOLDER_REPORT
+
+_FINGERPRINT = "fingerprint"
+_MOVING = "moving"
+_FILES = "files"
+_INDEX = ".safetensors.index.json"
+_SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
+
+WriteShard = Callable[[OutputFile, Sink, threading.Event], None]
+"""Writes all the bytes of a shard to a sink, unless the event is set before."""
+
+
+@dataclass(frozen=True)
+class FolderOutput:
+    """All that will be in the output folder.
+
+    Attributes:
+        folder: it.
+        shards: files of tensors.
+        others: files of the input to copy, relative to it.
+        texts: small files by name: the report and the index, if they are in it.
+        index: which of the texts is the index, if there is one.
+        beside: files outside the folder that belong to it: the report, if it is there.
+    """
+
+    folder: Path
+    shards: tuple[OutputFile, ...]
+    others: tuple[str, ...]
+    texts: Mapping[str, bytes]
+    index: str | None
+    beside: Mapping[Path, bytes] = field(default_factory=dict)
+
+    @property
+    def staging(self) -> Path:
+        """What is there only until the run ends."""
+        return self.folder / STAGING
+
+    @property
+    def files(self) -> Path:
+        """Where files wait until all are finished; apart from the marks, whatever their names."""
+        return self.staging / _FILES
+
+    @property
+    def names(self) -> list[str]:
+        """Every file, in the order they are moved into place: the index is the last."""
+        early = [*self.others, *(name for name in self.texts if name != self.index)]
+        return [*early, *(shard.name for shard in self.shards), *filter(None, [self.index])]
+
+
+def write_folder(
+    output: FolderOutput,
+    checkpoint: Checkpoint,
+    write_shard: WriteShard,
+    *,
+    workers: int,
+    force: bool,
+    resume: bool,
+) -> None:
+    """Writes `output`, or what is missing of it.
+
+    Args:
+        output: what to write.
+        checkpoint: the input, from which other files are copied.
+        write_shard: writes one shard.
+        workers: how many shards at a time.
+        force: replace the checkpoint that is in the folder, or start over.
+        resume: take up a run that was killed.
+
+    Raises:
+        OutputError: the folder cannot be written, is not empty, or holds another run's leftovers.
+    """
+    with output_errors(output.folder):
+        fingerprint = _fingerprint(output, checkpoint)
+        is_complete = resume and _is_complete(output, checkpoint)
+        if not is_complete:
+            _prepare(output, fingerprint, force=force, resume=resume)
+            _fill(output, checkpoint, write_shard, workers)
+        for path, content in output.beside.items():
+            write_file(path, content)
+        if not is_complete:
+            _move(output)
+        shutil.rmtree(output.staging, ignore_errors=True)
+
+
+# --- before ----------------------------------------------------------------------------------
+
+
+def _fingerprint(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
+    """Of the plan (the report has it), of every output header, and of the input's files."""
+    digest = hashlib.sha256()
+    for content in (*output.texts.values(), *(shard.header for shard in output.shards)):
+        digest.update(hashlib.sha256(content).digest())
+    for shard in checkpoint.shards:
+        facts = shard.path.stat()
+        digest.update(f"{shard.name}:{facts.st_size}:{facts.st_mtime_ns};".encode())
+    return digest.hexdigest().encode()
+
+
+def _is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
+    """Whether an earlier run wrote all of this.
+
+    Its report, which has the plan, is then the same, and younger than the input.
+    """
+    texts = {output.folder / name: content for name, content in output.texts.items()}
+    texts |= {path: content for path, content in output.beside.items() if not is_special(path)}
+    reports = [path for path in texts if path.name != output.index]
+    return (
+        bool(reports)
+        and all(path.is_file() and path.read_bytes() == texts[path] for path in texts)
+        and all(_is_whole(output.folder / shard.name, shard) for shard in output.shards)
+        and all((output.folder / name).exists() for name in output.others)
+        and max(_changed(shard.path) for shard in checkpoint.shards) <= _changed(reports[0])
+    )
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _prepare(output: FolderOutput, fingerprint: bytes, *, force: bool, resume: bool) -> None:
+    """Makes the staging folder ready for this run, or refuses what is in it."""
+    mark = output.staging / _FINGERPRINT
+    if output.staging.exists() and not resume:
+        shutil.rmtree(output.staging)
+    if mark.exists() and mark.read_bytes() != fingerprint:
+        raise OutputError(
+            f"{output.folder} holds the leftovers of another run: the options, the input or the "
+            "version of prune-cli were not the same; --force without --resume starts over"
+        )
+    others = [path for path in _listed(output.folder) if path.name != STAGING]
+    if others and not mark.exists() and not force:
+        raise OutputError(f"{output.folder} is not empty; --force replaces the checkpoint in it")
+    output.staging.mkdir(parents=True, exist_ok=True)
+    write_file(mark, fingerprint)
+
+
+def _listed(folder: Path) -> Iterable[Path]:
+    return folder.iterdir() if folder.exists() else ()
+
+
+def _is_whole(path: Path, shard: OutputFile) -> bool:
+    """Whether the file is as long as `shard` and has its header."""
+    if not path.is_file() or path.stat().st_size != shard.nbytes:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(shard.header)) == shard.header
+
+
+# --- during ----------------------------------------------------------------------------------
+
+
+def _fill(
+    output: FolderOutput, checkpoint: Checkpoint, write_shard: WriteShard, workers: int
+) -> None:
+    """Finishes in the staging folder whatever is not there; nothing if that was done before."""
+    if (output.staging / _MOVING).exists():
+        return
+    missing = [shard for shard in output.shards if not _is_whole(output.files / shard.name, shard)]
+    stopped = threading.Event()
+    jobs: list[Job] = [
+        partial(_write_shard, output, shard, write_shard, stopped) for shard in missing
+    ]
+    try:
+        run(jobs, min(workers, max(len(jobs), 1)), stopped)
+    except BaseException:
+        if not any(_is_whole(output.files / shard.name, shard) for shard in output.shards):
+            _withdraw(output)
+        raise
+    for name in output.others:
+        _copy(checkpoint.path / name, output.files / name)
+    for name, content in output.texts.items():
+        write_file(output.files / name, content)
+    write_file(output.staging / _MOVING, b"")
+
+
+def _write_shard(
+    output: FolderOutput, shard: OutputFile, write_shard: WriteShard, stopped: threading.Event
+) -> None:
+    path = output.files / shard.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pending(path) as file:
+        file.set_size(shard.nbytes)
+        write_shard(shard, file.sink, stopped)
+        file.commit()
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        reader = source.open("rb")
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    with reader, pending(target) as file:
+        file.sink.copy(reader.fileno(), 0, source.stat().st_size, 0)
+        file.commit()
+
+
+def _withdraw(output: FolderOutput) -> None:
+    """Leaves nothing behind where nothing was finished."""
+    shutil.rmtree(output.staging, ignore_errors=True)
+    with contextlib.suppress(OSError):  # what is not empty stays
+        output.folder.rmdir()
+
+
+# --- after -----------------------------------------------------------------------------------
+
+
+def _move(output: FolderOutput) -> None:
+    """Moves every file to its place; the old index goes first and the new one comes last."""
+    for name in _replaced(output):
+        (output.folder / name).unlink()
+    for name in output.names:
+        staged, place = output.files / name, output.folder / name
+        if staged.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            staged.replace(place)
+
+
+def _replaced(output: FolderOutput) -> list[str]:
+    """What has to go of the checkpoint that was in the folder, its indexes first.
+
+    These, its shards and its report, and no file that only may be part of it.
+    """
+    names = [path.name for path in output.folder.iterdir() if path.is_file()]
+    single = {_SHARD_NUMBER.sub("", shard.name) for shard in output.shards}
+    indexes = [
+        name
+        for name in names
+        if name.endswith(_INDEX) and (name not in output.names or (output.files / name).exists())
+    ]
+    return indexes + [
+        name
+        for name in names
+        if name not in output.names
+        and (_SHARD_NUMBER.search(name) or name in single or name == FOLDER_REPORT)
+    ]

@@ -1,0 +1,321 @@
+"""Which tensors the output holds, in which files, and what becomes of the bytes of each.
+
+All of it follows from the headers and the plan, so the header of every output file is known
+before a weight is read. Names and numbers only.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import PurePosixPath
+from typing import Any
+
+from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.checkpoint.tensors import (
+    MASK_SUFFIX,
+    ORIG_SUFFIX,
+    Parameter,
+    TensorInfo,
+    encode_header,
+    in_layout_order,
+    nbytes,
+)
+from prune_cli.errors import RequestError
+from prune_cli.plan.draw import Plan, PlanItem
+
+Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+"""For a tensor's name and a dim: the channels that stay, where some are removed."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Channels that leave the file, beside a plan of those that are zeroed.
+
+    Attributes:
+        kept: the channels that stay.
+        metadata: more of it, for every output file.
+        facts: what the report says of it, as JSON.
+        texts: files that replace those of the input folder (its config.json).
+    """
+
+    kept: Kept
+    metadata: Mapping[str, str]
+    facts: Mapping[str, Any]
+    texts: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One tensor of the output, and how its bytes come about.
+
+    Attributes:
+        info: its name, dtype and shape in the output.
+        source: the tensor of the input that it is made of; None: a mask, all ones.
+        keep: for each dim that gets shorter, the indices of `source` that stay, ascending.
+        mask: of the input; where it is 0, so is this tensor.
+        dim, zero: the channels that are zeroed.
+    """
+
+    info: TensorInfo
+    source: TensorInfo | None
+    keep: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    mask: TensorInfo | None = None
+    dim: int = 0
+    zero: tuple[int, ...] = ()
+
+    @property
+    def is_contiguous_source(self) -> bool:
+        """Whether its bytes are those of the source but for the zeros."""
+        plain = self.source is not None and self.source.is_plain
+        return plain and not self.keep and self.mask is None
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file of the output: its name, its tensors in the order they lie, and its metadata."""
+
+    name: str
+    tensors: tuple[OutputTensor, ...]
+    metadata: Mapping[str, str]
+
+    @cached_property
+    def header(self) -> bytes:
+        """Its first bytes."""
+        return encode_header((tensor.info for tensor in self.tensors), self.metadata)
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return len(self.header) + self.data_nbytes
+
+    @property
+    def data_nbytes(self) -> int:
+        """The bytes that its tensors take."""
+        return sum(tensor.info.nbytes for tensor in self.tensors)
+
+
+def lay_out(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    *,
+    removal: Removal | None = None,
+    max_shard_size: int | None = None,
+) -> tuple[OutputFile, ...]:
+    """The files that `plan` makes of `checkpoint`.
+
+    Args:
+        checkpoint: the input.
+        plan: what is zeroed.
+        removal: what is removed, for `shrink`.
+        max_shard_size: in bytes; without it, there is one file for each shard of the input,
+            but for those that held nothing but masks that are baked now.
+
+    Raises:
+        RequestError: two tensors or two files of the output would have one name.
+    """
+    groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
+    _refuse_twice([tensor.info.name for _, group in groups for tensor in group])
+    common = _common_metadata(removal)
+    if max_shard_size is None:
+        _refuse_twice([output_name(shard.name) for shard in checkpoint.shards])
+        return tuple(
+            _file(checkpoint, output_name(shard.name), group, {**shard.metadata, **common})
+            for shard, group in groups
+        )
+    shards = _split([tensor for _, group in groups for tensor in group], max_shard_size)
+    names = _shard_names(_stem(checkpoint), len(shards))
+    return _files(checkpoint, dict(zip(names, shards, strict=True)), common)
+
+
+def lay_out_like(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    shards: Sequence[Shard],
+    *,
+    removal: Removal | None = None,
+) -> tuple[OutputFile, ...]:
+    """lay_out for an output that is there: a file for each of its `shards`, in their order.
+
+    If these are not the files that lay_out gives, the output was split anew, and its tensors are
+    expected where they are.
+    """
+    files = lay_out(checkpoint, plan, removal=removal)
+    names = [shard.name for shard in shards]
+    place = {info.name: shard.name for shard in shards for info in shard.tensors}
+    groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
+    if len(files) == len(names) == 1:
+        return files
+    if [file.name for file in files] == names and not _is_split_anew(files, groups, place):
+        return files
+    dealt: dict[str, list[OutputTensor]] = {name: [] for name in names}
+    for tensor in chain.from_iterable(group for _, group in groups):
+        dealt[place.get(tensor.info.name, names[0])].append(tensor)
+    return _files(checkpoint, dealt, _common_metadata(removal))
+
+
+def count_bytes(checkpoint: Checkpoint, plan: Plan) -> int:
+    """About how many bytes the output takes: those of the input, and the new masks."""
+    masked = () if plan.options.bake else plan.items
+    return checkpoint.nbytes + sum(nbytes(item.dtype, item.shape) for item in masked)
+
+
+def output_name(name: str) -> str:
+    """What the shard `name` is called in the output: a pickled one becomes safetensors.
+
+    Example:
+        >>> output_name("pytorch_model-00001-of-00002.bin")
+        'model-00001-of-00002.safetensors'
+    """
+    if name.endswith(".safetensors"):
+        return name
+    path = PurePosixPath(name)
+    return str(path.with_name(path.stem.removeprefix("pytorch_") + ".safetensors"))
+
+
+def index_name(checkpoint: Checkpoint) -> str:
+    """What the index of the output is called."""
+    return f"{_stem(checkpoint)}.safetensors.index.json"
+
+
+def encode_index(checkpoint: Checkpoint, files: Iterable[OutputFile]) -> bytes:
+    """The index of `files`, with the metadata of the input's and the right total_size."""
+    files = list(files)
+    weight_map = {tensor.info.name: file.name for file in files for tensor in file.tensors}
+    total = sum(file.data_nbytes for file in files)
+    metadata = {**(checkpoint.index.metadata if checkpoint.index else {}), "total_size": total}
+    index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+    return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+# --- tensors ---------------------------------------------------------------------------------
+
+
+_Group = tuple[Shard, list[OutputTensor]]
+
+
+def _output_tensors(checkpoint: Checkpoint, plan: Plan, kept: Kept) -> list[_Group]:
+    """What becomes of each shard of the input; one of which nothing is left is not among them."""
+    items = {item.name: item for item in plan.items}
+    groups: list[_Group] = [(shard, []) for shard in checkpoint.shards]
+    for parameter in checkpoint.parameters:
+        item = items.get(parameter.name)
+        make = _baked if plan.options.bake else _masked
+        for tensor in make(parameter, item):
+            group = groups[parameter.tensor.shard][1]
+            group.append(_shrunk(tensor, kept.get(parameter.name, {})))
+    return [(shard, group) for shard, group in groups if group or not shard.tensors]
+
+
+def _baked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTensor]:
+    info = replace(parameter.tensor, name=parameter.name)
+    zero = (item.dim, item.pruned) if item else (0, ())
+    yield OutputTensor(info, parameter.tensor, (), parameter.mask, *zero)
+
+
+def _masked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTensor]:
+    tensor, mask = parameter.tensor, parameter.mask
+    if item is None and mask is None:
+        yield OutputTensor(tensor, tensor)
+        return
+    yield OutputTensor(replace(tensor, name=parameter.name + ORIG_SUFFIX), tensor)
+    new = replace(mask or tensor, name=parameter.name + MASK_SUFFIX)
+    dead = sorted((*item.already_pruned, *item.pruned)) if item else ()
+    yield OutputTensor(new, mask, dim=item.dim if item else 0, zero=tuple(dead))
+
+
+def _shrunk(tensor: OutputTensor, kept: Mapping[int, tuple[int, ...]]) -> OutputTensor:
+    if not kept:
+        return tensor
+    shape = tuple(len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.info.shape))
+    keep = tuple(sorted(kept.items()))
+    return replace(tensor, info=replace(tensor.info, shape=shape), keep=keep)
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise RequestError(
+            f"the output would hold {', '.join(twice)} twice; rename what the checkpoint calls so"
+        )
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def _common_metadata(removal: Removal | None) -> dict[str, str]:
+    return {**(removal.metadata if removal else {}), "format": "pt"}
+
+
+def _files(
+    checkpoint: Checkpoint, groups: Mapping[str, Iterable[OutputTensor]], common: dict[str, str]
+) -> tuple[OutputFile, ...]:
+    """A file for each of `groups`, each with the metadata of all shards of the input."""
+    for shard in checkpoint.shards:
+        common = {**shard.metadata, **common}
+    return tuple(_file(checkpoint, name, group, common) for name, group in groups.items())
+
+
+def _file(
+    checkpoint: Checkpoint,
+    name: str,
+    tensors: Iterable[OutputTensor],
+    metadata: Mapping[str, str],
+) -> OutputFile:
+    by_name = {tensor.info.name: tensor for tensor in tensors}
+    ordered = in_layout_order(tensor.info for tensor in by_name.values())
+    aliases = dict(_aliases(checkpoint, by_name))
+    kept = {key: value for key, value in metadata.items() if key not in checkpoint.aliases}
+    return OutputFile(name, tuple(by_name[info.name] for info in ordered), {**aliases, **kept})
+
+
+def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The further names of what is `held`, as `safetensors.torch.save_model` records them."""
+    for alias, name in checkpoint.parameter_aliases.items():
+        for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX):
+            if name + suffix in held:
+                yield alias + suffix, name + suffix
+
+
+def _is_split_anew(
+    files: Sequence[OutputFile], groups: Sequence[_Group], place: Mapping[str, str]
+) -> bool:
+    """Whether the tensors lie in as many shards as those of the input, but were cut elsewhere.
+
+    A split keeps the order of the tensors; one that was moved out of order is just misplaced.
+    """
+    number = {file.name: position for position, file in enumerate(files)}
+    there = [(n, tensor.info.name) for n, (_, group) in enumerate(groups) for tensor in group]
+    found = [(n, number[place[name]]) for n, name in there if name in place]
+    shards = [shard for _, shard in found]
+    return shards == sorted(shards) and any(n != shard for n, shard in found)
+
+
+def _split(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTensor]]:
+    """`tensors` in their order, a new shard whenever the next would not fit in `limit` bytes."""
+    shards: list[list[OutputTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.info.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.info.nbytes
+    return shards
+
+
+def _shard_names(stem: str, count: int) -> list[str]:
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+
+
+def _stem(checkpoint: Checkpoint) -> str:
+    """What precedes the extensions: "model", or "diffusion_pytorch_model" of diffusers."""
+    if checkpoint.index:
+        name = checkpoint.index.name.removesuffix(".index.json")
+    else:
+        name = checkpoint.shards[0].name if checkpoint.is_folder else "model.safetensors"
+    return output_name(name).removesuffix(".safetensors")
