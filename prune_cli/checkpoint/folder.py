@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from prune_cli.checkpoint.contents import Checkpoint, Index
-from prune_cli.checkpoint.files import Loading, open_file
+from prune_cli.checkpoint.files import open_file
+from prune_cli.checkpoint.loading import Loading
 from prune_cli.errors import InputError
 
 PICKLED_WEIGHTS = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
@@ -192,6 +193,7 @@ def _join(folder: Path, layout: _Layout, opened: list[Checkpoint]) -> Checkpoint
         aliases=aliases,
         overlaps={name: other for part in opened for name, other in part.overlaps.items()},
         dropped=tuple(entry for part in opened for entry in part.dropped),
+        unwritable={name: why for part in opened for name, why in part.unwritable.items()},
         is_folder=True,
         index=Index(layout.index, layout.metadata) if layout.index else None,
     )
