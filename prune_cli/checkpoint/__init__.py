@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Shard
 from prune_cli.checkpoint.files import is_index, open_file
-from prune_cli.checkpoint.folder import STAGING, read_folder
+from prune_cli.checkpoint.folder import METADATA, STAGING, read_folder
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.errors import InputError
 
@@ -43,9 +43,17 @@ def open_checkpoint(path: str | Path, loading: Loading | None = None) -> Checkpo
     loading = loading or Loading()
     try:
         if path.is_dir():
-            return read_folder(path, loading)
+            return _open_folder(path, loading)
         if path.is_file() and is_index(path):
             return read_folder(path.parent, loading, index=path.name)
         return open_file(path, loading)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open_folder(path: Path, loading: Loading) -> Checkpoint:
+    if not (path / METADATA).is_file():
+        return read_folder(path, loading)
+    from prune_cli.checkpoint.distributed import read_distributed
+
+    return read_distributed(path, loading)

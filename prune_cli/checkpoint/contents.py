@@ -149,7 +149,12 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         """The size of its files, in bytes."""
-        return sum(shard.nbytes for shard in self.shards)
+        return sum(file.nbytes for file in self.files)
+
+    @property
+    def files(self) -> tuple[Shard, ...]:
+        """Its shards, and the further files that parts of their tensors lie in."""
+        return tuple(file for shard in self.shards for file in (shard, *shard.parts))
 
     def bits(self, info: TensorInfo) -> "Bits":
         """The elements of a tensor as unsigned integers of their width; nothing is read yet.

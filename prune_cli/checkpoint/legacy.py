@@ -108,7 +108,9 @@ def _locate(program: Program, at: int, keys: object, storages: _Storages) -> Non
         part.start = root.start + start
 
 
-def bytes_as_legacy(program: Program, content: object, table: Mapping[tuple[str, str], object]) -> object:
+def bytes_as_legacy(
+    program: Program, content: object, table: Mapping[tuple[str, str], object]
+) -> object:
     """Return what the legacy file holds that a plain pickle has in place of a storage."""
     if not isinstance(content, Octets) or content.is_latin1:
         raise InputError(

@@ -308,7 +308,9 @@ class Content:
 
     def hooked(self, found: Sequence[Found]) -> set[str]:
         """Return the classes of the modules found whose state_dict runs hooks, which are code."""
-        waiting = [value for one in found if self.is_module(value := self._value_at(one.path))]
+        waiting: list[Any] = [
+            value for one in found if self.is_module(value := self._value_at(one.path))
+        ]
         names: set[str] = set()
         while waiting:
             module = waiting.pop()
@@ -442,8 +444,10 @@ def _has_weights(_: Entries, weights: Weights) -> bool:
 def _is_simple(value: object) -> bool:
     """Whether its repr is short."""
     if type(value) is tuple:
-        return len(value) <= 8 and all(type(part) in (int, str, bool) for part in value) and all(
-            not isinstance(part, int) or part.bit_length() < 64 for part in value
+        return (
+            len(value) <= 8
+            and all(type(part) in (int, str, bool) for part in value)
+            and all(not isinstance(part, int) or part.bit_length() < 64 for part in value)
         )
     return type(value) is int and value.bit_length() < 4000
 

@@ -124,12 +124,7 @@ class _Box:
 
 def _boxes(cluster: Sequence[Place]) -> list[_Box] | None:
     """Return `cluster` as boxes of one matrix; None where they are not."""
-    steps = {
-        stride
-        for place in cluster
-        for size, stride in place.steps or ((2, 0),)
-        if size > 1
-    }
+    steps = {stride for place in cluster for size, stride in place.steps or ((2, 0),) if size > 1}
     strides = sorted(steps | {1}, reverse=True)
     if 0 in steps or any(one % two for one, two in zip(strides, strides[1:])):
         return None
@@ -156,9 +151,15 @@ def _box(place: Place, offset: int, strides: Sequence[int]) -> _Box | None:
     return _Box(place, tuple(ranges))
 
 
+def boxes_meet(boxes: Sequence[tuple[tuple[int, int], ...]]) -> bool:
+    """Whether any two of these boxes have a point in common: each is a (start, stop) for each dim."""
+    places = [_Box(Place(number, number, ()), box) for number, box in enumerate(boxes)]
+    return len(places) > 1 and any(True for _ in _sharing(places))
+
+
 def _sharing(boxes: list[_Box]) -> Iterator[tuple[Place, Place]]:
     """Yield pairs of places that have bytes in common, so that each that has any is in one."""
-    waiting = [(boxes, 0, 0)]
+    waiting = [(boxes, 0, 0)] if len(boxes) > 1 else []
     while waiting:
         group, dim, unsplit = waiting.pop()
         dims = len(group[0].ranges)

@@ -60,7 +60,9 @@ _LARGEST_BLOW_UP = 64
 _SMALL_PICKLE = 64 << 20
 _STEPS_PER_BYTE, _STEPS = 20, 1_000_000
 _CODE_LIMIT = 64 << 20
-_VERSIONS = range(1, 11)  # kMinSupportedFileFormatVersion and kMax... of caffe2/serialize/versions.h
+_VERSIONS = range(
+    1, 11
+)  # kMinSupportedFileFormatVersion and kMax... of caffe2/serialize/versions.h
 
 
 def open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
@@ -135,7 +137,7 @@ def _unpickle_archive(file: Shard, path: Path) -> _Unpickled:
     _check_byte_order(file, archive, path)
     _check_version(file, archive)
     program = _program(file, pickled)
-    value = run_pickle(program, _table(program), partial(_find_storage, archive)).value
+    value = run_pickle(program, _table(program), partial(find_storage, archive)).value
     unpickled = _of(file, value, "torch", pickled.nbytes)
     if "constants.pkl" not in archive.members:
         return unpickled
@@ -171,11 +173,17 @@ def _small_text(file: Shard, member: Member | None) -> str:
 def _program(file: Shard, member: Member) -> Program:
     """Return where a pickle is: small ones are copied, which is faster to go through."""
     if member.nbytes <= _SMALL_PICKLE:
-        return Program(read_member(file.mapped, member), 0, member.nbytes, member.start)
+        return read_member_program(file.mapped, member)
     return Program(file.buffer, member.start, member.stop)
 
 
-def _find_storage(archive: Archive, saved: object) -> Storage:
+def read_member_program(content: memoryview, member: Member) -> Program:
+    """Return the pickle that a member is, copied."""
+    return Program(read_member(content, member), 0, member.nbytes, member.start)
+
+
+def find_storage(archive: Archive, saved: object) -> Storage:
+    """Return the storage that a persistent id of a zip file means."""
     match saved:
         case ("storage", StorageType(dtype), str(key), _, int(elements)):
             member = archive.stored(f"data/{key}")
@@ -189,7 +197,8 @@ def _find_storage(archive: Archive, saved: object) -> Storage:
 
 
 _CLASS = re.compile(
-    r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]]*)\]\n  __buffers__ = \[([^\]]*)\]", re.M
+    r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]]*)\]\n  __buffers__ = \[([^\]]*)\]",
+    re.MULTILINE,
 )
 _STRING = re.compile(r'"([^"]*)"')
 
@@ -235,17 +244,12 @@ class _Placed:
     place: Place
 
 
-def _to_checkpoint(
-    path: Path, file: Shard, unpickled: _Unpickled, loading: Loading
-) -> Checkpoint:
+def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Loading) -> Checkpoint:
     content = unpickled.content
     found = content.find(path, loading.state_dict_keys)
-    weights = dict(_named(found))
-    problems = {name: why for name, value in weights.items() if (why := _problem(name, value))}
-    problems |= _empty_shells(content.value, weights)
-    unwritable = {_printable(name): why for name, why in problems.items()}
-    if unwritable and not loading.drop_unwritable:
-        raise InputError(unwritable_message(path, unwritable))
+    weights = dict(named_weights(found))
+    problems = problems_of(content.value, weights)
+    refuse_unwritable(path, problems, loading)
     spool = Spool(file)
     placed = {
         name: _place(file, spool, name, value)
@@ -266,11 +270,11 @@ def _to_checkpoint(
         overlaps=find_overlaps({name: places[name] for name in stored}),
         dropped=tuple(content.dropped(found)),
         notes=tuple(_notes(content, found)),
-        unwritable=unwritable,
+        unwritable={_printable(name): why for name, why in problems.items()},
     )
 
 
-def _named(found: Sequence[Found]) -> Iterator[tuple[str, Tensor | Array]]:
+def named_weights(found: Sequence[Found]) -> Iterator[tuple[str, Tensor | Array]]:
     """Yield every tensor by its name; those of several state dicts have their key before it."""
     for one in found:
         prefix = f"{one.key}." if len(found) > 1 and one.path else ""
@@ -288,8 +292,10 @@ def _notes(content: Content, found: Sequence[Found]) -> Iterator[str]:
 
 
 def _place(file: Shard, spool: Spool, name: str, value: Tensor | Array) -> _Placed:
-    return _place_tensor(name, value) if isinstance(value, Tensor) else _place_array(
-        file, spool, name, value
+    return (
+        _place_tensor(name, value)
+        if isinstance(value, Tensor)
+        else _place_array(file, spool, name, value)
     )
 
 
@@ -345,7 +351,7 @@ def _stored_shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _is_subbyte(tensor: Tensor) -> bool:
-    return bool(tensor.dtype) and DTYPES[DTYPE_NAMES[tensor.dtype.name]].bits < 8
+    return tensor.dtype is not None and DTYPES[DTYPE_NAMES[tensor.dtype.name]].bits < 8
 
 
 def _place_array(file: Shard, spool: Spool, name: str, array: Array) -> _Placed:
@@ -395,11 +401,19 @@ def _fortran_strides(shape: Sequence[int]) -> tuple[int, ...]:
 # --- What is refused --------------------------------------------------------------------------
 
 
-def unwritable_message(path: object, problems: Mapping[str, str]) -> str:
-    """Return the message for tensors that cannot be had from bytes, by name."""
+def problems_of(top: object, weights: Mapping[str, Tensor | Array]) -> dict[str, str]:
+    """Return the tensors that cannot be had from bytes, or not under their name -> why."""
+    problems = {name: why for name, value in weights.items() if (why := _problem(name, value))}
+    return problems | _empty_shells(top, weights)
+
+
+def refuse_unwritable(path: object, problems: Mapping[str, str], loading: Loading) -> None:
+    """Raise InputError for tensors that cannot be had from bytes, unless they may be dropped."""
+    if not problems or loading.drop_unwritable:
+        return
     listed = [f"{name!r} {problem}" for name, problem in problems.items()]
     more = f"; and {len(listed) - 20} more" if len(listed) > 20 else ""
-    return (
+    raise InputError(
         f"{path} holds {len(listed)} tensor(s) that safetensors cannot: "
         + "; ".join(listed[:20])
         + more
@@ -468,4 +482,3 @@ def _refuse_blow_up(path: Path, size: int, infos: Iterable[TensorInfo]) -> None:
 
 def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
-

@@ -292,7 +292,7 @@ def _from_type(function: object, kind: object, args: object, _state: object) -> 
 
 def _sparse(layout: object, data: object) -> Tensor:
     name = layout.name if isinstance(layout, Name) else "sparse"
-    shape = ()
+    shape: tuple[int, ...] = ()
     if isinstance(data, tuple):
         shape = next((part for part in data if isinstance(part, Size)), ())
     return Tensor(None, tuple(shape), problem=f"is {name}; make it dense with .to_dense()")
@@ -331,8 +331,10 @@ def _why_wrapped(kind: object) -> str:
         )
     module = kind.module if isinstance(kind, Name) else ""
     article = "an" if name[:1] in "AEIOU" else "a"
-    remedy = "prune the model before it is quantised" if module.startswith("torchao") else (
-        "save it as a plain tensor"
+    remedy = (
+        "prune the model before it is quantised"
+        if module.startswith("torchao")
+        else ("save it as a plain tensor")
     )
     return f"is {article} {name} ({module or 'unknown'}), which holds other tensors; {remedy}"
 
@@ -354,7 +356,9 @@ def _from_cpu(data: object, dtype: object, device: object, _requires_grad: objec
 def _of_device(dtype: object, shape: tuple[int, ...], device: object) -> Tensor:
     known = dtype if isinstance(dtype, TorchDtype) else None
     place = device if isinstance(device, str) else "another device"
-    return Tensor(known, shape, problem=f"lay on {place[:40]} as another dtype; save it from the CPU")
+    return Tensor(
+        known, shape, problem=f"lay on {place[:40]} as another dtype; save it from the CPU"
+    )
 
 
 # --- Python's own -----------------------------------------------------------------------------

@@ -240,7 +240,8 @@ def remove_command(
 def _loading(
     state_dict_key: str | None, allow_global: list[str] | None, unsafe_load: bool
 ) -> Loading:
-    return Loading(state_dict_key, tuple(allow_global or ()), unsafe_load)
+    del allow_global, unsafe_load
+    return Loading((state_dict_key,) if state_dict_key is not None else ())
 
 
 def _where(
