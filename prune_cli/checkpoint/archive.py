@@ -47,15 +47,15 @@ class Archive:
         """Return a member that has to lie in the file as it is, if it is there.
 
         Raises:
-            CompressedMember: it does not.
+            CompressedMemberError: it does not.
         """
         found = self.members.get(name)
         if found and found.is_compressed:
-            raise CompressedMember(f"{name!r} is compressed; save it with torch.save")
+            raise CompressedMemberError(f"{name!r} is compressed; save it with torch.save")
         return found
 
 
-class CompressedMember(Exception):
+class CompressedMemberError(Exception):
     """A member is compressed that torch does not compress."""
 
 
@@ -63,7 +63,7 @@ def read_member(content: memoryview, member: Member) -> bytes:
     """Return what a member means.
 
     Raises:
-        CompressedMember: it is compressed, but not as its size says.
+        CompressedMemberError: it is compressed, but not as its size says.
     """
     packed = bytes(content[member.start : member.stop])
     if not member.is_compressed:
@@ -72,9 +72,9 @@ def read_member(content: memoryview, member: Member) -> bytes:
     try:
         unpacked = unpacker.decompress(packed, member.nbytes + 1)
     except zlib.error as error:
-        raise CompressedMember(f"its compressed code is damaged: {error}") from None
+        raise CompressedMemberError(f"its compressed code is damaged: {error}") from None
     if len(unpacked) != member.nbytes:
-        raise CompressedMember("its compressed code has another size than it says")
+        raise CompressedMemberError("its compressed code has another size than it says")
     return unpacked
 
 
@@ -99,7 +99,7 @@ def read_archive(content: memoryview, path: object) -> Archive:
         start, entries = _directory(content)
         members = {entry.name: _locate(content, entry) for entry in entries}
         _refuse_overlaps(members, entries, start)
-    except (_Unreadable, struct.error) as error:
+    except (_UnreadableError, struct.error) as error:
         raise InputError(
             f"{path}: it is corrupt or truncated, so copy or download it again: {error}"
         ) from None
@@ -113,7 +113,7 @@ def read_archive(content: memoryview, path: object) -> Archive:
     )
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     """Why the archive cannot be read."""
 
 
@@ -122,30 +122,32 @@ def _directory(content: memoryview) -> tuple[int, list[_Entry]]:
     tail = max(0, len(content) - _LONGEST_COMMENT - _END.size)
     found = bytes(content[tail:]).rfind(b"PK\x05\x06")
     if found < 0:
-        raise _Unreadable("it has no zip directory")
+        raise _UnreadableError("it has no zip directory")
     end = tail + found
     _, disk, _, _, count, nbytes, start, _ = _END.unpack_from(content, end)
     if _UNKNOWN in (nbytes, start) or count == 0xFFFF:
         count, nbytes, start, end = _directory_64(content, end)
     if disk or start + nbytes > end:
-        raise _Unreadable("its zip directory is not where it says")
+        raise _UnreadableError("its zip directory is not where it says")
     entries = list(_entries(content[start : start + nbytes]))
     if len(entries) != count:
-        raise _Unreadable(f"its zip directory has {len(entries):,} entries instead of {count:,}")
+        raise _UnreadableError(
+            f"its zip directory has {len(entries):,} entries instead of {count:,}"
+        )
     if len({entry.name for entry in entries}) < count:
-        raise _Unreadable("two of its zip members have the same name")
+        raise _UnreadableError("two of its zip members have the same name")
     return start, entries
 
 
 def _directory_64(content: memoryview, end: int) -> tuple[int, int, int, int]:
     if end < _LOCATOR_64.size:
-        raise _Unreadable("its zip directory is not where it says")
+        raise _UnreadableError("its zip directory is not where it says")
     magic, _, at, _ = _LOCATOR_64.unpack_from(content, end - _LOCATOR_64.size)
     if magic != b"PK\x06\x07" or at > end:
-        raise _Unreadable("its zip directory is not where it says")
+        raise _UnreadableError("its zip directory is not where it says")
     magic, *_, count, nbytes, start = _END_64.unpack_from(content, at)
     if magic != b"PK\x06\x06":
-        raise _Unreadable("its zip directory is not where it says")
+        raise _UnreadableError("its zip directory is not where it says")
     return count, nbytes, start, at
 
 
@@ -155,14 +157,14 @@ def _entries(directory: memoryview) -> Iterator[_Entry]:
         fields = _ENTRY.unpack_from(directory, at)
         magic, _, _, flags, method, _, _, _, packed, nbytes, name, extra, comment = fields[:13]
         if magic != b"PK\x01\x02":
-            raise _Unreadable("its zip directory is damaged")
+            raise _UnreadableError("its zip directory is damaged")
         at += _ENTRY.size
         text = bytes(directory[at : at + name])
         more = bytes(directory[at + name : at + name + extra])
         nbytes, packed, header = _sizes_64(more, nbytes, packed, fields[-1])
         at += name + extra + comment
         if at > len(directory):
-            raise _Unreadable("its zip directory is damaged")
+            raise _UnreadableError("its zip directory is damaged")
         yield _Entry(text, flags, method, packed, nbytes, header)
 
 
@@ -184,22 +186,22 @@ def _locate(content: memoryview, entry: _Entry) -> Member:
     """Return where the bytes of a member are, which its local header has to confirm."""
     name = str(entry.name[:80], "utf-8", "replace")
     if entry.flags & _ENCRYPTED or entry.method not in (_STORED, _DEFLATED):
-        raise _Unreadable(f"{name!r} is encrypted, or compressed in an unknown way")
+        raise _UnreadableError(f"{name!r} is encrypted, or compressed in an unknown way")
     if entry.method == _STORED and entry.packed != entry.nbytes:
-        raise _Unreadable(f"{name!r} has two sizes")
+        raise _UnreadableError(f"{name!r} has two sizes")
     if entry.header + _LOCAL.size > len(content):
-        raise _Unreadable(f"{name!r} is not where the zip directory says")
+        raise _UnreadableError(f"{name!r} is not where the zip directory says")
     magic, _, _, method, _, _, _, packed, nbytes, name_length, extra = _LOCAL.unpack_from(
         content, entry.header
     )
     at = entry.header + _LOCAL.size
     if magic != ZIP_MAGIC or content[at : at + name_length] != entry.name:
-        raise _Unreadable(f"{name!r} is not where the zip directory says")
+        raise _UnreadableError(f"{name!r} is not where the zip directory says")
     if method != entry.method or not all(
         here in (there, 0, _UNKNOWN)  # where the sizes follow the member, or are in an extra field
         for here, there in ((packed, entry.packed), (nbytes, entry.nbytes))
     ):
-        raise _Unreadable(f"{name!r} has another size than the zip directory says")
+        raise _UnreadableError(f"{name!r} has another size than the zip directory says")
     start = at + name_length + extra
     return Member(start, start + entry.packed, entry.nbytes, entry.method == _DEFLATED)
 
@@ -212,7 +214,7 @@ def _refuse_overlaps(
     for entry in sorted(entries, key=lambda entry: entry.header):
         if entry.header < at:
             name = str(entry.name[:80], "utf-8", "replace")
-            raise _Unreadable(f"{name!r} overlaps another zip member")
+            raise _UnreadableError(f"{name!r} overlaps another zip member")
         at = members[entry.name].stop
     if at > directory:
-        raise _Unreadable("its zip members reach into the directory")
+        raise _UnreadableError("its zip members reach into the directory")

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prune_cli.checkpoint.archive import CompressedMember, read_archive
+from prune_cli.checkpoint.archive import CompressedMemberError, read_archive
 from prune_cli.checkpoint.contents import Checkpoint, Shard
 from prune_cli.checkpoint.folder import METADATA, is_inside
 from prune_cli.checkpoint.loading import Loading
-from prune_cli.checkpoint.pickles import CorruptPickle, Key, Program, StandIn, run_pickle
+from prune_cli.checkpoint.pickles import CorruptPickleError, Key, Program, StandIn, run_pickle
 from prune_cli.checkpoint.state_dict import Content
 from prune_cli.checkpoint.strided import boxes_meet
 from prune_cli.checkpoint.tensors import Piece, TensorInfo
@@ -84,7 +84,7 @@ def read_distributed(folder: Path, loading: Loading) -> Checkpoint:
     try:
         metadata = _read_metadata(file)
         return _to_checkpoint(folder, file, metadata, loading)
-    except (CorruptPickle, CompressedMember) as error:
+    except (CorruptPickleError, CompressedMemberError) as error:
         raise InputError(
             f"{folder}: it is corrupt or incomplete, so copy or download it again: {error}"
         ) from error
@@ -98,7 +98,7 @@ def _read_metadata(file: Shard) -> _Metadata:
     state = _state(top, "Metadata")
     entries, stored = state.get("state_dict_metadata"), state.get("storage_data")
     if not isinstance(entries, dict) or not isinstance(stored, dict):
-        raise CorruptPickle(f"{METADATA} says neither what was saved nor where")
+        raise CorruptPickleError(f"{METADATA} says neither what was saved nor where")
     named = {name: entry for name, entry in entries.items() if type(name) is str}
     tensors = {
         name: entry
@@ -115,10 +115,11 @@ def _read_metadata(file: Shard) -> _Metadata:
 
 
 def _state(value: object, class_name: str | None = None) -> Mapping[Any, Any]:
-    if isinstance(value, StandIn) and isinstance(value.state, dict):
-        if class_name in (None, value.class_name):
-            return value.state
-    raise CorruptPickle(f"{METADATA} is none of torch.distributed.checkpoint")
+    if not isinstance(value, StandIn) or class_name not in (None, value.class_name):
+        raise CorruptPickleError(f"{METADATA} is none of torch.distributed.checkpoint")
+    if isinstance(value.state, dict):
+        return value.state
+    raise CorruptPickleError(f"{METADATA} is none of torch.distributed.checkpoint")
 
 
 def _tensor(state: Mapping[Any, Any]) -> Tensor:
@@ -126,12 +127,12 @@ def _tensor(state: Mapping[Any, Any]) -> Tensor:
     match properties.state if isinstance(properties, StandIn) else None:
         case (TorchDtype() as dtype, *_) | {"dtype": TorchDtype() as dtype}:
             return Tensor(dtype, _sizes(state.get("size")))
-    raise CorruptPickle(f"{METADATA} has a tensor without a dtype")
+    raise CorruptPickleError(f"{METADATA} has a tensor without a dtype")
 
 
 def _sizes(value: object) -> tuple[int, ...]:
     if not isinstance(value, Size):
-        raise CorruptPickle(f"{METADATA} has a tensor without a shape")
+        raise CorruptPickleError(f"{METADATA} has a tensor without a shape")
     return tuple(value)
 
 
@@ -151,18 +152,27 @@ def _records(stored: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, tuple[int, 
         match index.get("fqn"), info:
             case str(name), {"relative_path": str(path), "offset": int(at), "length": int(nbytes)}:
                 if not is_inside(path) or at < 0 or nbytes < 0:
-                    raise CorruptPickle(f"{METADATA} names a file outside of the folder")
+                    raise CorruptPickleError(f"{METADATA} names a file outside of the folder")
                 yield (name, tuple(offset or ())), _Record(path, at, nbytes)
             case _:
-                raise CorruptPickle(f"{METADATA} does not say where a chunk is")
+                raise CorruptPickleError(f"{METADATA} does not say where a chunk is")
 
 
 def _paths(planner: object) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield where each flat name came from, as _flatten_state_dict.py notes it."""
     for name, path in planner.items() if isinstance(planner, dict) else ():
-        if type(name) is str and isinstance(path, tuple) and path and len(path) <= 64:
-            if all(type(part) in (str, int) for part in path):
-                yield name, tuple(str(part)[:4096] for part in path)
+        if type(name) is str and _is_path(path):
+            yield name, tuple(str(part) for part in path)
+
+
+def _is_path(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and 0 < len(value) <= 64
+        and all(
+            type(part) is str or (type(part) is int and part.bit_length() < 64) for part in value
+        )
+    )
 
 
 # --- The checkpoint ---------------------------------------------------------------------------
@@ -200,7 +210,7 @@ def _nested(metadata: _Metadata) -> dict[str, Any]:
         for part in path[:-1]:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise CorruptPickle(f"{METADATA} has {name[:80]!r} inside of a tensor")
+                raise CorruptPickleError(f"{METADATA} has {name[:80]!r} inside of a tensor")
         inner[path[-1]] = leaf
     return top
 
@@ -234,7 +244,7 @@ class _Parts:
         """Return the bytes of a record, mapped."""
         file = self._files[self.number(record.file)]
         if record.offset + record.nbytes > file.nbytes:
-            raise CorruptPickle(f"{record.file} ends before its last chunk")
+            raise CorruptPickleError(f"{record.file} ends before its last chunk")
         return file.mapped[record.offset : record.offset + record.nbytes]
 
 
@@ -260,7 +270,7 @@ def _check_cover(name: str, shape: tuple[int, ...], chunks: list[_Chunk]) -> Non
     volume = sum(math.prod(chunk.shape) for chunk in chunks)
     whole = len(ranges) == len(chunks) and inside and volume == math.prod(shape)
     if not whole or boxes_meet(ranges):
-        raise CorruptPickle(f"the chunks of {name[:80]!r} do not make up its shape")
+        raise CorruptPickleError(f"the chunks of {name[:80]!r} do not make up its shape")
 
 
 def _piece(
@@ -268,10 +278,12 @@ def _piece(
 ) -> Piece:
     record = metadata.records.get((flat, chunk.start)) or metadata.records.get((flat, ()))
     if record is None:
-        raise CorruptPickle(f"{METADATA} does not say where a chunk of {flat[:80]!r} is")
+        raise CorruptPickleError(f"{METADATA} does not say where a chunk of {flat[:80]!r} is")
     saved = _saved_tensor(parts, record, flat)
     if (saved.dtype, saved.shape) != (dtype, chunk.shape) or saved.is_conj or saved.is_neg:
-        raise CorruptPickle(f"a chunk of {flat[:80]!r} has another dtype or shape than it should")
+        raise CorruptPickleError(
+            f"a chunk of {flat[:80]!r} has another dtype or shape than it should"
+        )
     strides = None if is_packed(saved.shape, saved.strides) else saved.strides
     number = parts.number(record.file)
     return Piece(number, record.offset + saved.start, chunk.start, chunk.shape, strides)
@@ -284,9 +296,9 @@ def _saved_tensor(parts: _Parts, record: _Record, flat: str) -> Tensor:
     archive = read_archive(content, f"{record.file}, {flat[:80]!r}")
     pickled = archive.stored("data.pkl")
     if pickled is None:
-        raise CorruptPickle(f"a chunk of {flat[:80]!r} is no file of torch.save")
+        raise CorruptPickleError(f"a chunk of {flat[:80]!r} is no file of torch.save")
     program = read_member_program(content, pickled)
     saved = run_pickle(program, TABLE, partial(find_storage, archive)).value
     if not isinstance(saved, Tensor) or saved.problem:
-        raise CorruptPickle(f"a chunk of {flat[:80]!r} holds no plain tensor")
+        raise CorruptPickleError(f"a chunk of {flat[:80]!r} holds no plain tensor")
     return saved

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prune_cli.checkpoint.pickles import CorruptPickle, Octets, Program, run_pickle
+from prune_cli.checkpoint.pickles import CorruptPickleError, Octets, Program, run_pickle
 from prune_cli.checkpoint.torch_names import Storage, StorageType
 from prune_cli.errors import InputError
 
@@ -34,7 +34,7 @@ class _Storages:
                 return self._view(root, kind, view) if view else root
             case ("storage", StorageType() as kind, str(key), _, int(elements)):
                 return self.by_key.setdefault(key, _storage(kind, elements))
-        raise CorruptPickle("it refers to an unknown kind of object")
+        raise CorruptPickleError("it refers to an unknown kind of object")
 
     def _view(self, root: Storage, kind: StorageType, view: object) -> Storage:
         match view:
@@ -42,15 +42,15 @@ class _Storages:
                 part = _storage(kind, elements)
                 start = offset * _itemsize(kind)
                 if start + part.nbytes > root.nbytes:
-                    raise CorruptPickle("a view reaches out of its storage")
+                    raise CorruptPickleError("a view reaches out of its storage")
                 self.views.append((part, root, start))
                 return part
-        raise CorruptPickle("a view of a storage is none")
+        raise CorruptPickleError("a view of a storage is none")
 
 
 def _storage(kind: StorageType, elements: int) -> Storage:
     if not 0 <= elements < 1 << 62:
-        raise CorruptPickle("a storage has a size below 0")
+        raise CorruptPickleError("a storage has a size below 0")
     return Storage(kind.dtype, -1, elements * _itemsize(kind))
 
 
@@ -62,7 +62,7 @@ def read_legacy(program: Program, table: Mapping[tuple[str, str], object]) -> An
     """Return the object in a file of the legacy format; its storages know where they lie.
 
     Raises:
-        CorruptPickle: it is truncated or none.
+        CorruptPickleError: it is truncated or none.
         InputError: it was written on a big-endian machine.
     """
     values, at = [], program.start
@@ -72,9 +72,9 @@ def read_legacy(program: Program, table: Mapping[tuple[str, str], object]) -> An
     match values:
         case [int(magic), int(version), dict(system)]:
             if (magic, version) != (_MAGIC, _VERSION):
-                raise CorruptPickle("it has the wrong magic number or version")
+                raise CorruptPickleError("it has the wrong magic number or version")
         case _:
-            raise CorruptPickle("it does not begin as the legacy format does")
+            raise CorruptPickleError("it does not begin as the legacy format does")
     if not system.get("little_endian", True):
         raise InputError("was written on a big-endian machine; save it again on this one")
     storages = _Storages()
@@ -91,19 +91,19 @@ def _from(program: Program, at: int) -> Program:
 def _locate(program: Program, at: int, keys: object, storages: _Storages) -> None:
     """Fill in where each storage begins: the sizes of those before it say so."""
     if not isinstance(keys, list) or len(keys) != len(set(map(str, keys))):
-        raise CorruptPickle("its list of storages is none")
+        raise CorruptPickleError("its list of storages is none")
     for key in keys:
         storage = storages.by_key.get(key) if type(key) is str else None
         if storage is None:
-            raise CorruptPickle("it holds a storage that nothing refers to")
+            raise CorruptPickleError("it holds a storage that nothing refers to")
         count = int.from_bytes(program.buffer[at : at + 8], "little")
         itemsize = storage.dtype.itemsize if storage.dtype else 1
         if count * itemsize != storage.nbytes or at + 8 + storage.nbytes > program.stop:
-            raise CorruptPickle(f"its storage {key[:40]!r} ends outside the file")
+            raise CorruptPickleError(f"its storage {key[:40]!r} ends outside the file")
         storage.start = program.base + at + 8
         at += 8 + storage.nbytes
     if any(storage.start < 0 for storage in storages.by_key.values()):
-        raise CorruptPickle("it refers to a storage that it does not hold")
+        raise CorruptPickleError("it refers to a storage that it does not hold")
     for part, root, start in storages.views:
         part.start = root.start + start
 

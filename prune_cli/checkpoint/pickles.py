@@ -30,7 +30,7 @@ _COPIES_PER_BYTE = 8
 _MOST_DIGITS = 4300
 
 
-class CorruptPickle(Exception):
+class CorruptPickleError(Exception):
     """What a pickle says makes no sense; the caller knows the file, and tells it."""
 
 
@@ -120,7 +120,7 @@ class Buildable:
     __slots__ = ()
 
     def build(self, state: object) -> None:
-        """Take `state`, or raise CorruptPickle."""
+        """Take `state`, or raise CorruptPickleError."""
         raise NotImplementedError
 
 
@@ -157,18 +157,18 @@ def run_pickle(
         persistent: what an object that is outside of the pickle is.
 
     Raises:
-        CorruptPickle: it is truncated, or does what no pickler writes.
+        CorruptPickleError: it is truncated, or does what no pickler writes.
         InputError: what `table` or `persistent` refuse.
     """
     machine = Machine(program, table, persistent)
     try:
         return Ran(machine.run(), machine.at)
-    except (InputError, CorruptPickle):
+    except (InputError, CorruptPickleError):
         raise
     except RecursionError:
-        raise CorruptPickle("it is nested too deep") from None
+        raise CorruptPickleError("it is nested too deep") from None
     except Exception as error:  # an opcode found other operands than it needs
-        raise CorruptPickle(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise CorruptPickleError(f"{type(error).__name__}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -196,6 +196,7 @@ class Machine:
         self.copies = _COPIES_PER_BYTE * (program.stop - program.start)
 
     def run(self) -> object:
+        """Carry out one opcode after the other, and return what is left."""
         data, stop, opcodes = self.data, self.stop, _OPCODES
         while self.at < stop:
             code = data[self.at]
@@ -203,41 +204,47 @@ class Machine:
             if code == _STOP:
                 return self.stack.pop()
             opcodes[code](self)
-        raise CorruptPickle("it ends before its end")
+        raise CorruptPickleError("it ends before its end")
 
     def take(self, nbytes: int) -> bytes:
+        """Return the next `nbytes`."""
         start, self.at = self.at, self.at + nbytes
         if self.at > self.stop:
-            raise CorruptPickle("it ends before its end")
+            raise CorruptPickleError("it ends before its end")
         return self.data[start : self.at]
 
     def number(self, nbytes: int) -> int:
+        """Return the next `nbytes` as a number."""
         return int.from_bytes(self.take(nbytes), "little")
 
     def skip(self, nbytes: int) -> int:
         """Return where in the buffer the next `nbytes` begin, and go past them."""
         start, self.at = self.at, self.at + nbytes
         if self.at > self.stop:
-            raise CorruptPickle("it ends before its end")
+            raise CorruptPickleError("it ends before its end")
         return start
 
     def line(self) -> bytes:
+        """Return what there is up to the end of the line."""
         end = self.data.find(b"\n", self.at, self.stop)
         if end < 0:
-            raise CorruptPickle("it ends before its end")
+            raise CorruptPickleError("it ends before its end")
         start, self.at = self.at, end + 1
         return self.data[start:end]
 
     def pop_mark(self) -> list[Any]:
+        """Return what is above the last mark."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
     def spend(self, count: int) -> None:
+        """Pay for copies of `count` objects."""
         self.copies -= count
         if self.copies < 0:
-            raise CorruptPickle("it copies the same objects too often")
+            raise CorruptPickleError("it copies the same objects too often")
 
     def key(self, value: object) -> object:
+        """Return `value` as a key of a dict: only what no file can make collide is one itself."""
         kind = type(value)
         if kind is str or kind is bool or kind is float or value is None:
             return value
@@ -250,30 +257,33 @@ class Machine:
         return Key(value)
 
     def set_items(self, target: object, items: Sequence[Any]) -> None:
+        """Put keys and values, in turn, into a dict or an object that is filled like one."""
         if len(items) % 2:
-            raise CorruptPickle("a key has no value")
+            raise CorruptPickleError("a key has no value")
         if isinstance(target, StandIn):
             target.items = target.items or {}
             target = target.items
         if not isinstance(target, dict):
-            raise CorruptPickle(f"it sets items of {_kind(target)}")
+            raise CorruptPickleError(f"it sets items of {_kind(target)}")
         for at in range(0, len(items), 2):
             key = items[at]
             target[key if type(key) is str else self.key(key)] = items[at + 1]
 
     def append(self, target: object, items: list[Any]) -> None:
+        """Put `items` at the end of a list, a set, or an object that is filled like one."""
         if isinstance(target, StandIn):
             target.entries = target.entries or []
             target = target.entries
         elif isinstance(target, Collection):
             target = target.items
         if type(target) is not list:
-            raise CorruptPickle(f"it appends to {_kind(target)}")
+            raise CorruptPickleError(f"it appends to {_kind(target)}")
         target.extend(items)
 
     def find(self, module: object, name: object) -> object:
+        """Return what the table has for a name; without it, the Name."""
         if type(module) is not str or type(name) is not str:
-            raise CorruptPickle("a name is not a string")
+            raise CorruptPickleError("a name is not a string")
         if self.protocol < 3:
             module, name = NAME_MAPPING.get(
                 (module, name), (IMPORT_MAPPING.get(module, module), name)
@@ -282,15 +292,16 @@ class Machine:
         return Name(module, name) if found is None else found
 
     def call(self, function: object, args: object) -> object:
+        """Return the fact that a Maker makes, or a StandIn: nothing else is called."""
         if type(args) is not tuple:
-            raise CorruptPickle("the arguments of a call are no tuple")
+            raise CorruptPickleError("the arguments of a call are no tuple")
         if isinstance(function, Maker):
             return function.make(self, *args) if function.copies else function.make(*args)
         if isinstance(function, Name):
             return _call_unknown(function, args)
         if isinstance(function, StandIn):
             return StandIn(function, args)
-        raise CorruptPickle(f"it calls {_kind(function)}")
+        raise CorruptPickleError(f"it calls {_kind(function)}")
 
 
 def _call_unknown(function: Name, args: tuple[Any, ...]) -> object:
@@ -305,7 +316,7 @@ def new_object(cls: object, args: object) -> object:
     if isinstance(cls, Maker):
         cls = Name("", cls.name)
     if not isinstance(cls, Name | StandIn):
-        raise CorruptPickle(f"it makes an object of {_kind(cls)}")
+        raise CorruptPickleError(f"it makes an object of {_kind(cls)}")
     return StandIn(cls, args)
 
 
@@ -317,18 +328,18 @@ def _kind(value: object) -> str:
 
 
 def _unknown(machine: Machine) -> None:
-    raise CorruptPickle(f"byte {machine.at - 1} is no opcode")
+    raise CorruptPickleError(f"byte {machine.at - 1} is no opcode")
 
 
 def _proto(machine: Machine) -> None:
     machine.protocol = machine.number(1)
     if machine.protocol > _NEWEST_PROTOCOL:
-        raise CorruptPickle(f"its protocol is {machine.protocol}; known are 0 to 5")
+        raise CorruptPickleError(f"its protocol is {machine.protocol}; known are 0 to 5")
 
 
 def _frame(machine: Machine) -> None:
     if machine.at + machine.number(8) > machine.stop:
-        raise CorruptPickle("a frame ends outside")
+        raise CorruptPickleError("a frame ends outside")
 
 
 def _mark(machine: Machine) -> None:
@@ -383,7 +394,7 @@ def _int(machine: Machine) -> None:
 
 def _short(line: bytes) -> bytes:
     if len(line) > _MOST_DIGITS:
-        raise CorruptPickle("a number has too many digits")
+        raise CorruptPickleError("a number has too many digits")
     return line
 
 
@@ -408,7 +419,7 @@ def _long_of(width: int) -> "_Opcode":
     def push(machine: Machine) -> None:
         nbytes = int.from_bytes(machine.take(width), "little", signed=width == 4)
         if nbytes < 0:
-            raise CorruptPickle("a number has a negative length")
+            raise CorruptPickleError("a number has a negative length")
         machine.stack.append(int.from_bytes(machine.take(nbytes), "little", signed=True))
 
     return push
@@ -441,7 +452,7 @@ def _unicode(machine: Machine) -> None:
 def _string(machine: Machine) -> None:
     line = machine.line()
     if len(line) < 2 or line[:1] not in b"'\"" or line[-1:] != line[:1]:
-        raise CorruptPickle("a string has no quotes")
+        raise CorruptPickleError("a string has no quotes")
     machine.stack.append(_python_2_text(codecs.escape_decode(line[1:-1])[0]))
 
 
@@ -458,7 +469,7 @@ def _string_of(width: int) -> "_Opcode":
         nbytes = int.from_bytes(machine.take(width), "little", signed=width == 4)
         start = machine.skip(nbytes)
         if nbytes < 0:
-            raise CorruptPickle("a string has a negative length")
+            raise CorruptPickleError("a string has a negative length")
         text = _python_2_text(machine.data[start : machine.at]) if nbytes < LONG_TEXT else b""
         if type(text) is not str:
             machine.stack.append(Octets("str", machine.base + start, nbytes))
@@ -476,8 +487,8 @@ def _bytes_of(width: int, kind: str = "bytes") -> "_Opcode":
     return push
 
 
-def _next_buffer(machine: Machine) -> None:
-    raise CorruptPickle("it refers to buffers outside of the file")
+def _next_buffer(_: Machine) -> None:
+    raise CorruptPickleError("it refers to buffers outside of the file")
 
 
 def _nothing(_: Machine) -> None:
@@ -541,11 +552,10 @@ def _put(machine: Machine) -> None:
     machine.memo[int(_short(machine.line()))] = machine.stack[-1]
 
 
-def _put_of(width: int) -> "_Opcode":
-    def put(machine: Machine) -> None:
-        machine.memo[machine.number(width)] = machine.stack[-1]
-
-    return put
+def _long_binput(machine: Machine) -> None:
+    at = machine.at
+    machine.memo[int.from_bytes(machine.data[at : at + 4], "little")] = machine.stack[-1]
+    machine.at = at + 4
 
 
 def _binput(machine: Machine) -> None:
@@ -561,11 +571,8 @@ def _get(machine: Machine) -> None:
     machine.stack.append(machine.memo[int(_short(machine.line()))])
 
 
-def _get_of(width: int) -> "_Opcode":
-    def get(machine: Machine) -> None:
-        machine.stack.append(machine.memo[machine.number(width)])
-
-    return get
+def _long_binget(machine: Machine) -> None:
+    machine.stack.append(machine.memo[machine.number(4)])
 
 
 def _binget(machine: Machine) -> None:
@@ -629,12 +636,12 @@ def _build(machine: Machine) -> None:
     target = machine.stack[-1]
     if isinstance(target, StandIn):
         if target.state is not None:
-            raise CorruptPickle(f"it gives {target.class_name} two states")
+            raise CorruptPickleError(f"it gives {target.class_name} two states")
         target.state = state
     elif isinstance(target, Buildable):
         target.build(state)
     elif not isinstance(target, dict) or not isinstance(state, dict):  # its attributes: _metadata
-        raise CorruptPickle(f"it changes {_kind(target)}")
+        raise CorruptPickleError(f"it changes {_kind(target)}")
 
 
 def _persistent_text(machine: Machine) -> None:
@@ -644,7 +651,7 @@ def _persistent_text(machine: Machine) -> None:
 
 def _persistent(machine: Machine) -> None:
     if machine.persistent is None:
-        raise CorruptPickle("it refers to objects outside of it")
+        raise CorruptPickleError("it refers to objects outside of it")
     machine.stack[-1] = machine.persistent(machine.stack[-1])
 
 
@@ -667,8 +674,8 @@ def _opcodes() -> list[_Opcode]:
         b"t": _tuple, b"\x85": _tuple1, b"\x86": _tuple2, b"\x87": _tuple3,
         b"l": _list, b"d": _dict, b"a": _append, b"e": _appends, b"s": _setitem, b"u": _setitems,
         b"\x90": _appends, b"\x91": _frozenset,
-        b"p": _put, b"q": _binput, b"r": _put_of(4), b"\x94": _memoize,
-        b"g": _get, b"h": _binget, b"j": _get_of(4),
+        b"p": _put, b"q": _binput, b"r": _long_binput, b"\x94": _memoize,
+        b"g": _get, b"h": _binget, b"j": _long_binget,
         b"c": _global, b"\x93": _stack_global, b"i": _inst, b"o": _obj,
         b"\x82": _extension_of(1), b"\x83": _extension_of(2), b"\x84": _extension_of(4),
         b"R": _reduce, b"\x81": _new, b"\x92": _new_with_keywords, b"b": _build,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from prune_cli.checkpoint.contents import Shard
-from prune_cli.checkpoint.pickles import CorruptPickle, Octets
+from prune_cli.checkpoint.pickles import CorruptPickleError, Octets
 from prune_cli.errors import OutputError
 
 _PIECE_BYTES = 1 << 20
@@ -66,7 +66,7 @@ class Spool:
         """Return where the `nbytes` bytes that `content` means begin; the same ones once.
 
         Raises:
-            CorruptPickle: it means another number of bytes.
+            CorruptPickleError: it means another number of bytes.
             OutputError: the temporary folder has no room for them.
         """
         if isinstance(content, str):  # a string of Python 2
@@ -79,7 +79,7 @@ class Spool:
         except OSError as error:
             raise _no_room(self._source.name, error) from error
         if stop - start != nbytes:
-            raise CorruptPickle("an array has another size than its shape says")
+            raise CorruptPickleError("an array has another size than its shape says")
         self._starts[content] = start
         return start
 
@@ -88,13 +88,13 @@ class Spool:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115, `parts` closes it
         start = self._file.tell()
         if start > _MOST_BYTES_PER_BYTE * self._source.nbytes:
-            raise CorruptPickle("its arrays take more room than it has")
+            raise CorruptPickleError("its arrays take more room than it has")
         if isinstance(content, bytes):
             self._file.write(content)
         elif isinstance(content, Octets):
             self._decode(content, self._file)
         else:
-            raise CorruptPickle("an array has no bytes")
+            raise CorruptPickleError("an array has no bytes")
         return start
 
     def _decode(self, content: Octets, file: IO[bytes]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from prune_cli.checkpoint.contents import Dropped
 from prune_cli.checkpoint.pickles import (
     Collection,
-    CorruptPickle,
+    CorruptPickleError,
     Key,
     Maker,
     Name,
@@ -96,7 +96,7 @@ class Content:
         """Raise where objects that hold one another make the walk longer than any model needs."""
         self.steps -= steps
         if self.steps < 0:
-            raise CorruptPickle("its objects hold one another too often")
+            raise CorruptPickleError("its objects hold one another too often")
 
     # --- what is walked ---
 
@@ -175,7 +175,7 @@ class Content:
         while waiting:
             prefix, module = waiting.pop()
             if prefix.count(".") > _DEEPEST_MODULE:
-                raise CorruptPickle("its modules hold one another without end")
+                raise CorruptPickleError("its modules hold one another without end")
             script = self._script(module)
             own, children = self._script_parts(module, script) if script else self._parts(module)
             for name, value in own:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from prune_cli.checkpoint.tensors import TensorInfo, pair_masks
@@ -126,7 +127,7 @@ def _boxes(cluster: Sequence[Place]) -> list[_Box] | None:
     """Return `cluster` as boxes of one matrix; None where they are not."""
     steps = {stride for place in cluster for size, stride in place.steps or ((2, 0),) if size > 1}
     strides = sorted(steps | {1}, reverse=True)
-    if 0 in steps or any(one % two for one, two in zip(strides, strides[1:])):
+    if 0 in steps or any(one % two for one, two in pairwise(strides)):
         return None
     base = cluster[0].start
     boxes = [_box(place, place.start - base, strides) for place in cluster]
@@ -190,9 +191,9 @@ def _split(group: list[_Box], dim: int) -> Iterator[list[_Box]]:
 def _pairs(group: list[_Box]) -> Iterator[tuple[Place, Place]]:
     """Yield a pair for each box that meets another; of very many, neighbours are taken to meet."""
     if len(group) ** 2 > _MOST_PAIRS:
-        yield from ((one.place, two.place) for one, two in zip(group, group[1:]))
+        yield from ((one.place, two.place) for one, two in pairwise(group))
         return
-    for number, box in enumerate(group):
+    for box in group:
         other = next((other for other in group if other is not box and box.meets(other)), None)
         if other:
-            yield group[number].place, other.place
+            yield box.place, other.place

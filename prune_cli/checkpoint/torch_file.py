@@ -9,6 +9,8 @@ See also: `pickles` and `torch_names` (what a pickle means), `archive` and `lega
 """
 
 import codecs
+import contextlib
+import gc
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from typing import NamedTuple, cast
 from prune_cli.checkpoint.archive import (
     ZIP_MAGIC,
     Archive,
-    CompressedMember,
+    CompressedMemberError,
     Member,
     read_archive,
     read_member,
@@ -29,7 +31,7 @@ from prune_cli.checkpoint.contents import Checkpoint, Shard
 from prune_cli.checkpoint.legacy import LEGACY_MAGIC, bytes_as_legacy, read_legacy
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.pickles import (
-    CorruptPickle,
+    CorruptPickleError,
     Machine,
     Maker,
     Octets,
@@ -73,14 +75,26 @@ def open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
             that cannot be had from its bytes.
     """
     try:
-        unpickled = _unpickle(file, path)
-        return _to_checkpoint(path, file, unpickled, loading)
-    except CompressedMember as error:
+        with _collector_paused():
+            return _to_checkpoint(path, file, _unpickle(file, path), loading)
+    except CompressedMemberError as error:
         raise InputError(f"{path}: {error}") from error
-    except CorruptPickle as error:
+    except CorruptPickleError as error:
         raise InputError(
             f"{path}: it is corrupt or truncated, so copy or download it again: {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python from looking for cycles among objects that are all still wanted."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 # --- The formats ------------------------------------------------------------------------------
@@ -106,7 +120,7 @@ def _unpickle(file: Shard, path: Path) -> _Unpickled:
         return _of(file, value, "torch-legacy", file.nbytes)
     ran = run_pickle(whole, _table(whole))
     if ran.stop < file.nbytes:
-        raise CorruptPickle(f"{file.nbytes - ran.stop:,} bytes follow its pickle")
+        raise CorruptPickleError(f"{file.nbytes - ran.stop:,} bytes follow its pickle")
     return _of(file, ran.value, "pickle", file.nbytes)
 
 
@@ -150,7 +164,7 @@ def _check_byte_order(file: Shard, archive: Archive, path: Path) -> None:
     if order == "big":
         raise InputError(f"{path} was written on a big-endian machine; save it again on this one")
     if order not in ("", "little"):
-        raise CorruptPickle("its byte order is neither little nor big")
+        raise CorruptPickleError("its byte order is neither little nor big")
 
 
 def _check_version(file: Shard, archive: Archive) -> None:
@@ -158,7 +172,7 @@ def _check_version(file: Shard, archive: Archive) -> None:
     found = archive.stored(".data/version") or archive.stored("version")
     text = _small_text(file, found).strip()
     if not text.isdecimal() or int(text) not in _VERSIONS:
-        raise CorruptPickle(
+        raise CorruptPickleError(
             f"its file format version is {text or 'missing'}; known are {_VERSIONS[0]} to "
             f"{_VERSIONS[-1]}"
         )
@@ -188,11 +202,11 @@ def find_storage(archive: Archive, saved: object) -> Storage:
         case ("storage", StorageType(dtype), str(key), _, int(elements)):
             member = archive.stored(f"data/{key}")
         case _:
-            raise CorruptPickle("it refers to an unknown kind of object")
+            raise CorruptPickleError("it refers to an unknown kind of object")
     if member is None:
-        raise CorruptPickle(f"it has no storage {key[:40]!r}")
+        raise CorruptPickleError(f"it has no storage {key[:40]!r}")
     if elements * (dtype.itemsize if dtype else 1) != member.nbytes:
-        raise CorruptPickle(f"its storage {key[:40]!r} has another size than its tensors say")
+        raise CorruptPickleError(f"its storage {key[:40]!r} has another size than its tensors say")
     return Storage(dtype, member.start, member.nbytes)
 
 
@@ -211,7 +225,7 @@ def _script_classes(file: Shard, archive: Archive) -> Iterator[tuple[str, Script
             continue
         left -= member.nbytes
         if left < 0:
-            raise CorruptPickle("its code is too long")
+            raise CorruptPickleError("its code is too long")
         text = str(read_member(file.mapped, member), "utf-8", "replace")
         module = path.removeprefix("code/").removesuffix(".py").replace("/", ".")
         for name, parameters, buffers in _CLASS.findall(text):
@@ -369,7 +383,7 @@ def _place_array(file: Shard, spool: Spool, name: str, array: Array) -> _Placed:
     steps = _steps(shape, strides or _c_strides(shape), itemsize)
     if isinstance(array.content, Octets) and not array.content.is_latin1:
         if array.content.nbytes != size:
-            raise CorruptPickle(f"the array {name!r} has another size than its shape says")
+            raise CorruptPickleError(f"the array {name!r} has another size than its shape says")
         start = array.content.at
         info = TensorInfo(name, dtype, shape, 0, start, strides)
         return _Placed(info, Place(start, start + size, layout, steps))
@@ -384,9 +398,9 @@ def _array_shape(array: Array) -> tuple[int, ...]:
     if not isinstance(array.shape, tuple) or not all(
         type(n) is int and 0 <= n < 1 << 62 for n in array.shape
     ):
-        raise CorruptPickle("the shape of an array is none")
+        raise CorruptPickleError("the shape of an array is none")
     if len(array.shape) > 64:
-        raise CorruptPickle("an array has too many dims")
+        raise CorruptPickleError("an array has too many dims")
     return array.shape
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from prune_cli.checkpoint.pickles import (
     Buildable,
     Collection,
-    CorruptPickle,
+    CorruptPickleError,
     Machine,
     Maker,
     Name,
@@ -101,7 +101,7 @@ class Tensor(Buildable):
             case (bool(), _, _):
                 pass
             case _:
-                raise CorruptPickle("it changes a tensor after it was made")
+                raise CorruptPickleError("it changes a tensor after it was made")
 
 
 class NumpyDtype(Buildable):
@@ -119,7 +119,7 @@ class NumpyDtype(Buildable):
             case (int(), str(order), *_):
                 self.order = order
             case _:
-                raise CorruptPickle("the state of a dtype is none")
+                raise CorruptPickleError("the state of a dtype is none")
 
 
 class Array(Buildable):
@@ -140,7 +140,7 @@ class Array(Buildable):
                 self.shape, self.dtype, self.content = shape, dtype, content
                 self.is_fortran = bool(fortran)
             case _:
-                raise CorruptPickle("the state of an array is none")
+                raise CorruptPickleError("the state of an array is none")
 
 
 class Scalar(NamedTuple):
@@ -204,25 +204,25 @@ def _tensor(
     storage: object, offset: object, shape: object, strides: object, dtype: object = None
 ) -> Tensor:
     if not isinstance(storage, Storage):
-        raise CorruptPickle("a tensor has no storage")
+        raise CorruptPickleError("a tensor has no storage")
     dtype = dtype or storage.dtype
     if not isinstance(dtype, TorchDtype):
-        raise CorruptPickle("a tensor has no dtype")
+        raise CorruptPickleError("a tensor has no dtype")
     shape, strides = _numbers(shape), _numbers(strides)
     if type(offset) is not int or not 0 <= offset < _LARGEST_SIZE or len(shape) != len(strides):
-        raise CorruptPickle(f"a tensor of shape {list(shape)} has a wrong offset or strides")
+        raise CorruptPickleError(f"a tensor of shape {list(shape)} has a wrong offset or strides")
     tensor = Tensor(dtype, shape, strides, storage, offset)
     if (offset + elements_spanned(shape, strides)) * dtype.itemsize > storage.nbytes:
-        raise CorruptPickle(f"a tensor of shape {list(shape)} reaches out of its storage")
+        raise CorruptPickleError(f"a tensor of shape {list(shape)} reaches out of its storage")
     return tensor
 
 
 def _numbers(value: object) -> tuple[int, ...]:
     """Return the sizes or strides that `value` is."""
     if not isinstance(value, tuple | list) or len(value) > MAX_DIMS:
-        raise CorruptPickle("a shape is no tuple of numbers")
+        raise CorruptPickleError("a shape is no tuple of numbers")
     if not all(type(n) is int and 0 <= n < _LARGEST_SIZE for n in value):
-        raise CorruptPickle("a shape or strides are no whole numbers >= 0")
+        raise CorruptPickleError("a shape or strides are no whole numbers >= 0")
     return tuple(value)
 
 
@@ -256,7 +256,7 @@ def _tensor_v3(
     flags: object = None,
 ) -> Tensor:
     if not isinstance(dtype, TorchDtype):
-        raise CorruptPickle("a tensor has no dtype")
+        raise CorruptPickleError("a tensor has no dtype")
     return _flagged(_tensor(storage, offset, shape, strides, dtype), flags)
 
 
@@ -264,14 +264,14 @@ def _flagged(tensor: Tensor, flags: object) -> Tensor:
     if not flags:
         return tensor
     if not isinstance(flags, dict) or not flags.keys() <= {"conj", "neg"}:
-        raise CorruptPickle("a tensor has unknown flags")
+        raise CorruptPickleError("a tensor has unknown flags")
     assert tensor.dtype
     kind = tensor.dtype.name
     is_conj, is_neg = flags.get("conj") is True, flags.get("neg") is True
     if is_conj and not kind.startswith("complex"):
-        raise CorruptPickle(f"a tensor of {kind} is said to be conjugate")
+        raise CorruptPickleError(f"a tensor of {kind} is said to be conjugate")
     if is_neg and kind not in _WITH_SIGN:
-        raise CorruptPickle(f"a tensor of {kind} is said to be negative")
+        raise CorruptPickleError(f"a tensor of {kind} is said to be negative")
     return replace(tensor, is_conj=is_conj, is_neg=is_neg)
 
 
@@ -285,7 +285,7 @@ def _parameter(data: object, *_: object) -> object:
 def _from_type(function: object, kind: object, args: object, _state: object) -> object:
     """Return the tensor of a subclass: where its bytes are a tensor's, they are its own."""
     if not isinstance(function, Maker) or function.copies or type(args) is not tuple:
-        raise CorruptPickle("a tensor is made by what makes none")
+        raise CorruptPickleError("a tensor is made by what makes none")
     made = function.make(*args)
     return made if isinstance(made, Tensor | Array) else StandIn(kind, args)
 
@@ -372,7 +372,7 @@ def _dict_of(kind: Callable[[], dict[Any, Any]]) -> Callable[..., object]:
             machine.set_items(made, [part for pair in pairs.items() for part in pair])
             return made
         if not isinstance(pairs, list | tuple):
-            raise CorruptPickle("a dict is made of what holds no pairs")
+            raise CorruptPickleError("a dict is made of what holds no pairs")
         machine.spend(len(pairs))
         for pair in pairs:
             machine.set_items(made, pair)
@@ -393,7 +393,7 @@ def _collection_of(kind: str) -> Callable[..., object]:
             return Collection(kind, items.items)
         if isinstance(items, tuple):
             return Collection(kind, list(items)) if not items else Collection(kind, [items])
-        raise CorruptPickle(f"a {kind} is made of what holds no items")
+        raise CorruptPickleError(f"a {kind} is made of what holds no items")
 
     return make
 
@@ -407,12 +407,12 @@ def _size(machine: Machine, sizes: object = ()) -> object:
 def _encoded(text: object, encoding: object = "utf-8", *_: object) -> object:
     """Return the bytes that pickle protocols before 3 hold as text."""
     if encoding not in ("latin1", "latin-1", "utf-8"):
-        raise CorruptPickle("bytes are encoded in an unknown way")
+        raise CorruptPickleError("bytes are encoded in an unknown way")
     if isinstance(text, Text):
         return Octets("bytes", text.at, text.nbytes, is_latin1=encoding != "utf-8")
     if isinstance(text, str):
         return text.encode(encoding)
-    raise CorruptPickle("what is encoded is no text")
+    raise CorruptPickleError("what is encoded is no text")
 
 
 def _byte_array(content: object = b"", *_: object) -> object:
