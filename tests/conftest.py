@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from prune_cli.cli.commands import main
+from prune_cli.cli.main import main
 
 
 @dataclass(frozen=True)
