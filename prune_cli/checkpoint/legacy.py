@@ -12,7 +12,7 @@ from prune_cli.checkpoint.torch_names import Storage, StorageType
 from prune_cli.errors import InputError
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The pickled magic number; two bytes of pickle protocol precede it."""
+"""The pickled magic number; the protocol of the pickle precedes it, and from 4 on a frame."""
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 

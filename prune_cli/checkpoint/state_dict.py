@@ -40,6 +40,8 @@ _DEEPEST = 32
 """How many mappings down a state dict is looked for. Real ones are one or two; a trap is endless."""
 
 _DEEPEST_MODULE = 100
+_MOST_PARTS = 10_000
+"""Parts of an object that are looked at for tensors, only to say that they are left out."""
 _LONGEST = 40
 """Characters of a string that are shown."""
 
@@ -396,11 +398,33 @@ class Content:
         return self._descriptions[id(entries)]
 
     def _describe_object(self, value: StandIn) -> str:
-        if value.items is not None:
-            return self._describe_mapping(value.class_name, value.items)
-        if value.entries is not None:
-            return f"{value.class_name} of {len(value.entries)}"
-        return value.class_name
+        if id(value) not in self._descriptions:
+            text = value.class_name
+            if value.items is not None:
+                text = self._describe_mapping(text, value.items)
+            elif value.entries is not None:
+                text += f" of {len(value.entries)}"
+            if not self.is_module(value) and self._holds_tensors(value):
+                text += ", which holds tensors"
+            self._descriptions[id(value)] = text
+        return self._descriptions[id(value)]
+
+    def _holds_tensors(self, value: StandIn) -> bool:
+        """Whether there is a tensor among the first things that an object holds."""
+        waiting: list[object] = [value]
+        seen: set[int] = set()
+        for part in waiting:  # grows while it is walked
+            if len(seen) > _MOST_PARTS:
+                return False
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            if isinstance(part, Tensor | Storage):
+                return True
+            parts = _parts(part)
+            self.spend(len(parts))
+            waiting += parts
+        return False
 
 
 _KINDS: dict[type, str] = {
@@ -411,6 +435,22 @@ _KINDS: dict[type, str] = {
     StorageType: "type",
     bytes: "bytes",
 }
+
+
+def _parts(value: object) -> Sequence[object]:
+    """Return what `value` holds directly."""
+    match value:
+        case dict():
+            return [*value.values()]
+        case StandIn():
+            return [value.args, value.state, value.items, value.entries]
+        case Collection():
+            return value.items
+        case Octets() | Text() | Name() | Maker() | Scalar() | TorchDtype() | StorageType():
+            return ()
+        case list() | tuple():
+            return value
+    return ()
 
 
 def _named(entries: Mapping[Any, object]) -> Iterator[tuple[str, object]]:

@@ -112,7 +112,7 @@ def _unpickle(file: Shard, path: Path) -> _Unpickled:
     if start.startswith(ZIP_MAGIC):
         return _unpickle_archive(file, path)
     whole = Program(file.buffer, 0, file.nbytes)
-    if start[2:].startswith(LEGACY_MAGIC):
+    if LEGACY_MAGIC in start:
         try:
             value = read_legacy(whole, _table(whole))
         except InputError as error:

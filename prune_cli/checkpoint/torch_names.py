@@ -425,6 +425,13 @@ def _same(value: object, *_: object) -> object:
     return value
 
 
+def _attribute(owner: object, name: object, *rest: object) -> object:
+    """Return the name of a class within a class, which protocols before 4 ask getattr for."""
+    if isinstance(owner, Name) and type(name) is str and not rest:
+        return Name(owner.module, f"{owner.name}.{name}")
+    return StandIn(Name("builtins", "getattr"), (owner, name, *rest))
+
+
 def _layout(name: object) -> Name:
     return Name("torch", name.removeprefix("torch.") if isinstance(name, str) else "")
 
@@ -508,6 +515,7 @@ def _python_table() -> Iterator[tuple[str, str, object]]:
     yield "builtins", "dict", Maker("dict", _dict_of(dict), copies=True)
     for name in ("set", "frozenset"):
         yield "builtins", name, Maker(name, _collection_of(name))
+    yield "builtins", "getattr", Maker("getattr", _attribute)
     yield "builtins", "bytearray", Maker("bytearray", _byte_array)
     yield "_codecs", "encode", Maker("bytes", _encoded)
 

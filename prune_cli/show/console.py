@@ -82,10 +82,17 @@ def show_error(error: PruneError) -> None:
         _print(f"       {escape(line)}")
 
 
+def show_tips(tips: Iterable[str]) -> None:
+    """What may help."""
+    for tip in tips:
+        _print(f"[bold]tip:[/] {escape(tip)}")
+
+
 def show_interrupted() -> None:
     """That a signal ended it, and what is left."""
     _print(
-        "[bold red]interrupted:[/] nothing is left, but of a folder what is finished: see --resume"
+        "[bold red]interrupted:[/] partial output removed; finished shards are kept "
+        "(continue with --resume)"
     )
 
 

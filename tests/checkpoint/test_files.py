@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
-from prune_cli.checkpoint import Loading, open_checkpoint
+from prune_cli.checkpoint import open_checkpoint
 from prune_cli.checkpoint.files import is_index
 from prune_cli.errors import InputError, OutputError
 from tests import build
@@ -36,7 +35,7 @@ FOREIGN = {
     "gzip": (b"\x1f\x8b\x08\0", "gzip"),
     "zstd": (b"\x28\xb5\x2f\xfd", "zstd"),
     "html": (b"<!DOCTYPE html>", "a web page"),
-    "pickle": (b"\x80\x04}.", "a plain pickle"),
+    "pickle": (b"\x80\x04}.", "no state dict"),
     "json": (b'{"a": 1}', "no weight_map"),
     "broken-json": (b'{"a": ', "no weight_map"),
     "text": (b"hello, world", "not a checkpoint"),
@@ -83,7 +82,7 @@ def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
 
     writer.join()
     info = checkpoint.tensors["conv.weight"]
-    assert build.same_bits(checkpoint.tensor(info), build.tensors()["conv.weight"])
+    assert build.same_bits(build.tensor(checkpoint, info), build.tensors()["conv.weight"])
 
 
 @pytest.mark.parametrize("saver", build.SAVERS)
@@ -98,7 +97,7 @@ def test_stdin_is_read_like_a_file(
 
     assert checkpoint.tensors.keys() == build.tensors().keys()
     info = checkpoint.tensors["fc.weight"]
-    assert build.same_bits(checkpoint.tensor(info), build.tensors()["fc.weight"])
+    assert build.same_bits(build.tensor(checkpoint, info), build.tensors()["fc.weight"])
 
 
 def test_a_closed_stdin_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,15 +126,6 @@ def test_a_safetensors_file_that_begins_like_json_is_no_index(tmp_path: Path) ->
 
     assert not is_index(path)
     assert open_checkpoint(path).tensors.keys() == {"w"}
-
-
-def test_loading_defaults_to_the_safe_way(tmp_path: Path) -> None:
-    """Without a Loading, a pickle of a class is refused."""
-    path = build.torch_zip(tmp_path / "x", torch.nn.Linear(2, 2))
-
-    with pytest.raises(InputError, match="--unsafe-load"):
-        open_checkpoint(path)
-    assert open_checkpoint(path, Loading(unsafe=True)).format == "module"
 
 
 def test_a_file_that_was_cut_since_it_was_opened_is_told(tmp_path: Path) -> None:
