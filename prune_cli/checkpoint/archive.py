@@ -24,6 +24,7 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 1 << 16
 _UNKNOWN = 0xFFFFFFFF
+_TOPS = (0xFFFF, _UNKNOWN, _UNKNOWN)
 _ENCRYPTED = 1
 _STORED, _DEFLATED = 0, 8
 
@@ -123,32 +124,52 @@ def _directory(content: memoryview) -> tuple[int, list[_Entry]]:
     found = bytes(content[tail:]).rfind(b"PK\x05\x06")
     if found < 0:
         raise _UnreadableError("it has no zip directory")
-    end = tail + found
-    _, disk, _, _, count, nbytes, start, _ = _END.unpack_from(content, end)
-    if _UNKNOWN in (nbytes, start) or count == 0xFFFF:
-        count, nbytes, start, end = _directory_64(content, end)
-    if disk or start + nbytes > end:
-        raise _UnreadableError("its zip directory is not where it says")
-    entries = list(_entries(content[start : start + nbytes]))
-    if len(entries) != count:
+    ends = _ends(content, tail + found)
+    entries = list(_entries(content[ends.start : ends.start + ends.nbytes]))
+    if len(entries) != ends.members:
         raise _UnreadableError(
-            f"its zip directory has {len(entries):,} entries instead of {count:,}"
+            f"its zip directory has {len(entries):,} entries instead of {ends.members:,}"
         )
-    if len({entry.name for entry in entries}) < count:
+    if len({entry.name for entry in entries}) < len(entries):
         raise _UnreadableError("two of its zip members have the same name")
-    return start, entries
+    return ends.start, entries
 
 
-def _directory_64(content: memoryview, end: int) -> tuple[int, int, int, int]:
-    if end < _LOCATOR_64.size:
+class _Ends(NamedTuple):
+    """What the records at the end say of the directory."""
+
+    members: int
+    nbytes: int
+    start: int
+
+
+def _ends(content: memoryview, end: int) -> _Ends:
+    """Return where the directory is; torch writes it twice, for readers with 64 bits and without."""
+    _, disk, first, here, count, nbytes, start, _ = _END.unpack_from(content, end)
+    found = _Ends(count, nbytes, start)
+    at = end - _LOCATOR_64.size
+    if at >= 0 and bytes(content[at : at + 4]) == b"PK\x06\x07":
+        wide = _ends_64(content, at)
+        if any(n not in (m, top) for n, m, top in zip(found, wide, _TOPS, strict=True)):
+            raise _UnreadableError("its two zip directories differ")
+        found, end = wide, at - _END_64.size
+    elif here != count or disk or first:
+        raise _UnreadableError("it is a part of a zip file")
+    if found.start + found.nbytes > end:
         raise _UnreadableError("its zip directory is not where it says")
-    magic, _, at, _ = _LOCATOR_64.unpack_from(content, end - _LOCATOR_64.size)
-    if magic != b"PK\x06\x07" or at > end:
+    return found
+
+
+def _ends_64(content: memoryview, locator: int) -> _Ends:
+    _, disk, at, disks = _LOCATOR_64.unpack_from(content, locator)
+    if at + _END_64.size != locator or disk or disks != 1:
         raise _UnreadableError("its zip directory is not where it says")
-    magic, *_, count, nbytes, start = _END_64.unpack_from(content, at)
-    if magic != b"PK\x06\x06":
+    magic, size, _, _, disk, first, here, count, nbytes, start = _END_64.unpack_from(content, at)
+    if magic != b"PK\x06\x06" or size != _END_64.size - 12:
         raise _UnreadableError("its zip directory is not where it says")
-    return count, nbytes, start, at
+    if here != count or disk or first:
+        raise _UnreadableError("it is a part of a zip file")
+    return _Ends(count, nbytes, start)
 
 
 def _entries(directory: memoryview) -> Iterator[_Entry]:
@@ -156,7 +177,7 @@ def _entries(directory: memoryview) -> Iterator[_Entry]:
     while at < len(directory):
         fields = _ENTRY.unpack_from(directory, at)
         magic, _, _, flags, method, _, _, _, packed, nbytes, name, extra, comment = fields[:13]
-        if magic != b"PK\x01\x02":
+        if magic != b"PK\x01\x02" or fields[13]:  # the number of a disk
             raise _UnreadableError("its zip directory is damaged")
         at += _ENTRY.size
         text = bytes(directory[at : at + name])
