@@ -25,7 +25,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 1 << 16
 _UNKNOWN = 0xFFFFFFFF
 _TOPS = (0xFFFF, _UNKNOWN, _UNKNOWN)
-_ENCRYPTED = 1
+_ENCRYPTED = 0x2061  # as a whole, patched, strongly, or the directory alone
 _STORED, _DEFLATED = 0, 8
 
 
