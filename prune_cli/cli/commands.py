@@ -148,11 +148,12 @@ def random_structured(
             fraction,
             dim,
             seed,
+            modules=matched["modules"],
             exclude=tuple(exclude or ()),
+            params=matched["params"],
             bake=bake,
             with_bias=with_bias,
             rules=rules,
-            **matched,
         )
         return make_plan(opened, asked)
 
@@ -394,8 +395,8 @@ def report_command(
     [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
     """
     from prune_cli.report.comparison import compare_reports, read_reports, to_json
+    from prune_cli.report.groups import show_groups_as_tensors
     from prune_cli.show.page import render_page
-    from prune_cli.shrink.groups import show_groups_as_tensors
     from prune_cli.write.atomic import write_file
     from prune_cli.write.checks import check_can_write
     from prune_cli.write.paths import STDOUT
@@ -521,8 +522,9 @@ def shrink_command(
         opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
         from prune_cli.shrink.model import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
+        from prune_cli.write.target import find_target
 
-        where = _where(report, force, resume, max_shard_size, "cpu", workers, [recipe])
+        where = _where(report, force, resume, max_shard_size, dry_run, [recipe])
         with console.progress(opened.nbytes, quiet=quiet) as on_tensor:
             done = shrink_checkpoint(
                 opened,
@@ -550,6 +552,5 @@ def shrink_command(
                 on_tensor=on_tensor,
                 planner=planner,
             )
-    destination = find_destination(opened, output, **where)
-    written = [] if dry_run else [destination.output, destination.report, export]
-    console.show_shrunk(done, written=written, quiet=quiet)
+    target = find_target(opened, output, **where)
+    console.show_shrunk(done, written=[target.output, target.report, export], quiet=quiet)
