@@ -54,8 +54,8 @@ def report(reports: Reports, page: Page, shown: groups.Shown, messages: groups.M
     [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
     """
     from prune_cli.report.comparison import compare_reports, read_reports, to_json
+    from prune_cli.report.groups import show_groups_as_tensors
     from prune_cli.show import console
-    from prune_cli.shrink.groups import show_groups_as_tensors
     from prune_cli.write.checks import check_can_write
     from prune_cli.write.paths import STDOUT
 
