@@ -254,7 +254,7 @@ def test_what_is_in_memory_is_written_the_same(tmp_path: Path) -> None:
     module = build.torch_zip(tmp_path / "module", net)
     state = build.torch_zip(tmp_path / "state", net.state_dict())
 
-    prune_checkpoint(module, tmp_path / "a", amount=0.5, loading=Loading(unsafe=True))
+    prune_checkpoint(module, tmp_path / "a", amount=0.5)
     prune_checkpoint(state, tmp_path / "b", amount=0.5)
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -135,7 +135,7 @@ def test_loading_defaults_to_the_safe_way(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="--unsafe-load"):
         open_checkpoint(path)
-    assert open_checkpoint(path, Loading(unsafe=True)).format == "module"
+    assert open_checkpoint(path).format == "module"
 
 
 def test_a_file_that_was_cut_since_it_was_opened_is_told(tmp_path: Path) -> None:
