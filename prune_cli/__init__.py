@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from prune_cli.checkpoint import Loading as Loading
     from prune_cli.checkpoint import open_checkpoint as open_checkpoint
     from prune_cli.errors import PruneError as PruneError
-    from prune_cli.inspection.inspection import inspect_checkpoint as inspect_checkpoint
+    from prune_cli.inspection.inspect import inspect_checkpoint as inspect_checkpoint
     from prune_cli.module import RandomStructured as RandomStructured
     from prune_cli.module import random_structured as random_structured
     from prune_cli.plan.draw import make_plan as make_plan
@@ -65,7 +65,7 @@ _HOMES = {
     "Rule": "plan.selection",
     "apply_report": "api",
     "compare_reports": "report.comparison",
-    "inspect_checkpoint": "inspection.inspection",
+    "inspect_checkpoint": "inspection.inspect",
     "load_shrunk": "shrink.load",
     "make_plan": "plan.draw",
     "open_checkpoint": "checkpoint",

@@ -18,6 +18,7 @@ from prune_cli.cli import options
 from prune_cli.errors import OutputError, PruneError, UsageError, VerificationError
 from prune_cli.plan.selection import parse_amount, parse_size, read_recipe
 from prune_cli.show import console
+from prune_cli.show.progress import progress
 from prune_cli.write.target import (
     Where,
     begin_output,
@@ -292,13 +293,15 @@ def _carry_out(
             from prune_cli.api import apply_plan
             from prune_cli.write.layout import count_bytes
 
-            with console.progress(count_bytes(checkpoint, plan), quiet=quiet) as on_tensor:
+            with progress(count_bytes(checkpoint, plan), quiet=quiet) as on_tensor:
                 report = apply_plan(checkpoint, plan, destination, begun=begun, on_tensor=on_tensor)
         written = [destination.output, destination.report]
     from prune_cli.plan.draw import count_emitting_biases
 
     emitting = count_emitting_biases(checkpoint, plan)
-    console.show_report(report, written=written, emitting=emitting, quiet=quiet)
+    from prune_cli.show.pruned import show_report
+
+    show_report(report, written=written, emitting=emitting, quiet=quiet)
 
 
 def _plan(decide: "Callable[[], Plan]", device: str) -> "Plan":
@@ -342,11 +345,12 @@ def verify_command(
     """
     import torch
 
+    from prune_cli.show.verification import show_verification
     from prune_cli.verify.verify import to_json, verify_checkpoint
 
     torch.set_num_threads(1)
     nbytes = _nbytes(output) if source else 0
-    with console.progress(nbytes, quiet=quiet, doing="comparing") as on_tensor:
+    with progress(nbytes, quiet=quiet, doing="comparing") as on_tensor:
         verification = verify_checkpoint(
             output,
             report=report,
@@ -357,7 +361,7 @@ def verify_command(
         )
     if as_json:
         console.write_stdout(to_json(verification))
-    console.show_verification(verification, quiet=quiet)
+    show_verification(verification, quiet=quiet)
     if not verification.is_verified:
         raise VerificationError(f"{output}: {len(verification.disagreements)} disagreement(s)")
 
@@ -388,12 +392,14 @@ def inspect_command(
 
     [bold]Example:[/] prune-cli inspect model.safetensors --module 'model.layers.*'
     """
-    from prune_cli.inspection.inspection import inspect, to_json
+    from prune_cli.inspection.facts import inspection_to_json
+    from prune_cli.inspection.inspect import inspect
+    from prune_cli.show.tree import print_globs, print_inspection
 
     if dim is not None and not zeros:
         raise UsageError("--dim says along which dim zero channels are counted; add --zeros")
     opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
-    with console.progress(opened.nbytes if zeros else 0, quiet=quiet) as on_tensor:
+    with progress(opened.nbytes if zeros else 0, quiet=quiet) as on_tensor:
         found = inspect(
             opened,
             modules=tuple(modules or ("*",)),
@@ -405,11 +411,11 @@ def inspect_command(
             on_tensor=on_tensor,
         )
     if as_json:
-        console.write_stdout(to_json(found))
+        console.write_stdout(inspection_to_json(found))
     elif globs:
-        console.show_globs(found)
+        print_globs(found)
     else:
-        console.show_inspection(found, show_all=show_all)
+        print_inspection(found, show_all=show_all)
 
 
 @app.command("report", no_args_is_help=True)
@@ -424,7 +430,8 @@ def report_command(
 
     [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
     """
-    from prune_cli.report.comparison import compare_reports, read_reports, to_json
+    from prune_cli.report.comparison import compare_reports, comparison_to_json, read_reports
+    from prune_cli.show.comparison import print_comparison, print_report
     from prune_cli.show.page import render_page
     from prune_cli.shrink.groups import show_groups_as_tensors
     from prune_cli.write.atomic import STDOUT, check_can_write, write_file
@@ -438,12 +445,12 @@ def report_command(
     if html:
         write_file(html, render_page(found).encode())
     if as_json:
-        console.write_stdout(to_json(compare_reports(rows)))
+        console.write_stdout(comparison_to_json(compare_reports(rows)))
     elif html != STDOUT and not quiet:
         if len(found) > 1:
-            console.show_comparison(compare_reports(rows))
+            print_comparison(compare_reports(rows))
         else:
-            console.print_report(*found.values())
+            print_report(*found.values())
     if not quiet:
         console.show_written([html])
 
@@ -552,7 +559,7 @@ def shrink_command(
         from prune_cli.shrink.shrink import shrink_checkpoint
 
         where = _where(report, force, resume, max_shard_size, "cpu", workers, [recipe])
-        with console.progress(opened.nbytes, quiet=quiet) as on_tensor:
+        with progress(opened.nbytes, quiet=quiet) as on_tensor:
             done = shrink_checkpoint(
                 opened,
                 output,
@@ -581,4 +588,6 @@ def shrink_command(
             )
     destination = find_destination(opened, output, **where)
     written = [] if dry_run else [destination.output, destination.report, export]
-    console.show_shrunk(done, written=written, quiet=quiet)
+    from prune_cli.show.shrunk import show_shrunk
+
+    show_shrunk(done, written=written, quiet=quiet)

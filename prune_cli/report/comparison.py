@@ -10,7 +10,7 @@ from itertools import combinations
 from math import prod
 from pathlib import Path
 
-from prune_cli.inspection.inspection import natural_key
+from prune_cli.checkpoint.names import natural_key
 from prune_cli.jsontext import encode
 from prune_cli.plan.draw import PlanItem
 from prune_cli.plan.selection import Amount
@@ -128,8 +128,8 @@ def compare_reports(reports: Mapping[str, Report]) -> Comparison:
     )
 
 
-def to_json(comparison: Comparison) -> str:
-    """The comparison as JSON, a line for each tensor, ending in a newline."""
+def comparison_to_json(comparison: Comparison) -> str:
+    """Return the comparison as JSON, a line for each run, pair and tensor, ending in a newline."""
     facts = {key: list(value) for key, value in asdict(comparison).items()}
     return encode({"schema": SCHEMA, **facts})
 

@@ -12,7 +12,7 @@ import pytest
 from tests import build
 from tests.conftest import Run
 from tests.report.test_comparison import item, report, write
-from tests.test_page import shrunk
+from tests.show.test_page import shrunk
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_several_reports_are_compared(run: Run, tmp_path: Path) -> None:
         "v 8 1 - - -",
         "w 8 2 2 1 33.3% \u2501\u2501\u2501",
         "",
-        "1 and 2: 33.3% alike, 1 of 3 channels in 1 tensor(s)",
+        "1 and 2: 33.3% alike, 1 of 3 channels in 1 tensor",
     ]
 
 

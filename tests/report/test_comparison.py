@@ -15,8 +15,8 @@ from prune_cli.report.comparison import (
     Run,
     TensorComparison,
     compare_reports,
+    comparison_to_json,
     read_reports,
-    to_json,
 )
 from prune_cli.report.report import Input, Output, Report, Tool, sum_up
 from prune_cli.report.report import to_json as report_to_json
@@ -249,7 +249,7 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
 
 def test_json_is_golden() -> None:
     """Keys in one order, and a line for each run, pair and tensor."""
-    text = to_json(
+    text = comparison_to_json(
         compare_reports({"a": report(item("w", (0, 1))), "b": report(item("w", (1,)), seed=1)})
     )
 
