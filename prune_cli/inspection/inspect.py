@@ -11,9 +11,10 @@ from prune_cli.checkpoint.names import natural_key
 from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.inspection.facts import DtypeTotal, Inspection, ParameterFacts, ZeroCount
 from prune_cli.inspection.globs import propose_globs
-from prune_cli.inspection.zeros import OnTensor, count_zeros
+from prune_cli.inspection.zeros import count_zeros
 from prune_cli.plan.prunable import find_problems
 from prune_cli.plan.selection import Rule, Selection, select
+from prune_cli.write.progress import OnTensor
 
 
 def inspect_checkpoint(

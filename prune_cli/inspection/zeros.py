@@ -1,14 +1,12 @@
 """Count the channels that are all zero: a tensor at a time, no further than it takes to tell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import DTYPES, Parameter, TensorInfo
 from prune_cli.errors import DimError
 from prune_cli.inspection.facts import ZeroCount
-
-OnTensor = Callable[[str, int], None]
-"""Called with a parameter's name and the number of its bytes that are done."""
+from prune_cli.write.progress import OnTensor
 
 
 def count_zeros(
@@ -44,13 +42,14 @@ def _dims(parameter: Parameter, dim: int | None) -> Sequence[int]:
 
 def _can_be_counted(info: TensorInfo) -> bool:
     dtype = DTYPES[info.dtype]
-    return dtype.holds_zero and dtype.bits >= 8 and dtype.torch is not None
+    return dtype.holds_zero and dtype.bits >= 8
 
 
 def _count(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> ZeroCount:
     """Count by the mask where there is one, as the plan does."""
-    from prune_cli.module import live_channels
+    from prune_cli.channels import live_channels  # which imports NumPy
 
     info = parameter.mask or parameter.tensor
     channels = info.shape[dim]
-    return ZeroCount(dim, channels, channels - len(live_channels(checkpoint.tensor(info), dim)))
+    live = live_channels(checkpoint.bits(info), dim, info.dtype)
+    return ZeroCount(dim, channels, channels - len(live))

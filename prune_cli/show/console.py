@@ -16,7 +16,8 @@ from rich.console import Console
 
 from prune_cli.errors import OutputError, PruneError
 from prune_cli.show.numbers import format_bytes, format_count
-from prune_cli.write.atomic import STDOUT, write_file
+from prune_cli.write.atomic import write_file
+from prune_cli.write.paths import STDOUT
 
 UNLIMITED = 1 << 16
 """The columns of a console whose text must not wrap."""
@@ -100,6 +101,12 @@ def show_error(error: PruneError) -> None:
     say(f"[bold red]error:[/] {escape(first)}")
     for line in rest:
         say(f"       {escape(line)}")
+
+
+def show_tips(tips: Iterable[str]) -> None:
+    """Show what may help, a line each."""
+    for tip in tips:
+        say(f"[bold]tip:[/] {escape(tip)}")
 
 
 def show_interrupted() -> None:

@@ -1,7 +1,7 @@
 """What a terminal shows while long work goes on: its phase at once, and a bar once bytes flow."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prune_cli.show.console import stderr
@@ -9,14 +9,13 @@ from prune_cli.show.console import stderr
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-OnTensor = Callable[[str, int], None]
-"""Called with a tensor's name and how many more of its bytes are done."""
+    from prune_cli.write.progress import OnTensor
 
 _LONG_WORK_BYTES = 64 << 20
 
 
 @contextlib.contextmanager
-def progress(nbytes: int, *, quiet: bool, doing: str = "writing") -> Iterator[OnTensor | None]:
+def progress(nbytes: int, *, quiet: bool, doing: str = "writing") -> "Iterator[OnTensor | None]":
     """Show a bar of bytes and rate during long work on a terminal; elsewhere nothing."""
     if quiet or nbytes < _LONG_WORK_BYTES or not stderr.is_terminal:
         yield None

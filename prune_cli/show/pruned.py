@@ -18,7 +18,7 @@ from prune_cli.show.numbers import format_count, format_shape, list_some
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
 
 if TYPE_CHECKING:
-    from prune_cli.plan.draw import PlanItem
+    from prune_cli.plan.facts import PlanItem
     from prune_cli.report.report import Report
 
 

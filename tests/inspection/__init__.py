@@ -1,1 +1,1 @@
-"""Tests of the room that looks into checkpoints."""
+"""Tests of prune_cli.inspection."""

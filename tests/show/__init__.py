@@ -1,1 +1,1 @@
-"""Tests of the room that shows."""
+"""Tests of prune_cli.show."""

@@ -9,13 +9,12 @@ from safetensors.torch import load_file
 from prune_cli import prune_checkpoint
 from prune_cli.checkpoint import open_checkpoint
 from prune_cli.errors import InputError, OutputError
-from prune_cli.plan.draw import Options, make_plan
+from prune_cli.plan.draw import make_plan
+from prune_cli.plan.facts import Options
 from prune_cli.write.atomic import pending
 from prune_cli.write.layout import lay_out
 from prune_cli.write.stream import write_output
 from tests import build
-
-CPU = torch.device("cpu")
 
 
 def anonymous_bytes() -> int:
@@ -93,7 +92,7 @@ def test_a_shard_that_is_gone_is_an_input_error(tmp_path: Path) -> None:
         pytest.raises(InputError, match="x cannot be read: No such file"),
         pending(tmp_path / "out") as output,
     ):
-        write_output(file, checkpoint, output.sink, device=CPU)
+        write_output(file, checkpoint, output.sink)
 
     assert list(tmp_path.iterdir()) == []
 

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator
 
-from prune_cli.plan.draw import Options
+from prune_cli.plan.facts import Options
 from prune_cli.report.report import Report
 
 

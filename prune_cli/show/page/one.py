@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from prune_cli.checkpoint.names import natural_key
-from prune_cli.plan.draw import PlanItem
+from prune_cli.plan.facts import PlanItem
 from prune_cli.report.report import Report
 from prune_cli.show.page.command import spell_command
 from prune_cli.show.page.pictures import Layer, Picture, draw, squares_each

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from prune_cli.plan.draw import PlanItem
+from prune_cli.plan.facts import PlanItem
 from prune_cli.report.comparison import (
     Comparison,
     Pair,

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from prune_cli.plan.selection import Amount
+from prune_cli.amounts import Amount
 from prune_cli.show.numbers import format_bytes, format_count
 
 _LONGEST_TEXT = 300
