@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from prune_cli.plan.draw import make_plan as make_plan
     from prune_cli.plan.selection import Rule as Rule
     from prune_cli.report.comparison import compare_reports as compare_reports
-    from prune_cli.report.comparison import read_reports as read_reports
+    from prune_cli.report.finding import read_reports as read_reports
     from prune_cli.report.report import Report as Report
     from prune_cli.report.report import read_report as read_report
     from prune_cli.show.page import render_page as render_page
@@ -69,7 +69,7 @@ _HOMES = {
     "prune_checkpoint": "api",
     "random_structured": "module",
     "read_report": "report.report",
-    "read_reports": "report.comparison",
+    "read_reports": "report.finding",
     "remove_masks": "api",
     "render_page": "show.page",
     "shrink_checkpoint": "shrink.shrink",

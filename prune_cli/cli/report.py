@@ -53,7 +53,8 @@ def report(reports: Reports, page: Page, shown: groups.Shown, messages: groups.M
 
     [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
     """
-    from prune_cli.report.comparison import compare_reports, comparison_to_json, read_reports
+    from prune_cli.report.comparison import compare_reports, comparison_to_json
+    from prune_cli.report.finding import read_reports
     from prune_cli.show import console
     from prune_cli.show.comparison import print_comparison, print_report
     from prune_cli.shrink.groups import show_groups_as_tensors

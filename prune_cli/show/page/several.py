@@ -10,9 +10,9 @@ from prune_cli.report.comparison import (
     Pair,
     TensorComparison,
     compare_reports,
-    shared_channels,
     why_unlike,
 )
+from prune_cli.report.overlap import shared_channels
 from prune_cli.report.report import Report, Tool
 from prune_cli.show.page.one import Bar, make_bars
 from prune_cli.show.page.pictures import (
