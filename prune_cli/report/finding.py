@@ -18,14 +18,16 @@ def find_report(path: Path) -> Path:
         return path  # stdin, a pipe, and what is not there
     found = report_path(path, is_folder=path.is_dir())
     if not found.is_file():
-        raise InputError(f"{path} is no report, and has none: {found} does not exist")
+        raise InputError(
+            f"{path} is not a report of prune-cli, and has none: {found} does not exist"
+        )
     return found
 
 
 def _may_be_json(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(64).lstrip().startswith(b"{")
+            return path.suffix == ".json" or file.read(64).lstrip().startswith(b"{")
     except OSError:
         return True  # read_report says why it cannot be read
 

@@ -33,7 +33,8 @@ class Name:
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
         plain, indent = self._text.plain, self._indent
         first, *rest = self._text.divide(find_folds(plain, options.max_width, indent))
-        yield Text("\n").join([first, *(Text(" " * indent) + line for line in rest)])
+        lines = [first, *(Text(" " * indent) + line for line in rest)]
+        yield Text("\n", overflow="fold").join(lines)
 
 
 def find_folds(name: str, width: int, indent: int = 0) -> list[int]:
