@@ -12,7 +12,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 from torch.nn.utils import prune
 
-from prune_cli import Loading, Rule, prune_checkpoint, read_report
+from prune_cli import Rule, prune_checkpoint, read_report
 from prune_cli.errors import (
     DeviceError,
     InputError,

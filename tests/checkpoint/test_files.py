@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune_cli.checkpoint import Loading, open_checkpoint
+from prune_cli.checkpoint import open_checkpoint
 from prune_cli.checkpoint.files import is_index
 from prune_cli.errors import InputError, OutputError
 from tests import build

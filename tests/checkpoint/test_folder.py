@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune_cli.checkpoint import Loading, open_checkpoint
+from prune_cli.checkpoint import open_checkpoint
 from prune_cli.errors import InputError
 from tests import build
 

@@ -213,6 +213,4 @@ def test_a_state_dict_in_a_tuple_is_found(tmp_path: Path) -> None:
 
     assert opened.tensors.keys() == build.tensors().keys()
     assert [drop.key for drop in opened.dropped] == ["1", "2"]
-    assert (
-        open_checkpoint(path, Loading(("0",))).tensors.keys() == opened.tensors.keys()
-    )
+    assert open_checkpoint(path, Loading(("0",))).tensors.keys() == opened.tensors.keys()
