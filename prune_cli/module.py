@@ -10,8 +10,12 @@ See also: `torch_channels`, which draws and zeroes; `channels`, the same without
 from typing import Any
 
 import torch
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod, PruningContainer
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from prune_cli.amounts import Amount, number_to_prune, validate_amount
 from prune_cli.errors import DeviceError, ParameterError, UsageError
@@ -129,6 +133,9 @@ class RandomStructured(_Selecting):
             that are not pruned yet.
         dim: the dim that counts channels; negative counts from the end.
         generator: a CPU generator to draw from, in place of the global one.
+        skip_zero_channels: count channels whose elements are all zero as pruned already, and mask
+            them too. After `remove`, pruning again then goes on where the last step stopped, as
+            the command line does; by default zeros may be drawn again, as stock torch draws.
 
     Raises:
         AmountTypeError, AmountError: the amount is impossible for any tensor.
@@ -139,13 +146,19 @@ class RandomStructured(_Selecting):
     PRUNING_TYPE = "structured"
 
     def __init__(
-        self, amount: Amount, dim: int = -1, *, generator: torch.Generator | None = None
+        self,
+        amount: Amount,
+        dim: int = -1,
+        *,
+        generator: torch.Generator | None = None,
+        skip_zero_channels: bool = False,
     ) -> None:
         validate_amount(amount)
         _check_generator(generator)
         self.amount = amount
         self.dim = dim
         self.generator = generator
+        self.skip_zero_channels = skip_zero_channels
 
     def compute_mask(
         self, t: torch.Tensor, default_mask: torch.Tensor | None = None
@@ -153,8 +166,9 @@ class RandomStructured(_Selecting):
         """Draw channels among those live in `default_mask`, and return that mask without them.
 
         Args:
-            t: the tensor to prune, with two dims or more. Its values do not matter; a first
-                `apply` gives one element of each channel.
+            t: the tensor to prune, with two dims or more. Its values matter for
+                `skip_zero_channels` only; without it a first `apply` gives one element of each
+                channel.
             default_mask: of t's shape, with 0 for what is pruned already and 1 for the rest;
                 None where nothing is.
 
@@ -174,6 +188,10 @@ class RandomStructured(_Selecting):
         else:
             _check_mask(default_mask, t, name)
             mask, live = torch.empty_like(t).copy_(default_mask), live_channels(default_mask, axis)
+        if self.skip_zero_channels:
+            is_zero = ~torch.isin(live, live_channels(t, axis))
+            zero_channels_(mask, axis, live[is_zero])
+            live = live[~is_zero]
         k = number_to_prune(self.amount, len(live), name)
         return zero_channels_(mask, axis, draw_channels(live, k, generator=self.generator))
 
@@ -206,12 +224,17 @@ class RandomStructured(_Selecting):
         dim: int = -1,
         *,
         generator: torch.Generator | None = None,
+        skip_zero_channels: bool = False,
     ) -> BasePruningMethod:
         """Prune the parameter `name` of `module` from now on, at each forward.
 
         The parameter becomes `NAME_orig`, the mask is the buffer `NAME_mask`, and the attribute
         `NAME` is the one under the other, computed anew by a forward pre-hook. Where the
         parameter is pruned already, channels are drawn among those that its mask leaves.
+
+        The hook runs when the module is called. A module that reads the attribute of another
+        without calling it, as `MultiheadAttention` reads `out_proj.weight`, would go on with old
+        values; `out_proj` is refused, and of modules of your own only you can know.
 
         A parameter that another module shares is pruned in this module alone: the other goes on
         with the unpruned values until `remove`, which makes the zeros permanent for both.
@@ -222,6 +245,7 @@ class RandomStructured(_Selecting):
             amount: see the class.
             dim: see the class.
             generator: see the class. The hook does not keep it.
+            skip_zero_channels: see the class.
 
         Returns:
             The hook: the method, or the PruningContainer of all methods on this parameter.
@@ -229,19 +253,25 @@ class RandomStructured(_Selecting):
         Raises:
             AmountTypeError, AmountError, DeviceError, DimError, UsageError: as the class, and as
                 `compute_mask`.
-            ParameterError: the parameter is missing, lazy, has less than two dims, has a second
-                name inside the module, or `NAME_orig` or `NAME_mask` is taken.
+            ParameterError: the parameter is missing, lazy, on the meta device, a DTensor, has less
+                than two dims or a second name inside the module, is the direction of a weight
+                norm, `NAME_orig` or `NAME_mask` is taken, or no call of the module would update
+                it.
         """
         validate_amount(amount, f"parameter {name!r}")
         method = cls(amount, dim, generator=generator)
+        method.skip_zero_channels = skip_zero_channels
         method._tensor_name = name
         previous = _pruning_hook(module, name)
         orig = _parameter(module, name, pruned=previous is not None)
-        if previous is None:  # then one value says it for a whole channel, which is quicker read
+        if (
+            previous is None and not skip_zero_channels
+        ):  # then one value says it for a whole channel, which is quicker read
             kept = method.compute_mask(_one_element_of_each_channel(orig, dim, name))
             mask = torch.empty_like(orig).copy_(kept)
         else:
-            kept = mask = method.compute_mask(orig, module.get_buffer(f"{name}_mask"))
+            before = None if previous is None else module.get_buffer(f"{name}_mask")
+            kept = mask = method.compute_mask(orig, before)
         pruned = _Pruned.of(orig, kept)
         method.generator = None  # what it drew is in the mask; a copy or a pickle needs no more
         # Up to here an error leaves the module as it was; from here on there is none.
@@ -258,6 +288,7 @@ def random_structured(
     dim: int = -1,
     *,
     generator: torch.Generator | None = None,
+    skip_zero_channels: bool = False,
 ) -> torch.nn.Module:
     """Apply `RandomStructured` to the parameter `name`, and return the module.
 
@@ -266,7 +297,9 @@ def random_structured(
         >>> int((linear.weight == 0).all(dim=0).sum())
         2
     """
-    RandomStructured.apply(module, name, amount, dim, generator=generator)
+    RandomStructured.apply(
+        module, name, amount, dim, generator=generator, skip_zero_channels=skip_zero_channels
+    )
     return module
 
 
@@ -334,15 +367,62 @@ def _parameter(module: torch.nn.Module, name: str, *, pruned: bool) -> torch.nn.
     kind, held = type(module).__name__, f"{name}_orig" if pruned else name
     parameter = module._parameters.get(held)
     if parameter is None:
-        names = ", ".join(key for key, value in module._parameters.items() if value is not None)
-        raise ParameterError(f"{kind} has no parameter {held!r} of its own; it has: {names}")
+        raise ParameterError(_no_parameter(module, name, held))
     if is_lazy(parameter):
         raise ParameterError(f"parameter {name!r} of {kind} is lazy: run a forward pass first")
     taken = [f"{name}{end}" for end in ("_orig", "_mask") if hasattr(module, f"{name}{end}")]
     if taken and not pruned:
         raise ParameterError(f"parameter {name!r} of {kind}: the name {taken[0]!r} is taken")
+    reason = _why_not_by_mask(module, name, parameter)
+    if reason:
+        raise ParameterError(f"parameter {name!r} of {kind} {reason}")
     _check_single_name(module, parameter)
     return parameter
+
+
+def _no_parameter(module: torch.nn.Module, name: str, held: str) -> str:
+    kind = type(module).__name__
+    if is_parametrized(module, name):
+        inner = f"parametrizations.{name}"
+        wanted = "original0" if _is_weight_norm(module.get_submodule(inner)) else "original"
+        return (
+            f"{name!r} of {kind} is not a parameter: parametrizations compute it; "
+            f"prune {wanted!r} of module.{inner}"
+        )
+    names = ", ".join(key for key, value in module._parameters.items() if value is not None)
+    hint = f" (weight norm: prune '{name}_g')" if f"{name}_g" in module._parameters else ""
+    return f"{kind} has no parameter {held!r} of its own; it has: {names}{hint}"
+
+
+def _is_weight_norm(module: torch.nn.Module) -> bool:
+    """Tell whether a ParametrizationList is that of torch's weight norm."""
+    return any(type(part).__name__ == "_WeightNorm" for part in module.children())
+
+
+def _why_not_by_mask(
+    module: torch.nn.Module, name: str, parameter: torch.nn.Parameter
+) -> str | None:
+    """Return why a mask and a hook would give wrong values for this parameter, if they would."""
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return (
+            "is read by MultiheadAttention without a call of out_proj, so that no hook would "
+            "update it; prune the state dict instead: prune_state_dict(net.state_dict(), ...)"
+        )
+    if hasattr(parameter, "__tensor_flatten__"):  # a tensor that is made of others
+        return (
+            f"is a {type(parameter.data).__name__}, whose elements other tensors hold; "
+            "prune before it is distributed or converted"
+        )
+    if parameter.is_meta:
+        return (
+            "is on the meta device, where a mask has no values to keep; "
+            "give the module its values first (to_empty and load_state_dict)"
+        )
+    if name == "original1" and _is_weight_norm(module):
+        return "is the direction of a weight norm: zeros would give NaN; prune 'original0'"
+    if name.endswith("_v") and f"{name[:-2]}_g" in module._parameters:
+        return f"is the direction of a weight norm: zeros would give NaN; prune '{name[:-2]}_g'"
+    return None
 
 
 def _check_single_name(module: torch.nn.Module, parameter: torch.nn.Parameter) -> None:
@@ -359,7 +439,10 @@ def _hang(
 ) -> BasePruningMethod:
     """Make `method` a hook of the module, after what its parameter has already."""
     if previous is None:
-        module.register_forward_pre_hook(method)
+        # Torch's older weight norm and spectral norm are hooks that read what this one computes.
+        hooks = module._forward_pre_hooks.values()
+        reads = any(isinstance(h, (WeightNorm, SpectralNorm)) for h in hooks)
+        module.register_forward_pre_hook(method, prepend=reads)
         return method
     hook = module._forward_pre_hooks[previous]
     if not isinstance(hook, _SelectingContainer):

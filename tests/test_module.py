@@ -851,15 +851,15 @@ def test_a_complex_weight_has_a_gradient() -> None:
     assert zero_lines(module.weight_orig.grad, 0) == zero_lines(module.weight_mask, 0)
 
 
-def test_a_module_on_the_meta_device_is_pruned_once() -> None:
+def test_the_mask_of_a_meta_tensor_needs_no_values() -> None:
     """Shapes are all that a first draw needs; a second one needs the values of the mask."""
-    linear = nn.Linear(6, 4, device="meta")
+    t = torch.ones(6, 4, device="meta")
 
-    random_structured(linear, "weight", amount=2, dim=0)
+    mask = RandomStructured(2, dim=0).compute_mask(t)
 
-    assert linear.weight_mask.is_meta
+    assert mask.is_meta
     with pytest.raises(ParameterError, match="meta"):
-        random_structured(linear, "weight", amount=1, dim=0)
+        RandomStructured(1, dim=0).compute_mask(t, mask)
 
 
 def test_a_parameter_that_another_module_shares() -> None:
