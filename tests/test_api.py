@@ -21,7 +21,7 @@ from prune_cli.errors import (
     RequestError,
     UsageError,
 )
-from prune_cli.module import zero_channels_
+from prune_cli.torch_channels import zero_channels_
 from tests import build
 
 PRUNABLE = [name for name in build.TORCH_DTYPES if name not in ("F4", "F8_E8M0")]

@@ -9,7 +9,7 @@ import torch
 
 from prune_cli.checkpoint import open_checkpoint
 from prune_cli.errors import ParameterError, SelectionError, UsageError
-from prune_cli.module import live_channels
+from prune_cli.torch_channels import live_channels
 from prune_cli.plan.biases import bias_name
 from prune_cli.plan.draw import channels_to_prune, make_plan
 from prune_cli.plan.facts import Options, derive_seed
