@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WHAT = "What is pruned"
 HOW = "How"
 WHERE = "Where it goes"
-LOADING = "Reading pickles"
+LOADING = "Reading the checkpoint"
 MODEL = "The model"
 SHOWN = "What is shown"
 
@@ -319,33 +319,23 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Loading:
-    """How a pickle is read."""
+    """Which parts of a checkpoint are wanted."""
 
     state_dict_key: Annotated[
-        str | None,
+        list[str],
         typer.Option(
             "--state-dict-key",
             metavar="KEY",
-            help="Where the state dict is nested (model.ema).",
+            help="Where the state dict is nested (model.ema); repeatable, '*' for every one.",
             show_default="found by structure",
             rich_help_panel=LOADING,
         ),
-    ] = None
-    allow_global: Annotated[
-        list[str],
-        typer.Option(
-            "--allow-global",
-            metavar="NAME",
-            help="A class or function that a pickle may use besides those of torch, as "
-            "argparse.Namespace. Repeatable.",
-            rich_help_panel=LOADING,
-        ),
     ] = field(default_factory=list)
-    unsafe_load: Annotated[
+    drop_unwritable: Annotated[
         bool,
         typer.Option(
-            "--unsafe-load",
-            help="Load pickled modules and TorchScript, running whatever code they hold.",
+            "--drop-unwritable",
+            help="Leave out tensors that cannot be had from bytes (sparse, quantised, DTensor).",
             rich_help_panel=LOADING,
         ),
     ] = False
@@ -354,7 +344,7 @@ class Loading:
         """Return what the core wants to know."""
         from prune_cli import checkpoint
 
-        return checkpoint.Loading(self.state_dict_key, tuple(self.allow_global), self.unsafe_load)
+        return checkpoint.Loading(tuple(self.state_dict_key), self.drop_unwritable)
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,9 @@ def report(reports: Reports, page: Page, shown: groups.Shown, messages: groups.M
     """
     from prune_cli.report.comparison import compare_reports, comparison_to_json
     from prune_cli.report.finding import read_reports
+    from prune_cli.report.groups import show_groups_as_tensors
     from prune_cli.show import console
     from prune_cli.show.comparison import print_comparison, print_report
-    from prune_cli.shrink.groups import show_groups_as_tensors
     from prune_cli.write.checks import check_can_write
     from prune_cli.write.paths import STDOUT
 

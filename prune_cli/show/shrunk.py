@@ -16,8 +16,8 @@ from prune_cli.show.pruned import tell_dropped
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
 
 if TYPE_CHECKING:
+    from prune_cli.plan.shrink import Group, ShrinkPlan
     from prune_cli.report.report import Report
-    from prune_cli.shrink.plan import Group, ShrinkPlan
 
 
 def show_shrunk(
@@ -30,10 +30,10 @@ def show_shrunk(
 
 
 def print_shrunk(report: "Report", console: Console) -> None:
-    """Print the table of groups that lost channels, and the totals."""
-    from prune_cli.shrink.plan import ShrinkPlan
-
-    plan = ShrinkPlan.from_facts(report.shrink or {})
+    """Print the table of groups that lost channels, and the totals; nothing for other reports."""
+    plan = report.shrink
+    if plan is None:
+        return
     print_fitting(console, lambda with_bar: _table(plan.groups[:MAX_ROWS], with_bar))
     if len(plan.groups) > MAX_ROWS:
         more = len(plan.groups) - MAX_ROWS
@@ -61,20 +61,19 @@ def _summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
     yield "FLOPs of one forward pass " + format_change(effect.flops_before, effect.flops_after)
     if output:
         yield "bytes " + format_change(report.input.bytes, output.bytes)
-    yield from _latency(report)
+    yield from _tell_latency(plan)
     for reason, roots in _by_reason(plan):
         yield f"left whole {escape(list_some(roots))}: {escape(reason)}"
     yield from tell_dropped(report)
 
 
-def _latency(report: "Report") -> Iterator[str]:
-    latency = (report.shrink or {}).get("latency")
-    if latency:
-        before, after = latency["milliseconds"]["before"], latency["milliseconds"]["after"]
+def _tell_latency(plan: "ShrinkPlan") -> Iterator[str]:
+    if latency := plan.latency:
+        before, after = latency.milliseconds["before"], latency.milliseconds["after"]
         yield (
             f"latency {before:.2f} ms -> {after:.2f} ms ([bold]{before / after:.2f}x[/] as fast; "
-            f"medians of {latency['rounds']} alternating runs, "
-            f"{format_count(latency['threads'], 'thread')})"
+            f"medians of {latency.rounds} alternating runs, "
+            f"{format_count(latency.threads, 'thread')})"
         )
 
 

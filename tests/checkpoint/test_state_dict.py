@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from prune_cli.checkpoint import Dropped, Loading, open_checkpoint
-from prune_cli.checkpoint.state_dict import Place, find_aliases, find_overlaps
+from prune_cli.checkpoint.strided import Place, find_aliases, find_overlaps
 from prune_cli.errors import InputError
 from tests import build
 

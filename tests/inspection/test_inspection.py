@@ -183,7 +183,7 @@ def test_loading_options_reach_the_file(tmp_path: Path) -> None:
     nested = {"ema": {"a.weight": torch.ones(2, 2)}, "net": {"b.weight": torch.ones(2, 2)}}
     path = build.torch_zip(tmp_path / "model.pt", nested)
 
-    found = inspect_checkpoint(path, loading=Loading("ema"))
+    found = inspect_checkpoint(path, loading=Loading(("ema",)))
 
     assert [each.name for each in found.parameters] == ["a.weight"]
     assert [drop.key for drop in found.dropped] == ["net"]

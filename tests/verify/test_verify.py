@@ -669,7 +669,7 @@ RENAMED = "files and folders can be renamed"
 
 # For each field of a report: another value for it, and how that is caught, or why it cannot be.
 EDITS: dict[str, tuple[object, str]] = {
-    "schema": (2, UNREADABLE),
+    "schema": (3, UNREADABLE),
     "tool.name": ("other", TOOL),
     "tool.version": ("9", TOOL),
     "tool.torch": ("9", TOOL),

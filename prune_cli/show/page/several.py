@@ -12,6 +12,7 @@ from prune_cli.report.comparison import (
     compare_reports,
     why_unlike,
 )
+from prune_cli.report.groups import show_groups_as_tensors
 from prune_cli.report.overlap import shared_channels
 from prune_cli.report.report import Report, Tool
 from prune_cli.show.page.one import Bar, make_bars
@@ -25,7 +26,6 @@ from prune_cli.show.page.pictures import (
     squares_each,
 )
 from prune_cli.show.page.sections import Section, divide, take_fitting
-from prune_cli.shrink.groups import show_groups_as_tensors
 
 MAX_RUNS = 200
 """A page shows no more runs."""
