@@ -53,7 +53,9 @@ def test_what_has_no_report_says_where_it_would_be(tmp_path: Path) -> None:
     """The error names the folder, and the report that is missing."""
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(InputError, match=r"empty is not a report.*prune-report\.json does not exist"):
+    with pytest.raises(
+        InputError, match=r"empty is not a report.*prune-report\.json does not exist"
+    ):
         find_report(tmp_path / "empty")
 
 
