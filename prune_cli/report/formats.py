@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from prune_cli.checkpoint.names import make_printable
 from prune_cli.jsontext import encode
+from prune_cli.report.numbers import format_bytes
 
 Cell = str | int | float | None
 """A value of a row; None where there is none."""
@@ -29,11 +30,12 @@ class Format(StrEnum):
 
 
 class Kind(StrEnum):
-    """What the values of a column are; a part is a fraction that is shown as percent."""
+    """What the values of a column are: a part is a fraction, shown as percent."""
 
     TEXT = "text"
     NUMBER = "number"
     PART = "part"
+    BYTES = "bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,8 @@ def show_cell(cell: Cell, kind: Kind) -> str:
             return make_printable(cell)
         case _ if kind is Kind.PART:
             return f"{cell:.1%}"
+        case _ if kind is Kind.BYTES:
+            return format_bytes(cell)
         case int():
             return f"{cell:,}"
         case _:

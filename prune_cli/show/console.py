@@ -16,7 +16,7 @@ from rich.console import Console
 
 from prune_cli.checkpoint.names import make_printable
 from prune_cli.errors import OutputError, PruneError
-from prune_cli.show.numbers import format_bytes, format_count
+from prune_cli.report.numbers import format_bytes, format_count
 from prune_cli.write.atomic import write_file
 from prune_cli.write.paths import STDOUT
 

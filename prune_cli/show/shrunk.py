@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from prune_cli.report.numbers import format_change, format_count, list_some
 from prune_cli.show.console import escape, say, show_written, stderr
-from prune_cli.show.numbers import format_change, format_count, list_some
 from prune_cli.show.pruned import tell_dropped
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
 

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.text import Text
 
 from prune_cli.show.console import escape
-from prune_cli.show.numbers import format_bytes
+from prune_cli.report.numbers import format_bytes
 from prune_cli.show.pruned import Row, collapse
 
 
