@@ -20,6 +20,7 @@ from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
 from prune_cli.plan.replay import plan_removal, replay
 from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.folder import FolderOutput, write_folder
@@ -259,6 +260,7 @@ def carry_out(
     plan = decide()
     if target.output is None:
         report = make_report(checkpoint, plan, None)
+        execution.before_commit()
         write_report(report, target)
         return report
     files = lay_out(checkpoint, plan, max_shard_size=target.max_shard_size)
@@ -333,6 +335,7 @@ def _to_file(work: _Work) -> Report:
     with pending(work.output) as output:
         output.set_size(file.nbytes)
         work.write(file, output.sink)
+        work.execution.before_commit()
         write_report(report, work.target)
         output.commit()
     return report
@@ -347,6 +350,7 @@ def _to_folder(work: _Work) -> Report:
         workers=work.execution.threads,
         force=work.target.force,
         resume=work.target.resume,
+        before_commit=work.execution.before_commit,
     )
     return report
 
@@ -354,7 +358,7 @@ def _to_folder(work: _Work) -> Report:
 def _folder_output(work: _Work, report: bytes) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
     index = index_name(checkpoint) if _needs_index(work) else None
-    texts: dict[str, bytes] = {}
+    texts = edited_texts(work.plan.shrink, checkpoint.path)
     if index:
         texts[index] = encode_index(checkpoint, files)
     names = {file.name for file in files}

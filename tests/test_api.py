@@ -12,7 +12,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 from torch.nn.utils import prune
 
-from prune_cli import Loading, Rule, prune_checkpoint, read_report
+from prune_cli import Rule, prune_checkpoint, read_report
 from prune_cli.errors import (
     DeviceError,
     InputError,
@@ -21,7 +21,7 @@ from prune_cli.errors import (
     RequestError,
     UsageError,
 )
-from prune_cli.module import zero_channels_
+from prune_cli.torch_channels import zero_channels_
 from tests import build
 
 PRUNABLE = [name for name in build.TORCH_DTYPES if name not in ("F4", "F8_E8M0")]

@@ -48,9 +48,7 @@ CHECKPOINTS = {
     "silero-safetensors": Real(
         "silero-vad==6.2.3", "silero_vad/data/silero_vad_16k.safetensors", None, ("-p", "weight*")
     ),
-    "silero-script": Real(
-        "silero-vad==6.2.3", "silero_vad/data/silero_vad.jit", None, (), True
-    ),
+    "silero-script": Real("silero-vad==6.2.3", "silero_vad/data/silero_vad.jit", None, (), True),
 }
 
 

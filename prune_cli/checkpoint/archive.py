@@ -25,17 +25,24 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 1 << 16
 _UNKNOWN = 0xFFFFFFFF
 _TOPS = (0xFFFF, _UNKNOWN, _UNKNOWN)
-_ENCRYPTED = 0x2061  # as a whole, patched, strongly, or the directory alone
+_ENCRYPTED = 0x2061  # a flag: as a whole, patched, strongly, or the directory alone
+_HAS_DESCRIPTOR = 8  # a flag
+_DESCRIPTOR = b"PK\x07\x08"
+_CRC_OF_ENTRY, _CRC_OF_LOCAL = 16, 14  # where in a record
 _STORED, _DEFLATED = 0, 8
 
 
 class Member(NamedTuple):
-    """A member of the archive: where its bytes are, and how many it means once unpacked."""
+    """A member of the archive: where its bytes are, and how many it means once unpacked.
+
+    `checksums` are the places of its CRC-32 in the file: before it, behind it, in the directory.
+    """
 
     start: int
     stop: int
     nbytes: int
     is_compressed: bool = False
+    checksums: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class _Entry(NamedTuple):
     packed: int
     nbytes: int
     header: int
+    at: int
 
 
 def read_archive(content: memoryview, path: object) -> Archive:
@@ -125,7 +133,10 @@ def _directory(content: memoryview) -> tuple[int, list[_Entry]]:
     if found < 0:
         raise _UnreadableError("it has no zip directory")
     ends = _ends(content, tail + found)
-    entries = list(_entries(content[ends.start : ends.start + ends.nbytes]))
+    entries = [
+        entry._replace(at=ends.start + entry.at)
+        for entry in _entries(content[ends.start : ends.start + ends.nbytes])
+    ]
     if len(entries) != ends.members:
         raise _UnreadableError(
             f"its zip directory has {len(entries):,} entries instead of {ends.members:,}"
@@ -179,14 +190,14 @@ def _entries(directory: memoryview) -> Iterator[_Entry]:
         magic, _, _, flags, method, _, _, _, packed, nbytes, name, extra, comment = fields[:13]
         if magic != b"PK\x01\x02" or fields[13]:  # the number of a disk
             raise _UnreadableError("its zip directory is damaged")
-        at += _ENTRY.size
+        entry, at = at, at + _ENTRY.size
         text = bytes(directory[at : at + name])
         more = bytes(directory[at + name : at + name + extra])
         nbytes, packed, header = _sizes_64(more, nbytes, packed, fields[-1])
         at += name + extra + comment
         if at > len(directory):
             raise _UnreadableError("its zip directory is damaged")
-        yield _Entry(text, flags, method, packed, nbytes, header)
+        yield _Entry(text, flags, method, packed, nbytes, header, entry)
 
 
 def _sizes_64(extra: bytes, *sizes: int) -> list[int]:
@@ -224,7 +235,19 @@ def _locate(content: memoryview, entry: _Entry) -> Member:
     ):
         raise _UnreadableError(f"{name!r} has another size than the zip directory says")
     start = at + name_length + extra
-    return Member(start, start + entry.packed, entry.nbytes, entry.method == _DEFLATED)
+    stop = start + entry.packed
+    checksums = (entry.at + _CRC_OF_ENTRY, *_checksums(content, entry, stop))
+    return Member(start, stop, entry.nbytes, entry.method == _DEFLATED, checksums)
+
+
+def _checksums(content: memoryview, entry: _Entry, stop: int) -> Iterator[int]:
+    """Yield where the CRC-32 of a member stands beside it: in its header, or behind it."""
+    if not entry.flags & _HAS_DESCRIPTOR:
+        yield entry.header + _CRC_OF_LOCAL
+    elif content[stop : stop + len(_DESCRIPTOR)] == _DESCRIPTOR:
+        yield stop + len(_DESCRIPTOR)
+    else:
+        yield stop
 
 
 def _refuse_overlaps(

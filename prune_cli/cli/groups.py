@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prune_cli.cli import signals
 from prune_cli.cli.completion import complete_device, complete_module
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 WHAT = "What is pruned"
 HOW = "How"
 WHERE = "Where it goes"
-LOADING = "Reading pickles"
+LOADING = "Reading the checkpoint"
 MODEL = "The model"
 SHOWN = "What is shown"
 
@@ -195,7 +196,7 @@ class Workers:
         """Return how the output is made."""
         from prune_cli.write.target import Execution
 
-        return Execution("cpu", self.workers, on_tensor)
+        return Execution("cpu", self.workers, on_tensor, before_commit=signals.finish)
 
 
 @dataclass(frozen=True)
@@ -326,7 +327,7 @@ class Loading:
         typer.Option(
             "--state-dict-key",
             metavar="KEY",
-            help="Where a state dict is nested (model.ema). Repeatable; '*' takes all of them.",
+            help="Where the state dict is nested (model.ema); repeatable, * for every one.",
             show_default="found by structure",
             rich_help_panel=LOADING,
         ),
@@ -335,7 +336,7 @@ class Loading:
         bool,
         typer.Option(
             "--drop-unwritable",
-            help="Leave out tensors that safetensors cannot hold (sparse, quantised, DTensor).",
+            help="Leave out tensors that cannot be had from bytes (sparse, quantised, DTensor).",
             rich_help_panel=LOADING,
         ),
     ] = False

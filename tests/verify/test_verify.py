@@ -120,9 +120,7 @@ KINDS = {
     "tied-module": Kind(tied_module),
     "dtypes": Kind(dtypes, {"modules": ["yes.*"]}),
     "in-memory": Kind(live_complex),
-    "module": Kind(
-        lambda f: build.torch_zip(f / "m.pt", nn.Linear(4, 6))
-    ),
+    "module": Kind(lambda f: build.torch_zip(f / "m.pt", nn.Linear(4, 6))),
     "with-bias": Kind(lambda f: build.torch_zip(f / "m.pt", build.tensors()), {"with_bias": True}),
     "lstm": Kind(
         lambda f: build.torch_zip(f / "m.pt", LSTM.state_dict()),
@@ -669,7 +667,7 @@ RENAMED = "files and folders can be renamed"
 
 # For each field of a report: another value for it, and how that is caught, or why it cannot be.
 EDITS: dict[str, tuple[object, str]] = {
-    "schema": (2, UNREADABLE),
+    "schema": (3, UNREADABLE),
     "tool.name": ("other", TOOL),
     "tool.version": ("9", TOOL),
     "tool.torch": ("9", TOOL),
