@@ -259,6 +259,8 @@ def _refuse_overlaps(
         if entry.header < at:
             name = str(entry.name[:80], "utf-8", "replace")
             raise _UnreadableError(f"{name!r} overlaps another zip member")
-        at = members[entry.name].stop
+        member = members[entry.name]
+        behind = (place + 4 for place in member.checksums if member.stop <= place < directory)
+        at = max((member.stop, *behind))
     if at > directory:
         raise _UnreadableError("its zip members reach into the directory")
