@@ -46,6 +46,9 @@ from prune_cli.checkpoint.torch_names import (
 )
 from prune_cli.errors import InputError
 
+_MOST_MEMBERS, _LONGEST_PICKLE = 16, 16384
+"""What a file of torch.save with one tensor has at the most; there can be many of them."""
+
 
 class _Record(NamedTuple):
     """Where a chunk was written: a range of a file of the folder."""
@@ -110,6 +113,7 @@ def _read_metadata(file: Shard) -> _Metadata:
     if not isinstance(entries, dict) or not isinstance(stored, dict):
         raise CorruptPickleError(f"{METADATA} says neither what was saved nor where")
     named = {name: entry for name, entry in entries.items() if type(name) is str}
+    budget = _Budget(file.nbytes // 8)
     tensors = {
         name: entry
         for name, entry in named.items()
@@ -117,7 +121,7 @@ def _read_metadata(file: Shard) -> _Metadata:
     }
     return _Metadata(
         tensors={name: _tensor(_state(entry)) for name, entry in tensors.items()},
-        chunks={name: tuple(_chunks(_state(entry))) for name, entry in tensors.items()},
+        chunks={name: tuple(_chunks(_state(entry), budget)) for name, entry in tensors.items()},
         records=dict(_records(stored)),
         others={name: entry for name, entry in named.items() if name not in tensors},
         paths=dict(_paths(state.get("planner_data"))),
@@ -146,9 +150,23 @@ def _sizes(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _chunks(state: Mapping[Any, Any]) -> Iterator[_Chunk]:
+@dataclass
+class _Budget:
+    """How many chunks may be named: each takes more than 8 bytes, if it is named once."""
+
+    chunks: int
+
+    def spend(self) -> None:
+        """Count one more."""
+        self.chunks -= 1
+        if self.chunks < 0:
+            raise CorruptPickleError(f"{METADATA} names the same chunks too often")
+
+
+def _chunks(state: Mapping[Any, Any], budget: _Budget) -> Iterator[_Chunk]:
     chunks = state.get("chunks")
     for chunk in chunks if isinstance(chunks, list) else []:
+        budget.spend()
         found = _state(chunk)
         yield _Chunk(_sizes(found.get("offsets")), _sizes(found.get("sizes")))
 
@@ -307,9 +325,9 @@ def _saved_tensor(parts: _Parts, record: _Record, flat: str) -> Tensor:
     """Return the tensor that a record holds, a file of torch.save by itself."""
     parts.number(record.file)
     content = parts.bytes_of(record)
-    archive = read_archive(content, f"{record.file}, {flat[:80]!r}")
+    archive = read_archive(content, f"{record.file}, {flat[:80]!r}", most=_MOST_MEMBERS)
     pickled = archive.stored("data.pkl")
-    if pickled is None:
+    if pickled is None or pickled.nbytes > _LONGEST_PICKLE:
         raise CorruptPickleError(f"a chunk of {flat[:80]!r} is no file of torch.save")
     program = read_member_program(content, pickled)
     saved = run_pickle(program, TABLE, partial(find_storage, archive)).value
