@@ -91,6 +91,7 @@ class Checkpoint:
         is_folder: whether it is a folder; then `others` are its other files, relative to it.
         index: its index file, if it has one.
         notes: what a user should be told about how it was read.
+        state_dict_keys: which of several state dicts were picked; empty for the only one.
         unwritable: tensors that were left out because they cannot be had from bytes -> why.
     """
 
@@ -105,6 +106,7 @@ class Checkpoint:
     index: Index | None = None
     notes: tuple[str, ...] = ()
     unwritable: Mapping[str, str] = field(default_factory=dict)
+    state_dict_keys: tuple[str, ...] = ()
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:

@@ -99,8 +99,17 @@ class Report:
         return Plan(self.method, self.options, self.tensors, self.skipped, self.shrink)
 
 
-def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Report:
-    """The Report of `plan` on `checkpoint`; `output` is None for a dry run."""
+def make_report(
+    checkpoint: Checkpoint, plan: Plan, output: Output | None, *, drops: bool = True
+) -> Report:
+    """Return the Report of `plan` on `checkpoint`.
+
+    Args:
+        checkpoint: the input.
+        plan: what was decided.
+        output: what was written; None for a dry run.
+        drops: whether the output lacks what safetensors cannot hold.
+    """
     return Report(
         tool=Tool("prune-cli", prune_cli.__version__, torch_version()),
         method=plan.method,
@@ -115,9 +124,9 @@ def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Re
         totals=sum_up(plan.items),
         tensors=plan.items,
         skipped=plan.skipped,
-        dropped=checkpoint.dropped,
+        dropped=checkpoint.dropped if drops else (),
         shrink=plan.shrink,
-        notes=(*checkpoint.notes, *_tied(checkpoint)),
+        notes=(*checkpoint.notes, *(_tied(checkpoint) if drops else ())),
     )
 
 
