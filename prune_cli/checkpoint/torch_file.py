@@ -37,6 +37,7 @@ from prune_cli.checkpoint.pickles import (
     Maker,
     Octets,
     Program,
+    RefusedPickleError,
     Text,
     printable,
     run_pickle,
@@ -79,6 +80,8 @@ def open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
     try:
         with _collector_paused():
             return _to_checkpoint(path, file, _unpickle(file, path), loading)
+    except RefusedPickleError as error:
+        raise InputError(f"{path} {error}") from error
     except CompressedMemberError as error:
         raise InputError(f"{path}: {error}") from error
     except CorruptPickleError as error:
@@ -115,11 +118,7 @@ def _unpickle(file: Shard, path: Path) -> _Unpickled:
         return _unpickle_archive(file, path)
     whole = Program(file.buffer, 0, file.nbytes)
     if LEGACY_MAGIC in start:
-        try:
-            value = read_legacy(whole, _table(whole))
-        except InputError as error:
-            raise InputError(f"{path} {error}") from error
-        return _of(file, value, "torch-legacy", file.nbytes)
+        return _of(file, read_legacy(whole, _table(whole)), "torch-legacy", file.nbytes)
     ran = run_pickle(whole, _table(whole))
     if ran.stop < file.nbytes:
         raise CorruptPickleError(f"{file.nbytes - ran.stop:,} bytes follow its pickle")
@@ -333,7 +332,8 @@ def _place_tensor(name: str, tensor: Tensor) -> _Placed:
     plain = is_packed(tensor.shape, strides)
     info = TensorInfo(name, dtype, shape, 0, start, None if plain else strides, flip)
     layout = (dtype, tensor.shape, strides, flip)
-    return _Placed(info, Place(start, stop, layout, _steps(tensor.shape, strides, itemsize)))
+    base = tensor.storage.start if tensor.storage else start
+    return _Placed(info, Place(start, stop, layout, _steps(tensor.shape, strides, itemsize), base))
 
 
 def _steps(
