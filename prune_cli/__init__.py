@@ -112,7 +112,13 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if not isinstance(found, type):
+        from prune_cli.spelling import for_python
+
+        found = for_python(found)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

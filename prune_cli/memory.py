@@ -143,7 +143,7 @@ def load_masked(
 # --- A state dict as a checkpoint ---------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _StateDict(Checkpoint):
     """A state dict as a checkpoint, so that plans are made of it as they are of files."""
 
