@@ -86,6 +86,33 @@ class _Selecting(BasePruningMethod):
         module.__dict__.pop(name, None)
         _rename(module._parameters, f"{name}_orig", name)
         _assign(module, name, orig)
+        if isinstance(module, PrunedOutputProjection) and not _is_pruned(module):
+            module.__class__ = NonDynamicallyQuantizableLinear  # type: ignore[assignment]
+
+
+def _computed(name: str) -> Any:
+    """Return a property that is the parameter `name`, or while it is pruned, computed anew."""
+
+    def read(module: torch.nn.Module) -> torch.Tensor | None:
+        if f"{name}_orig" not in module._parameters:
+            return module._parameters[name]
+        return masked(getattr(module, f"{name}_orig"), getattr(module, f"{name}_mask"))
+
+    def leave(module: torch.nn.Module, *computed: torch.Tensor) -> None:
+        """Keep nothing of what a hook computed, or removes."""
+
+    return property(read, leave, leave)
+
+
+class PrunedOutputProjection(NonDynamicallyQuantizableLinear):
+    """What `MultiheadAttention.out_proj` is while it is pruned.
+
+    A class because the attention reads the weight and the bias of `out_proj` and never calls it,
+    so that no hook would run: here they are computed whenever they are read.
+    """
+
+    weight = _computed("weight")
+    bias = _computed("bias")
 
 
 class _SelectingContainer(_Selecting, PruningContainer):
@@ -211,9 +238,9 @@ class RandomStructured(_Selecting):
         `NAME` is the one under the other, computed anew by a forward pre-hook. Where the
         parameter is pruned already, channels are drawn among those that its mask leaves.
 
-        The hook runs when the module is called. A module that reads the attribute of another
-        without calling it, as `MultiheadAttention` reads `out_proj.weight`, would go on with old
-        values; `out_proj` is refused, and of modules of your own only you can know.
+        The hook runs when the module is called. What reads the attribute without calling the module
+        goes on with old values, and of modules of your own only you can know. Of torch's, that is
+        `MultiheadAttention` with its `out_proj`, which computes its weight at each reading.
 
         A parameter that another module shares is pruned in this module alone: the other goes on
         with the unpruned values until `remove`, which makes the zeros permanent for both.
@@ -234,8 +261,7 @@ class RandomStructured(_Selecting):
                 `compute_mask`.
             ParameterError: the parameter is missing, lazy, on the meta device, a DTensor, has less
                 than two dims or a second name inside the module, is the direction of a weight
-                norm, `NAME_orig` or `NAME_mask` is taken, or no call of the module would update
-                it.
+                norm, or `NAME_orig` or `NAME_mask` is taken.
         """
         validate_amount(amount, f"parameter {name!r}")
         method = cls(amount, dim, generator=generator)
@@ -416,11 +442,6 @@ def _why_not_by_mask(
     module: torch.nn.Module, name: str, parameter: torch.nn.Parameter
 ) -> str | None:
     """Return why a mask and a hook would give wrong values for this parameter, if they would."""
-    if isinstance(module, NonDynamicallyQuantizableLinear):
-        return (
-            "is read by MultiheadAttention without a call of out_proj, so that no hook would "
-            "update it; prune the state dict instead: prune_state_dict(net.state_dict(), ...)"
-        )
     if hasattr(parameter, "__tensor_flatten__"):  # a tensor that is made of others
         return (
             f"is a {type(parameter.data).__name__}, whose elements other tensors hold; "
@@ -436,6 +457,10 @@ def _why_not_by_mask(
     if name.endswith("_v") and f"{name[:-2]}_g" in module._parameters:
         return f"is the direction of a weight norm: zeros would give NaN; prune '{name[:-2]}_g'"
     return None
+
+
+def _is_pruned(module: torch.nn.Module) -> bool:
+    return any(f"{name}_orig" in module._parameters for name in ("weight", "bias"))
 
 
 def _check_single_name(module: torch.nn.Module, parameter: torch.nn.Parameter) -> None:
@@ -457,6 +482,9 @@ def _install(
     name = method._tensor_name
     _rename(module._parameters, name, f"{name}_orig")
     module.register_buffer(f"{name}_mask", mask)
+    if type(module) is NonDynamicallyQuantizableLinear:
+        module.__dict__.pop(name, None)
+        module.__class__ = PrunedOutputProjection
     _assign(module, name, pruned)
     return _hang(module, method, previous)
 

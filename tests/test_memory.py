@@ -287,16 +287,23 @@ def test_a_mask_that_is_none_is_refused(value: float, pruned: Tied) -> None:
     assert not stock.is_pruned(fresh)
 
 
-def test_masks_that_no_hook_could_apply_are_refused() -> None:
-    """An attention reads its output projection without calling it."""
-    model = nn.MultiheadAttention(8, 2)
-    stock.random_structured(model.out_proj, "weight", 2, 0)
-    fresh = nn.MultiheadAttention(8, 2)
+def test_masks_of_an_attention_load_and_are_followed() -> None:
+    """Though it reads its output projection without calling it."""
+    model, x = nn.MultiheadAttention(8, 2), torch.linspace(-1, 1, 48).view(3, 2, 8)
+    random_structured(model.out_proj, "weight", amount=2, dim=0)
+    random_structured(model, "in_proj_weight", amount=0.5, dim=0)
 
-    with pytest.raises(ParameterError, match=r"out_proj\.weight: .* without a call of out_proj"):
-        load_masked(fresh, model.state_dict())
+    fresh = load_masked(nn.MultiheadAttention(8, 2), model.state_dict())
 
-    assert "out_proj.weight" in fresh.state_dict()
+    assert torch.equal(fresh(x, x, x)[0], model(x, x, x)[0])
+
+
+def test_a_model_without_values_is_refused() -> None:
+    """Each parameter that is masked is named."""
+    state = random_structured(nn.Linear(4, 3), "weight", amount=1, dim=0).state_dict()
+
+    with pytest.raises(ParameterError, match="^weight: .* on the meta device"):
+        load_masked(nn.Linear(4, 3, device="meta"), state)
 
 
 def test_a_file_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
