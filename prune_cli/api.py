@@ -19,7 +19,7 @@ from prune_cli.errors import OutputError
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
 from prune_cli.plan.replay import plan_removal, replay
-from prune_cli.plan.selection import Rule
+from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
 from prune_cli.write.atomic import pending, write_file
@@ -98,9 +98,9 @@ def prune_checkpoint(
         amount=None if amount is None else check_amount(amount),
         dim=dim,
         seed=seed,
-        modules=_globs(modules),
-        exclude=_globs(exclude),
-        params=_globs(params),
+        modules=as_globs(modules),
+        exclude=as_globs(exclude),
+        params=as_globs(params),
         bake=bake,
         with_bias=with_bias,
         rules=tuple(rules),
@@ -236,10 +236,6 @@ def remove_masks(
     )
     execution = Execution(device, workers, on_tensor)
     return carry_out(checkpoint, partial(plan_removal, checkpoint), target, execution)
-
-
-def _globs(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 # --- the pipeline ----------------------------------------------------------------------------

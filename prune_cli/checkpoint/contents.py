@@ -35,7 +35,7 @@ class Dropped:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shard:
     """One file of tensors. A class with a cached property, so that it is mapped at most once."""
 
@@ -48,6 +48,9 @@ class Shard:
     """An unnamed temporary file to keep open, where `path` leads to one."""
     parts: tuple["Shard", ...] = ()
     """Further files, without tensors of their own, that pieces of its tensors lie in."""
+
+    def __repr__(self) -> str:
+        return f"<Shard {self.name}: tensors={len(self.tensors)}>"
 
     @cached_property
     def mapped(self) -> memoryview:
@@ -77,7 +80,7 @@ class Index:
     metadata: Mapping[str, object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A checkpoint whose headers were read, and nothing else.
 
@@ -107,6 +110,9 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     unwritable: Mapping[str, str] = field(default_factory=dict)
     state_dict_keys: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path}: {self.format}, tensors={len(self.tensors)}>"
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
