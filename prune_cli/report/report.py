@@ -18,6 +18,7 @@ from prune_cli.checkpoint import Checkpoint, Dropped
 from prune_cli.errors import InputError
 from prune_cli.jsontext import check_keys, decode, encode
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
+from prune_cli.plan.notes import find_notes
 from prune_cli.plan.shrink import ShrinkPlan
 
 SCHEMA = 2
@@ -117,7 +118,7 @@ def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Re
         skipped=plan.skipped,
         dropped=checkpoint.dropped,
         shrink=plan.shrink,
-        notes=(*checkpoint.notes, *_tied(checkpoint)),
+        notes=(*checkpoint.notes, *_tied(checkpoint), *find_notes(checkpoint, plan)),
     )
 
 
