@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_cli.checkpoint.encodings import Encoding, find_encodings
 from prune_cli.checkpoint.tensors import (
     DTYPES,
     ORIG_SUFFIX,
@@ -96,6 +97,7 @@ class Checkpoint:
         notes: what a user should be told about how it was read.
         state_dict_keys: which of several state dicts were picked; empty for the only one.
         unwritable: tensors that were left out because they cannot be had from bytes -> why.
+        unpaired: tensors called NAME_orig whose NAME_mask is no mask, by its values.
     """
 
     path: Path
@@ -110,6 +112,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     unwritable: Mapping[str, str] = field(default_factory=dict)
     state_dict_keys: tuple[str, ...] = ()
+    unpaired: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.path}: {self.format}, tensors={len(self.tensors)}>"
@@ -122,12 +125,17 @@ class Checkpoint:
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter, with its mask where torch pruned it."""
-        return tuple(pair_masks(self.tensors.values()))
+        return tuple(pair_masks(self.tensors.values(), self.unpaired))
 
     @cached_property
     def parameter_of(self) -> dict[str, Parameter]:
         """Every parameter by its name."""
         return {parameter.name: parameter for parameter in self.parameters}
+
+    @cached_property
+    def encodings(self) -> dict[str, Encoding]:
+        """What is no weight by itself, by the name of the parameter: packed, a scale, a norm."""
+        return find_encodings(self.parameter_of)
 
     @cached_property
     def parameter_aliases(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from prune_cli.checkpoint import Checkpoint, Dropped
 from prune_cli.errors import InputError
 from prune_cli.jsontext import check_keys, decode, encode
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
+from prune_cli.plan.notes import find_notes
 from prune_cli.plan.shrink import ShrinkPlan
 from prune_cli.report.numbers import format_count
 from prune_cli.write.atomic import write_file
@@ -160,7 +161,11 @@ def make_report(
         skipped=plan.skipped,
         dropped=checkpoint.dropped if drops else (),
         shrink=plan.shrink,
-        notes=(*checkpoint.notes, *(_tied(checkpoint) if drops else ())),
+        notes=(
+            *checkpoint.notes,
+            *(_tied(checkpoint) if drops else ()),
+            *find_notes(checkpoint, plan),
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from prune_cli.plan.facts import (
     REMOVED,
     PlanItem,
 )
+from prune_cli.plan.prunable import why_not_zero
 from prune_cli.report.report import Output, Report
 from prune_cli.verify.differences import NOWHERE, Offsets, first_bits
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, NOT_ZERO, Disagreement
@@ -48,6 +49,9 @@ def check_output(report: Report, told: Output, written: Checkpoint) -> Iterator[
 
 
 def _tensor_problems(report: Report, item: PlanItem, written: Checkpoint) -> Iterator[Disagreement]:
+    encoding = written.encodings.get(item.name)
+    if item.pruned and encoding and not encoding.holds_zero:
+        yield Disagreement(f"it {why_not_zero(item.name, encoding)}", item.name)
     for suffix in suffixes(report):
         if item.name + suffix not in written.tensors:
             yield Disagreement("it is missing", item.name + suffix)

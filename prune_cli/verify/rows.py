@@ -82,6 +82,7 @@ def _follower_problems(item: PlanItem, leader: PlanItem | None) -> Iterator[str]
         aliases=item.aliases,
         dtype=item.dtype,
         shape=(leader.channels,),
+        dim=0,
         already_pruned=(),
         follows=leader.name,
     )
