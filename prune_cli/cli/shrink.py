@@ -118,7 +118,7 @@ def shrink(
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
         opened = open_checkpoint(checkpoint, loading.chosen())
-        from prune_cli.shrink.model import parse_model_arguments
+        from prune_cli.shrink.request import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
 
         with progress(opened.nbytes, quiet=messages.quiet) as on_tensor:
