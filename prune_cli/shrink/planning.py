@@ -154,7 +154,6 @@ class _Planner(Proposer):
             after,
             self.axes(units),
             exact=self.zeros is not None,
-            same_numbers=any(unit.config for unit in units),
         )
 
     def _without(
