@@ -13,6 +13,7 @@ import contextlib
 import gc
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -290,6 +291,7 @@ def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Load
         dropped=tuple(content.dropped(found)),
         notes=tuple(_notes(content, found)),
         unwritable={printable(name): why for name, why in problems.items()},
+        state_dict_keys=loading.state_dict_keys,
     )
 
 
@@ -498,3 +500,65 @@ def _refuse_blow_up(path: Path, size: int, infos: Iterable[TensorInfo]) -> None:
                 f"{path}: {info.name!r} of shape {list(info.shape)} claims {info.nbytes:,} bytes "
                 f"in a file of {size:,}; it is corrupt, or expanded beyond use"
             )
+
+
+# --- For outputs in kind ----------------------------------------------------------------------
+
+
+def find_checksums(file: Shard, changed: Sequence[tuple[int, int]]) -> list[Member]:
+    """Return the members of a zip file that have bytes in any of the (start, stop) `changed`."""
+    if not changed or file.mapped[: len(ZIP_MAGIC)] != ZIP_MAGIC:
+        return []
+    members = sorted(read_archive(file.mapped, file.name).members.values())
+    starts = [member.start for member in members]
+    found = {bisect_right(starts, start) - 1 for start, _ in changed}
+    return [members[number] for number in sorted(found) if number >= 0]
+
+
+def find_neighbours(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, str]:
+    """Return those of the tensors `names` whose bytes a tensor outside the state dict has too.
+
+    Returns:
+        The name -> what the other is called.
+    """
+    found: dict[str, str] = {}
+    for shard in checkpoint.shards:
+        own = {info.name: info for info in shard.tensors if info.name in names and not info.pieces}
+        if not own or shard.parts:
+            continue
+        places = {name: _place_of(info) for name, info in own.items()}
+        outside = {f"\0{key}": place for key, place in _outside(shard, checkpoint)}
+        overlaps = _share_bytes(places, outside)
+        found |= {name: other.removeprefix("\0") for name, other in overlaps.items()}
+    return found
+
+
+def _share_bytes(places: Mapping[str, Place], outside: Mapping[str, Place]) -> dict[str, str]:
+    """Each of `places` that has bytes in common with one `outside` -> that one."""
+    same = {place[:3]: name for name, place in outside.items()}
+    found = {name: same[place[:3]] for name, place in places.items() if place[:3] in same}
+    meeting = find_overlaps({**outside, **places})
+    for name in places.keys() & meeting.keys() - found.keys():
+        found[name] = meeting[name]
+    return found
+
+
+def _place_of(info: TensorInfo) -> Place:
+    start, itemsize = info.offset or 0, max(DTYPES[info.dtype].bits // 8, 1)
+    strides = info.strides or _c_strides(info.shape)
+    stop = start + elements_spanned(info.shape, strides) * itemsize if info.elements else start
+    return Place(start, stop, (info.dtype, info.shape), _steps(info.shape, strides, itemsize))
+
+
+def _outside(shard: Shard, checkpoint: Checkpoint) -> Iterator[tuple[str, Place]]:
+    """Yield every tensor of a file that is no part of its state dict, wherever it is held."""
+    content = _unpickle(shard, checkpoint.path).content
+    found = content.find(checkpoint.path, checkpoint.state_dict_keys)
+    paths = {one.path for one in found}
+    others = [one for one in content.state_dicts() if one.path not in paths]
+    named = [(f"{one.key}.{name}", part) for one in others for name, part in one.weights.items()]
+    held = {id(value) for one in found for value in one.weights.values()}
+    loose = [(key, value) for key, value in content.everything() if id(value) not in held]
+    for key, value in (*named, *loose):
+        if isinstance(value, Tensor) and not value.problem:
+            yield key, _place_of(_place_tensor(key, value).info)

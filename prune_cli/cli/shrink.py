@@ -111,17 +111,17 @@ def shrink(
     [bold]Example:[/] prune-cli shrink model.pt --model nets.py:resnet --example 1x3x224x224 -a 0.25
     """
     from prune_cli.checkpoint import open_checkpoint
-    from prune_cli.show.progress import progress
+    from prune_cli.show.progress import phases
     from prune_cli.show.shrunk import show_shrunk
     from prune_cli.shrink.child import PlanningChild
 
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
         opened = open_checkpoint(checkpoint, loading.chosen())
-        from prune_cli.shrink.model import parse_model_arguments
+        from prune_cli.shrink.request import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
 
-        with progress(opened.nbytes, quiet=messages.quiet) as on_tensor:
+        with phases(opened.nbytes, quiet=messages.quiet) as shown:
             done = shrink_checkpoint(
                 opened,
                 outputs.output,
@@ -145,7 +145,8 @@ def shrink(
                 reads=list(filter(None, [amounts.recipe])),
                 export=model.export,
                 measure=model.measure,
-                on_tensor=on_tensor,
+                on_tensor=shown.on_tensor,
+                on_stage=shown.on_stage,
                 planner=planner,
             )
     target = outputs.target(opened)

@@ -1,7 +1,8 @@
 """What a terminal shows while long work goes on: its phase at once, and a bar once bytes flow."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prune_cli.show.console import stderr
@@ -23,6 +24,28 @@ def progress(nbytes: int, *, quiet: bool, doing: str = "writing") -> "Iterator[O
     with _bar() as bar:
         task = bar.add_task(doing, total=nbytes)
         yield lambda _name, count: bar.advance(task, count)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Callbacks of work that goes through phases before any byte flows; None: nobody looks."""
+
+    on_stage: Callable[[str], None] | None = None
+    on_tensor: "OnTensor | None" = None
+
+
+@contextlib.contextmanager
+def phases(nbytes: int, *, quiet: bool) -> Iterator[Phases]:
+    """Show on a terminal what is being done, from the first moment; elsewhere nothing."""
+    if quiet or not stderr.is_terminal:
+        yield Phases()
+        return
+    with _bar() as bar:
+        task = bar.add_task("starting", total=nbytes)
+        yield Phases(
+            lambda doing: bar.update(task, description=doing),
+            lambda _name, count: bar.update(task, description="writing", advance=count),
+        )
 
 
 def _bar() -> "Progress":
