@@ -9,12 +9,12 @@ Format: torch/distributed/checkpoint/metadata.py and filesystem.py.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prune_cli.checkpoint.archive import CompressedMemberError, read_archive
-from prune_cli.checkpoint.contents import Checkpoint, Shard
+from prune_cli.checkpoint.contents import MOST_OPEN, Checkpoint, Shard, map_file
 from prune_cli.checkpoint.folder import METADATA, is_inside
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.pickles import (
@@ -32,10 +32,10 @@ from prune_cli.checkpoint.torch_file import (
     allowed_steps,
     find_storage,
     is_packed,
-    named_weights,
     problems_of,
     read_member_program,
     refuse_unwritable,
+    unique_weights,
 )
 from prune_cli.checkpoint.torch_names import (
     DTYPE_NAMES,
@@ -213,7 +213,11 @@ def _is_path(value: object) -> bool:
 def _to_checkpoint(folder: Path, file: Shard, metadata: _Metadata, loading: Loading) -> Checkpoint:
     content = Content(_nested(metadata), steps=allowed_steps(file.nbytes))
     found = content.find(folder, loading.state_dict_keys)
-    weights = {name: tensor for name, tensor in named_weights(found) if isinstance(tensor, Tensor)}
+    weights = {
+        name: tensor
+        for name, tensor in unique_weights(folder, found).items()
+        if isinstance(tensor, Tensor)
+    }
     unwritable = problems_of(content.value, weights)
     refuse_unwritable(folder, unwritable, loading)
     flat_name = {id(tensor): name for name, tensor in metadata.tensors.items()}
@@ -254,6 +258,7 @@ class _Parts:
         self._folder = folder
         self._files: list[Shard] = []
         self._numbers: dict[str, int] = {}
+        self._map = lru_cache(MOST_OPEN)(map_file)
 
     def number(self, name: str) -> int:
         """Return the place of the file `name` in `files`."""
@@ -277,7 +282,8 @@ class _Parts:
         file = self._files[self.number(record.file)]
         if record.offset + record.nbytes > file.nbytes:
             raise CorruptPickleError(f"{record.file} ends before its last chunk")
-        return file.mapped[record.offset : record.offset + record.nbytes]
+        content = memoryview(self._map(file.path, file.nbytes))
+        return content[record.offset : record.offset + record.nbytes]
 
 
 def _info(parts: _Parts, metadata: _Metadata, name: str, flat: str, tensor: Tensor) -> TensorInfo:

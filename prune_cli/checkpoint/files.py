@@ -48,13 +48,15 @@ def open_file(
         from prune_cli.checkpoint.torch_file import open_torch
 
         return open_torch(path, file, loading)
+    if start[8:9] == b"{":  # its reader tells what is wrong with the length
+        return _open_safetensors(path, file, shard)
     raise InputError(f"{path} is {_what(start)}")
 
 
 def _is_safetensors(start: bytes) -> bool:
     """Whether it begins with a length below 4 GiB and a JSON object of that length.
 
-    The length can begin like a pickle (0x380 is b"\\x80\\x03"), but no pickle goes on like this.
+    The length can begin like a pickle (0x380 as 80 03), but no pickle goes on like this.
     """
     return start[4:9] == b"\0\0\0\0{"
 
