@@ -32,6 +32,13 @@ def complete_device(incomplete: str) -> list[str]:
     return [name for name in ("cpu", "auto", *cuda, *mps) if name.startswith(incomplete)]
 
 
+def complete_format(incomplete: str) -> list[str]:
+    """Return the forms that --format knows."""
+    from prune_cli.report.formats import Format
+
+    return [form for form in Format if form.startswith(incomplete)]
+
+
 def complete_report(incomplete: str) -> list[str]:
     """Return the reports in the folder that is being typed, and its folders."""
     start, separator, last = incomplete.rpartition("/")

@@ -4,6 +4,7 @@ To add an option, add a field to its group, and every command with that group ha
 option means to the core is said here too, by the methods of its group. See also: grouped.py.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune_cli.cli import signals
-from prune_cli.cli.completion import complete_device, complete_module
+from prune_cli.cli.color import Color, choose_color
+from prune_cli.cli.completion import complete_device, complete_format, complete_module
+from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from prune_cli import checkpoint
     from prune_cli.amounts import Amount
     from prune_cli.checkpoint import Checkpoint
     from prune_cli.plan.selection import Rule
+    from prune_cli.report.formats import Format
     from prune_cli.write.progress import OnTensor
     from prune_cli.write.target import Execution, Target
 
@@ -29,6 +33,7 @@ WHERE = "Where it goes"
 LOADING = "Reading the checkpoint"
 MODEL = "The model"
 SHOWN = "What is shown"
+MESSAGES = "Messages"
 
 CheckpointPath = Annotated[
     Path,
@@ -225,8 +230,41 @@ class Messages:
     """What is said on stderr."""
 
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=HOW)
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            help="Show errors only; on stdout, what --json, --format or - ask for.",
+            rich_help_panel=MESSAGES,
+        ),
     ] = False
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Say what is read and written, from where, and how long it took.",
+            rich_help_panel=MESSAGES,
+        ),
+    ] = False
+    color: Annotated[
+        Color,
+        typer.Option(
+            "--color",
+            metavar="WHEN",
+            help="auto, always or never; auto obeys NO_COLOR and FORCE_COLOR.",
+            callback=choose_color,
+            rich_help_panel=MESSAGES,
+        ),
+    ] = Color.AUTO
+
+    def tell(self, text: str, *, since: float | None = None) -> None:
+        """Say `text` unless it is to be quiet, with the seconds `since` a time.perf_counter()."""
+        from prune_cli.show.console import escape, say
+
+        if not self.quiet:
+            seconds = "" if since is None else f" ({time.perf_counter() - since:.2f} s)"
+            say(f"[dim]{escape(text)}{seconds}[/]")
 
 
 @dataclass(frozen=True)
@@ -350,12 +388,44 @@ class Loading:
 
 @dataclass(frozen=True)
 class Shown:
-    """In which form something is shown."""
+    """In which form something is shown on stdout."""
 
     as_json: Annotated[
         bool,
-        typer.Option("--json", "-j", help="Write JSON to stdout.", rich_help_panel=SHOWN),
+        typer.Option("--json", "-j", help="Write all facts as JSON.", rich_help_panel=SHOWN),
     ] = False
+
+
+@dataclass(frozen=True)
+class ShownInRows(Shown):
+    """The same for what has rows, which other programs take as a table."""
+
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="Write rows to stdout: table, json, csv, markdown or latex.",
+            autocompletion=complete_format,
+            rich_help_panel=SHOWN,
+        ),
+    ] = None
+
+    def rendering(self) -> "Format | None":
+        """Return the form of --format.
+
+        Raises:
+            UsageError: there is no such form, or --json asks for another one.
+        """
+        from prune_cli.report.formats import Format
+
+        if self.form is None:
+            return None
+        if self.as_json:
+            raise UsageError("--json and --format cannot both go to stdout")
+        if self.form not in list(Format):
+            raise UsageError(f"there is no format {self.form!r}; there is {', '.join(Format)}")
+        return Format(self.form)
 
 
 def split_patterns(patterns: Sequence[str]) -> tuple[str, ...]:

@@ -75,9 +75,12 @@ def inspect(
 ) -> None:
     """Show what is in a checkpoint: modules, parameters, shapes, dtypes, sizes; from its headers.
 
-    [bold]Example:[/] prune-cli inspect model.safetensors --module 'model.layers.*'
+    Examples:
+        prune-cli inspect model.safetensors
+        prune-cli inspect llama/ --globs
+        prune-cli inspect model.pruned.safetensors --zeros --dim 0 -m 'layer4.*'
     """
-    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.opening import open_input
     from prune_cli.inspection.facts import inspection_to_json
     from prune_cli.inspection.inspect import inspect as look
     from prune_cli.show.console import write_stdout
@@ -86,7 +89,7 @@ def inspect(
 
     if view.dim is not None and not view.zeros:
         raise UsageError("--dim says along which dim zero channels are counted; add --zeros")
-    opened = open_checkpoint(checkpoint, loading.chosen())
+    opened = open_input(checkpoint, loading, messages)
     showing = progress(opened.nbytes if view.zeros else 0, quiet=messages.quiet)
     with signals.Orderly(), showing as on_tensor:
         found = look(

@@ -28,21 +28,25 @@ def random_structured(
     modules: groups.Modules,
     draw: groups.Draw,
     running: groups.Running,
-    messages: groups.Messages,
     outputs: groups.Outputs,
+    shown: groups.ShownInRows,
+    messages: groups.Messages,
     loading: groups.Loading,
     bake: Bake = True,
 ) -> None:
     """Prune channels at random: write a checkpoint with zeros in them, and a JSON report.
 
-    [bold]Example:[/] prune-cli random-structured model.pt --amount 0.25 --dim 0
+    Examples:
+        prune-cli random-structured model.pt --amount 0.25 --dim 0
+        prune-cli random-structured llama/ -a 25% -d 0 -m 'model.layers.*.mlp.*' -n
+        prune-cli random-structured model.safetensors --recipe layers.toml --seed 3
     """
-    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.opening import open_input
     from prune_cli.cli.pipeline import carry_out
 
     amount = amounts.parsed()
     rules = amounts.rules(modules.patterns, channels.patterns, channels.dim)
-    opened = open_checkpoint(checkpoint, loading.chosen())
+    opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
         from prune_cli.plan.draw import make_plan
@@ -62,4 +66,4 @@ def random_structured(
         return make_plan(opened, options)
 
     target = outputs.target(opened, reads=[amounts.recipe])
-    carry_out(opened, decide, target, running, messages)
+    carry_out(opened, decide, target, running, shown, messages)

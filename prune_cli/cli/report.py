@@ -51,7 +51,10 @@ class Page:
 def report(reports: Reports, page: Page, shown: groups.Shown, messages: groups.Messages) -> None:
     """Show what a report says; compare several: amounts, seeds, and the channels they share.
 
-    [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
+    Examples:
+        prune-cli report model.pruned.report.json
+        prune-cli report seed0.report.json seed1.report.json --html page.html
+        prune-cli report runs/*.report.json --json
     """
     from prune_cli.report.comparison import compare_reports, comparison_to_json
     from prune_cli.report.finding import read_reports

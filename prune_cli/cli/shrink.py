@@ -102,22 +102,26 @@ def shrink(
     model: Model,
     draw: groups.Draw,
     workers: groups.Workers,
-    messages: groups.Messages,
     outputs: groups.Outputs,
+    shown: groups.Shown,
+    messages: groups.Messages,
     loading: groups.Loading,
 ) -> None:
     """Remove channels for good, in every layer coupled to them: a smaller and faster model.
 
-    [bold]Example:[/] prune-cli shrink model.pt --model nets.py:resnet --example 1x3x224x224 -a 0.25
+    Examples:
+        prune-cli shrink model.pt --model nets.py:resnet --example 1x3x224x224 -a 0.25
+        prune-cli shrink llama/ --amount 25% --round-to 64
+        prune-cli shrink model.pruned.safetensors --model nets.py:resnet --from-zeros
     """
-    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.opening import open_input
     from prune_cli.show.progress import progress
     from prune_cli.show.shrunk import show_shrunk
     from prune_cli.shrink.child import PlanningChild
 
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
-        opened = open_checkpoint(checkpoint, loading.chosen())
+        opened = open_input(checkpoint, loading, messages)
         from prune_cli.shrink.model import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
 
