@@ -281,12 +281,12 @@ class Outputs:
         ),
     ] = False
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file (a folder for a folder), or - for stdout.",
+            help="A file, or the folder to put it in (for a folder, a folder), or - for stdout.",
             show_default="NAME.pruned.safetensors beside the input",
             rich_help_panel=WHERE,
         ),

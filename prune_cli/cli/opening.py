@@ -19,6 +19,7 @@ def open_input(path: Path, loading: groups.Loading, messages: groups.Messages) -
     """
     from prune_cli.checkpoint import open_checkpoint
 
+    _refuse_url(path)
     began = time.perf_counter()
     checkpoint = open_checkpoint(path, loading.chosen())
     if messages.verbose:
@@ -28,8 +29,16 @@ def open_input(path: Path, loading: groups.Loading, messages: groups.Messages) -
     return checkpoint
 
 
+def _refuse_url(path: Path) -> None:
+    scheme, colon, rest = str(path).partition(":/")  # a Path has made one slash of two
+    if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and not path.exists():
+        raise InputError(
+            f"{scheme}://{rest} is a URL, and prune-cli reads files; download it first"
+        )
+
+
 def _describe(checkpoint: "Checkpoint") -> str:
-    from prune_cli.show.numbers import format_bytes, format_count
+    from prune_cli.report.numbers import format_bytes, format_count
 
     tensors = format_count(len(checkpoint.tensors), "tensor")
     size = format_bytes(checkpoint.nbytes)

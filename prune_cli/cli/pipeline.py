@@ -44,22 +44,22 @@ def refuse_two_on_stdout(target: "Target", shown: groups.ShownInRows) -> None:
     """Raise a UsageError where stdout is wanted for --json or --format and for a file too."""
     from prune_cli.write.paths import STDOUT
 
-    wanted = "--json" if shown.as_json else "--format" if shown.rendering() else None
+    wanted = "--format" if shown.rendering() else "--json" if shown.as_json else None
     if wanted and STDOUT in (target.output, target.report):
         raise UsageError(f"{wanted} and an output or a report cannot both go to stdout")
 
 
 def write_facts(report: "Report", shown: groups.ShownInRows) -> None:
     """Write to stdout what --json or --format ask for."""
-    from prune_cli.show.console import write_stdout
-
     form = shown.rendering()
     if shown.as_json:
         from prune_cli.report.report import to_json
+        from prune_cli.show.console import write_stdout
 
         write_stdout(to_json(report))
     elif form:
-        from prune_cli.report.formats import render_rows
+        from prune_cli.report.groups import show_groups_as_tensors
         from prune_cli.report.rows import list_tensors
+        from prune_cli.show.listing import print_rows
 
-        write_stdout(render_rows(list_tensors(report), form))
+        print_rows(list_tensors(show_groups_as_tensors(report)), form)

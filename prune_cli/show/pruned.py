@@ -181,8 +181,7 @@ def _notes(report: "Report", emitting: int) -> Iterator[str]:
     if untouched and report.method == "random_structured":
         yield f"the amount rounds to 0 channels in {list_some(untouched)}"
     if emitting:
-        yield (
-            f"in {format_count(emitting, 'module')}, pruned channels still output their bias; "
-            "--with-bias prunes it too"
-        )
+        remedy = "; --with-bias prunes it too" if report.method == "random_structured" else ""
+        modules = format_count(emitting, "module")
+        yield f"in {modules}, pruned channels still output their bias{remedy}"
     yield from report.notes

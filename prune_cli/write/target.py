@@ -107,7 +107,8 @@ def find_target(
 
     Args:
         checkpoint: the input.
-        output: where the output goes; None for a default.
+        output: where the output goes, for a file also the folder it is put into; None for a
+            default.
         report: where the report goes; None for a default, which a dry run does not have.
         force: see Target; so are the rest.
         resume: see Target.
@@ -141,6 +142,8 @@ def find_target(
 
 def _output(checkpoint: Checkpoint, named: str | Path | None, to_folder: bool, suffix: str) -> Path:
     path = _default_output(checkpoint, to_folder, suffix) if named is None else Path(named)
+    if named and not to_folder and (str(named).endswith("/") or path.is_dir()):
+        return path / _default_output(checkpoint, to_folder, suffix).name  # as cp and mv have it
     if to_folder and (path == STDOUT or path.suffix == ".safetensors"):
         raise UsageError(f"the output is a folder of files, so it cannot be {str(path)!r}")
     return path
