@@ -39,6 +39,13 @@ def complete_format(incomplete: str) -> list[str]:
     return [form for form in Format if form.startswith(incomplete)]
 
 
+def complete_order(incomplete: str) -> list[str]:
+    """Return the orders that --sort knows."""
+    from prune_cli.inspection.listing import Order
+
+    return [order for order in Order if order.startswith(incomplete)]
+
+
 def complete_report(incomplete: str) -> list[str]:
     """Return the reports in the folder that is being typed, and its folders."""
     start, separator, last = incomplete.rpartition("/")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune_cli.cli import groups, signals
+from prune_cli.cli.completion import complete_order
 from prune_cli.cli.grouped import grouped
 from prune_cli.errors import UsageError
 
@@ -62,6 +63,7 @@ class View:
         typer.Option(
             "--sort",
             metavar="ORDER",
+            autocompletion=complete_order,
             help="List the tensors by name or by size, the largest first.",
             rich_help_panel=groups.SHOWN,
         ),

@@ -21,8 +21,8 @@ def carry_out(
     running: groups.Workers,
     shown: groups.ShownInRows,
     messages: groups.Messages,
-) -> None:
-    """Decide and write, with a progress bar, and show what came of it."""
+) -> "Report":
+    """Decide and write, with a progress bar, show what came of it, and return that."""
     from prune_cli import api
     from prune_cli.plan.biases import count_emitting_biases
     from prune_cli.show.progress import progress
@@ -38,6 +38,7 @@ def carry_out(
     if messages.verbose:
         messages.tell("planned, written and reported" if target.output else "planned", since=began)
     write_facts(report, shown)
+    return report
 
 
 def refuse_two_on_stdout(target: "Target", shown: groups.ShownInRows) -> None:

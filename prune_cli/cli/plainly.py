@@ -21,6 +21,8 @@ def convert_plainly(parameters: Iterable[Any]) -> None:
 
 
 def _process(parameter: Any, context: Any, value: Any) -> Any:
+    if value is None and context.resilient_parsing:  # a line that is being completed
+        return None
     plain = _convert(parameter, value)
     if plain is _NOT_PLAIN:
         return type(parameter).process_value(parameter, context, value)

@@ -41,11 +41,12 @@ def random_structured(
         prune-cli random-structured llama/ -a 25% -d 0 -m 'model.layers.*.mlp.*' -n
         prune-cli random-structured model.safetensors --recipe layers.toml --seed 3
     """
+    from prune_cli.cli.notes import list_notes
     from prune_cli.cli.opening import open_input
     from prune_cli.cli.pipeline import carry_out
 
     amount = amounts.parsed()
-    rules = amounts.rules(modules.patterns, channels.patterns, channels.dim)
+    rules = amounts.rules(modules.patterns, channels.patterns, channels.chosen_dim)
     opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
@@ -54,7 +55,7 @@ def random_structured(
 
         options = Options(
             amount,
-            channels.dim,
+            channels.chosen_dim,
             draw.seed,
             modules=modules.patterns,
             exclude=modules.excluded,
@@ -66,4 +67,6 @@ def random_structured(
         return make_plan(opened, options)
 
     target = outputs.target(opened, reads=[amounts.recipe])
-    carry_out(opened, decide, target, running, shown, messages)
+    report = carry_out(opened, decide, target, running, shown, messages)
+    is_dim_given = channels.dim is not None or bool(rules)
+    messages.note(list_notes(report.tensors, is_dim_given=is_dim_given))

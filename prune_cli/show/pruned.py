@@ -177,11 +177,22 @@ def describe_options(report: "Report") -> str:
 
 
 def _notes(report: "Report", emitting: int) -> Iterator[str]:
-    untouched = [item.name for item in report.tensors if not item.pruned]
+    untouched = [item for item in report.tensors if not item.pruned]
     if untouched and report.method == "random_structured":
-        yield f"the amount rounds to 0 channels in {list_some(untouched)}"
+        names = list_some([item.name for item in untouched])
+        yield f"the amount rounds to 0 channels in {names}: {_why_none(untouched[0])}"
     if emitting:
         remedy = "; --with-bias prunes it too" if report.method == "random_structured" else ""
         modules = format_count(emitting, "module")
         yield f"in {modules}, pruned channels still output their bias{remedy}"
     yield from report.notes
+
+
+def _why_none(item: "PlanItem") -> str:
+    """Return how many channels there are to choose from, and along which dim there are more."""
+    live = item.channels - len(item.already_pruned)
+    text = f"{item.name} has {format_count(live, 'live channel')} along dim {item.dim}"
+    most = max(range(len(item.shape)), key=lambda dim: item.shape[dim])
+    if item.shape[most] <= item.channels:
+        return text
+    return f"{text}, and {item.shape[most]:,} along --dim {most}"

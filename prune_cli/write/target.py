@@ -142,11 +142,17 @@ def find_target(
 
 def _output(checkpoint: Checkpoint, named: str | Path | None, to_folder: bool, suffix: str) -> Path:
     path = _default_output(checkpoint, to_folder, suffix) if named is None else Path(named)
-    if named and not to_folder and (str(named).endswith("/") or path.is_dir()):
-        return path / _default_output(checkpoint, to_folder, suffix).name  # as cp and mv have it
+    if named and not to_folder and _means_folder(named):
+        return path / _default_output(checkpoint, to_folder, suffix).name
     if to_folder and (path == STDOUT or path.suffix == ".safetensors"):
         raise UsageError(f"the output is a folder of files, so it cannot be {str(path)!r}")
     return path
+
+
+def _means_folder(named: str | Path) -> bool:
+    """Whether a file is to be put into a folder, as for cp: it is there, or ends in a slash."""
+    with output_errors(Path(named)):
+        return str(named).endswith("/") or Path(named).is_dir()
 
 
 def _default_output(checkpoint: Checkpoint, to_folder: bool, suffix: str) -> Path:
