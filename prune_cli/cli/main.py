@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from prune_cli.cli import signals
 from prune_cli.cli.apply import apply
 from prune_cli.cli.complaints import CommandLineError, ParserError, complain
+from prune_cli.cli.diff import diff
 from prune_cli.cli.help import write_epilog, write_help
 from prune_cli.cli.inspect import inspect
 from prune_cli.cli.plainly import convert_plainly
@@ -24,7 +25,7 @@ from prune_cli.cli.shrink import shrink
 from prune_cli.cli.verify import verify
 from prune_cli.errors import OutputError, PruneError
 
-COMMANDS = (random_structured, apply, remove, verify, inspect, report, shrink)
+COMMANDS = (random_structured, apply, remove, verify, inspect, diff, report, shrink)
 """Every command, in the order of the help; each is called like its function."""
 
 
