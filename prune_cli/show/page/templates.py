@@ -34,6 +34,7 @@ def _environment() -> Environment:
         "count": format_count,
         "size": format_bytes,
         "amount": _describe_amount,
+        "short_amount": _shorten_amount,
         "clip": _clip,
     }
     environment.globals |= {"style": _read("page.css"), "script": _read("page.js")}
@@ -45,6 +46,8 @@ def _read(name: str) -> str:
 
 
 def _round(number: float) -> str:
+    if number < 0.01:
+        return "0" if number == 0 else "less than 0.01"
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
@@ -56,6 +59,16 @@ def _describe_amount(amount: Amount | None) -> str:
             return f"{format_count(amount, 'channel')} of each tensor"
         case _:
             return f"{100 * amount:.4g}% of each tensor's live channels"
+
+
+def _shorten_amount(amount: Amount | None) -> str:
+    match amount:
+        case None:
+            return "by rules"
+        case int():
+            return f"{amount:,}"
+        case _:
+            return f"{100 * amount:.4g}%"
 
 
 def _clip(text: str, most: int = _LONGEST_TEXT) -> str:
