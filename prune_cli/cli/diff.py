@@ -33,7 +33,7 @@ def diff(
     Examples:
         prune-cli diff model.pt model.pruned.safetensors
         prune-cli diff base/ finetuned/ --format csv
-        prune-cli diff model.pt copy.pt --quiet && echo the same
+        prune-cli diff model.pt copy.pt --quiet --state-dict-key model
     """
     from prune_cli.cli.opening import open_input
     from prune_cli.inspection.diff import diff as compare

@@ -145,7 +145,8 @@ def inspect(
     view.check()
     form = shown.rendering()
     opened = open_input(checkpoint, loading, messages)
-    showing = progress(opened.nbytes if view.zeros else 0, quiet=messages.quiet)
+    nbytes = opened.nbytes if view.zeros else 0
+    showing = progress(nbytes, quiet=messages.quiet, doing="counting", before="reading")
     with signals.Orderly(), showing as on_tensor:
         found = look(
             opened,

@@ -73,7 +73,7 @@ def verify(
     if source and report is None:
         output, source = put_pruned_first(output, source, messages, "OUTPUT comes before SOURCE")
     nbytes = _nbytes(output) if source else 0
-    showing = progress(nbytes, quiet=messages.quiet, doing="comparing")
+    showing = progress(nbytes, quiet=messages.quiet, doing="comparing", before="reading")
     with signals.Orderly(), showing as on_tensor:
         verification = verify_checkpoint(
             output,
