@@ -1,0 +1,302 @@
+"""Criteria: a score for every channel, out of its weights or a file; the smallest scores go.
+
+    l1      the sum of the magnitudes, as `torch.nn.utils.prune.ln_structured(n=1)` has it
+    l2      the Euclidean norm, as ln_structured(n=2)
+    fpgm    the sum of the distances to the other channels: the one that the others can replace
+            best goes first (He et al. 2019, "Filter pruning via geometric median")
+    scores  what a file says, whatever it was made by
+
+Weights are read once, in blocks, and no tensor is held in memory but what fpgm compares. Equal
+scores go in the order of the channels. NaN counts as more than any number, as in torch: a channel
+that holds one is the last to go, and fpgm leaves it, and one with inf, out of the others' sums.
+
+See also: `channels` (the random draw), allocation.py (how many channels of which layer).
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from prune_cli.checkpoint.tensors import DTYPES, Block, blocks
+from prune_cli.plan.allocation import Layer
+
+Criterion = Literal["random", "l1", "l2", "fpgm", "scores"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+
+Bits: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
+Scores: TypeAlias = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+_Number = TypeVar("_Number", bound=np.generic)
+
+_BLOCK = 1 << 20  # bytes of a weight that are worked on at once, so that they stay in the cache
+_FEW_BLOCKS = 4  # fewer are done before threads have started
+_FOLD = 8  # so many float32 are added as float32; the rest is done in float64
+_LONG = 1024  # elements; less is not worth folding
+_DISTANCES = 1 << 21  # distances that are held at once
+_INTEGERS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
+_WIDE = {"U32", "I32", "U64", "I64", "F64"}  # which float32 does not hold
+_FLOAT8 = {  # bits of the mantissa, bias of the exponent
+    "F8_E4M3": (3, 7),
+    "F8_E5M2": (2, 15),
+    "F8_E4M3FNUZ": (3, 8),
+    "F8_E5M2FNUZ": (2, 16),
+}
+
+
+def has_order(dtype: str) -> bool:
+    """Tell whether elements of `dtype` can be scored: not packed ones, nor powers of two only."""
+    return DTYPES[dtype].bits >= 8 and DTYPES[dtype].holds_zero
+
+
+def score_channels(
+    bits: Bits, dtype: str, dim: int, criterion: Criterion, live: Sequence[int], *, workers: int = 1
+) -> Scores:
+    """Return the score of each of the `live` channels of a weight.
+
+    Args:
+        bits: of the weight, of its shape, perhaps mapped from a file.
+        dtype: as safetensors spells it; see has_order.
+        dim: whose indices are the channels, from 0.
+        criterion: "l1", "l2" or "fpgm".
+        live: the channels that are not pruned yet, ascending.
+        workers: threads; the scores do not depend on them.
+
+    Returns:
+        float64, of the length of `live`.
+    """
+    chosen = np.asarray(live, dtype=np.intp)
+    if criterion == "fpgm":
+        return _sum_distances(bits, dtype, dim, chosen, workers)
+    if criterion == "l2":
+        square = _sum_channels(bits, dtype, dim, _squares, workers)
+        return np.sqrt(square[chosen])
+    return _sum_channels(bits, dtype, dim, _magnitudes, workers)[chosen]
+
+
+def sum_scores(bits: Bits, dtype: str, dim: int, *, workers: int = 1) -> Scores:
+    """Return the sum of the elements of each channel, with their signs: scores from a file."""
+    return _sum_channels(bits, dtype, dim, _real, workers)
+
+
+def rank_together(
+    scores: Sequence[npt.NDArray[Any]], layers: Sequence[Layer]
+) -> npt.NDArray[np.intp]:
+    """Return which layer the channels belong to, in the order in which they go: one draw over all.
+
+    Args:
+        scores: for each layer those of its live channels: all of them numbers of one kind.
+        layers: those layers; a layer is named as often as it can lose channels.
+
+    Example:
+        >>> layers = [Layer("a", (2, 1), 0, 2), Layer("b", (2, 1), 0, 2, at_least=1)]
+        >>> rank_together([np.array([3.0, 1.0]), np.array([2.0, 0.0])], layers).tolist()
+        [1, 0, 0]
+    """
+    if not layers:
+        return np.empty(0, np.intp)
+    firsts = [np.sort(own)[: layer.most] for own, layer in zip(scores, layers, strict=True)]
+    owners = np.repeat(np.arange(len(layers)), [len(own) for own in firsts])
+    return owners[np.concatenate(firsts).argsort(kind="stable")]
+
+
+def decode(bits: Bits, dtype: str) -> Floats:
+    """Return the numbers that `bits` stand for, as float32 where that holds them, or as float64.
+
+    They are good until the next call of the same thread, whose memory is used again. Of complex
+    numbers the real and the imaginary parts lie side by side along the last axis, which has to lie
+    in order. Integers over 2**53 are rounded.
+
+    Example:
+        >>> decode(np.array([0x3F80, 0xC000], np.uint16), "BF16").tolist()
+        [1.0, -2.0]
+    """
+    if dtype in ("F32", "C64"):
+        return bits.view(np.uint32).view(np.float32)
+    if dtype == "F64":
+        return bits.view(np.float64)
+    if dtype == "BF16":
+        words = _scratch.array("decoded", np.uint32, bits.shape)
+        np.copyto(words, bits)
+        words <<= np.uint32(16)
+        return words.view(np.float32)
+    if dtype in _INTEGERS:
+        kind = np.dtype(f"{'i' if dtype[0] == 'I' else 'u'}{bits.dtype.itemsize}")
+        return bits.view(kind).astype(np.float64 if dtype in _WIDE else np.float32)
+    numbers = _scratch.array("decoded", np.float32, bits.shape)
+    np.take(_table(dtype), bits, out=numbers, mode="clip")  # "raise" would need a second copy
+    return numbers
+
+
+class _Scratch(threading.local):
+    """Memory of each thread that is used again: to be given new pages costs more than the sums."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def array(self, name: str, kind: type[_Number], shape: Sequence[int]) -> npt.NDArray[_Number]:
+        """An array with anything in it; the one called `name` before it is lost."""
+        nbytes = math.prod(shape) * np.dtype(kind).itemsize
+        held = self.held.get(name)
+        if held is None or len(held) < nbytes:
+            held = self.held[name] = np.empty(nbytes, np.uint8)
+        return held[:nbytes].view(kind).reshape(shape)
+
+
+_scratch = _Scratch()
+
+
+# --- sums ------------------------------------------------------------------------------------
+
+_Measure: TypeAlias = Callable[[Bits, str], Floats]
+
+
+def _magnitudes(bits: Bits, dtype: str) -> Floats:
+    if dtype == "C64":
+        squares: Scores = _squares(bits, dtype).reshape(*bits.shape, 2).sum(axis=-1)
+        return np.sqrt(squares)
+    numbers = decode(bits, dtype)
+    out = numbers  # or else it is the file itself
+    if not numbers.flags.writeable:
+        out = _scratch.array("measured", numbers.dtype.type, numbers.shape)
+    return np.abs(numbers, out=out)
+
+
+def _squares(bits: Bits, dtype: str) -> Floats:
+    numbers = decode(bits, dtype)
+    wide = _scratch.array("measured", np.float64, numbers.shape)
+    np.copyto(wide, numbers)
+    return np.square(wide, out=wide)
+
+
+def _real(bits: Bits, dtype: str) -> Floats:
+    return decode(bits, dtype)
+
+
+def _sum_channels(bits: Bits, dtype: str, dim: int, measure: _Measure, workers: int) -> Scores:
+    """Sum up `measure` of each channel, block by block in a fixed order, on any number of threads."""
+    flat = np.ascontiguousarray(bits).reshape(-1)
+    itemsize, sums = bits.dtype.itemsize, np.zeros(bits.shape[dim])
+    parts = list(blocks(bits.shape, dim, itemsize, _BLOCK))
+
+    def sum_block(block: Block) -> Scores:
+        part = flat[block.start // itemsize : block.stop // itemsize]
+        return _sum_middle(measure(part.reshape(block.rows, len(block.channels), -1), dtype))
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        for block, part in zip(parts, _map(sum_block, parts, workers), strict=True):
+            sums[block.channels.start : block.channels.stop] += part
+    return sums
+
+
+def _map(
+    function: Callable[[Block], Scores], parts: Sequence[Block], workers: int
+) -> Iterator[Scores]:
+    if workers == 1 or len(parts) < _FEW_BLOCKS:
+        yield from map(function, parts)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(function, parts)
+
+
+def _sum_middle(numbers: Floats) -> Scores:
+    """Sum up (rows, channels, columns) to one float64 for each channel.
+
+    What is long is folded into eighths first, as float32, which takes half as long: a sum of
+    eight is off by some 2**-23 of it. The order is fixed, so the sums do not depend on the machine.
+    """
+    rows, channels, columns = numbers.shape
+    with np.errstate(over="ignore", invalid="ignore"):  # of a thread, so here once more
+        if rows >= columns and rows >= _LONG // columns:
+            whole = rows // _FOLD * _FOLD
+            body = numbers[:whole].reshape(_FOLD, -1, channels, columns)
+            return _add_up(np.add.reduce(body, axis=0)) + _add_up(numbers[whole:])
+        if columns >= _LONG:
+            whole = columns // _FOLD * _FOLD
+            body = numbers[:, :, :whole].reshape(rows, channels, _FOLD, -1)
+            return _add_up(np.add.reduce(body, axis=2)) + _add_up(numbers[:, :, whole:])
+        return _add_up(numbers)
+
+
+def _add_up(numbers: Floats) -> Scores:
+    total: Scores = numbers.sum(axis=(0, 2), dtype=np.float64)
+    return total
+
+
+# --- distances -------------------------------------------------------------------------------
+
+
+def _sum_distances(
+    bits: Bits, dtype: str, dim: int, live: npt.NDArray[np.intp], workers: int
+) -> Scores:
+    """Sum up the distances of each live channel to the others, by |a - b|² = a² + b² - 2ab.
+
+    The sums are rounded to float32: the order in which a BLAS adds depends on the machine.
+    """
+    finite = np.isfinite(_sum_channels(bits, dtype, dim, _magnitudes, workers)[live])
+    shape = (math.prod(bits.shape[:dim]), bits.shape[dim], math.prod(bits.shape[dim + 1 :]))
+    seen, scores = np.ascontiguousarray(bits).reshape(shape), np.full(len(live), np.nan)
+    channels, places = live[finite], np.flatnonzero(finite)
+    step = max(_DISTANCES // max(len(channels), 1), 1)
+    for start in range(0, len(channels), step):
+        some = slice(start, start + step)
+        distances = _distances(seen, dtype, channels, some)
+        scores[places[some]] = distances.sum(axis=1).astype(np.float32)
+    return scores
+
+
+def _distances(seen: Bits, dtype: str, channels: npt.NDArray[np.intp], some: slice) -> Scores:
+    """The distances of `some` of the channels to all of them."""
+    squares = np.zeros(len(channels))
+    products = np.zeros((len(channels[some]), len(channels)))
+    for piece in _pieces(seen, len(channels)):
+        numbers = decode(np.ascontiguousarray(piece[:, channels]), dtype).astype(np.float64)
+        flat = np.moveaxis(numbers, 1, 0).reshape(len(channels), -1)
+        flat = flat - flat.mean(axis=0)  # the distances stay, and far fewer digits are lost
+        squares += np.square(flat).sum(axis=1)
+        products += flat[some] @ flat.T
+    squared = squares[some, None] + squares - 2 * products
+    own = np.arange(len(products))
+    squared[own, own + some.start] = 0.0
+    return np.sqrt(np.maximum(squared, 0.0))
+
+
+def _pieces(seen: Bits, channels: int) -> Iterator[Bits]:
+    """(rows, channels, columns) cut so that each piece has few elements of every channel."""
+    rows, _, columns = seen.shape
+    few = max(_BLOCK // max(channels, 1), 1)
+    wide, high = min(columns, few), max(few // max(columns, 1), 1)
+    for row in range(0, rows, high):
+        for column in range(0, columns, max(wide, 1)):
+            yield seen[row : row + high, :, column : column + wide]
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+
+@cache
+def _table(dtype: str) -> npt.NDArray[np.float32]:
+    """Every value of a dtype of one or two bytes, by its bits."""
+    if dtype == "F16":
+        return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    mantissa, bias = _FLOAT8[dtype]
+    return np.array([_float8(dtype, code, mantissa, bias) for code in range(256)], np.float32)
+
+
+def _float8(dtype: str, code: int, mantissa: int, bias: int) -> float:
+    """The number that the 8 bits of `code` are (OCP 8-bit floating point; arXiv:2206.02915)."""
+    sign, exponent = -1.0 if code & 0x80 else 1.0, (code & 0x7F) >> mantissa
+    part = (code & (1 << mantissa) - 1) / (1 << mantissa)
+    if dtype.endswith("FNUZ"):
+        if code == 0x80:
+            return math.nan
+    elif dtype == "F8_E5M2" and exponent == 31:
+        return sign * math.inf if part == 0 else math.nan
+    elif code & 0x7F == 0x7F:
+        return math.nan
+    return sign * math.ldexp(part + bool(exponent), max(exponent, 1) - bias)
