@@ -152,16 +152,16 @@ def whole_channels(
     a step is largest take one more, as long as that brings the sum nearer; so the sum is off by
     at most half a step of one layer.
     """
-    choices = [
-        _choice(layer, fraction * layer.live)
+    nearest = [
+        _neighbours(layer, fraction * layer.live)
         for layer, fraction in zip(layers, wanted, strict=True)
     ]
-    numbers = [choice.fewer for choice in choices]
+    numbers = [found.fewer for found in nearest]
     rest = gone - sum(k * layer.width for k, layer in zip(numbers, layers, strict=True))
-    for index in sorted(range(len(choices)), key=lambda index: -choices[index].part):
-        step = (choices[index].more - choices[index].fewer) * layers[index].width
+    for index in sorted(range(len(layers)), key=lambda index: -nearest[index].part):
+        step = (nearest[index].more - nearest[index].fewer) * layers[index].width
         if step and 2 * rest >= step:
-            numbers[index] = choices[index].more
+            numbers[index] = nearest[index].more
             rest -= step
     return tuple(numbers)
 
@@ -275,7 +275,7 @@ def _part(elements: float, total: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _Neighbours:
     """The numbers of channels next to a wanted one, and which part of the way it is to `more`."""
 
     fewer: int
@@ -283,15 +283,15 @@ class _Choice:
     part: float
 
 
-def _choice(layer: Layer, wanted: float) -> _Choice:
+def _neighbours(layer: Layer, wanted: float) -> _Neighbours:
     left = round(layer.live - wanted, 9)  # 5.000000000000001 is 5
     fewer = max(min(layer.live - _up(left, layer.step), layer.most), 0)
     more = min(layer.live - math.floor(left / layer.step) * layer.step, layer.most)
     if layer.step > 1 and more == layer.live and left > 0:
         more = fewer  # a step is not so coarse that a layer goes of which something should stay
     if more <= fewer:
-        return _Choice(fewer, fewer, 0.0)
-    return _Choice(fewer, more, (layer.live - left - fewer) / (more - fewer))
+        return _Neighbours(fewer, fewer, 0.0)
+    return _Neighbours(fewer, more, (layer.live - left - fewer) / (more - fewer))
 
 
 def _up(number: float, step: int) -> int:

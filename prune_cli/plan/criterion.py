@@ -18,16 +18,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from prune_cli.checkpoint.tensors import DTYPES, Block, blocks
+from prune_cli.checkpoint.tensors import DTYPES
 from prune_cli.plan.allocation import Layer
-
-Criterion = Literal["random", "l1", "l2", "fpgm", "scores"]
-CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+from prune_cli.plan.choice import Criterion
 
 Bits: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 Scores: TypeAlias = npt.NDArray[np.float64]
@@ -180,22 +178,56 @@ def _real(bits: Bits, dtype: str) -> Floats:
 
 def _sum_channels(bits: Bits, dtype: str, dim: int, measure: _Measure, workers: int) -> Scores:
     """Sum up `measure` of each channel, block by block in a fixed order, on any number of threads."""
-    flat = np.ascontiguousarray(bits).reshape(-1)
-    itemsize, sums = bits.dtype.itemsize, np.zeros(bits.shape[dim])
-    parts = list(blocks(bits.shape, dim, itemsize, _BLOCK))
+    seen = _around(bits, dim)
+    parts, sums = list(_blocks(seen)), np.zeros(bits.shape[dim])
 
-    def sum_block(block: Block) -> Scores:
-        part = flat[block.start // itemsize : block.stop // itemsize]
-        return _sum_middle(measure(part.reshape(block.rows, len(block.channels), -1), dtype))
+    def sum_block(block: _Block) -> Scores:
+        return _sum_middle(measure(block.of(seen), dtype))
 
     with np.errstate(over="ignore", invalid="ignore"):
         for block, part in zip(parts, _map(sum_block, parts, workers), strict=True):
-            sums[block.channels.start : block.channels.stop] += part
+            sums[block.channels] += part
     return sums
 
 
+def _around(bits: Bits, dim: int) -> Bits:
+    """The bits in order, as (rows, channels, columns)."""
+    rows, columns = math.prod(bits.shape[:dim]), math.prod(bits.shape[dim + 1 :])
+    return np.ascontiguousarray(bits).reshape(rows, bits.shape[dim], columns)
+
+
+class _Block(NamedTuple):
+    """What is worked on at once."""
+
+    rows: slice
+    channels: slice
+    columns: slice
+
+    def of(self, seen: Bits) -> Bits:
+        return seen[self.rows, self.channels, self.columns]
+
+
+def _blocks(seen: Bits) -> Iterator[_Block]:
+    """Cut (rows, channels, columns) into blocks of at most _BLOCK bytes that lie in order."""
+    if not seen.size:
+        return
+    rows, channels, columns = seen.shape
+    limit = max(_BLOCK // seen.itemsize, 1)
+    wide = min(columns, limit)
+    deep = min(channels, max(limit // columns, 1))
+    high = max(limit // (channels * columns), 1)
+    for row in range(0, rows, high):
+        for channel in range(0, channels, deep):
+            for column in range(0, columns, wide):
+                yield _Block(
+                    slice(row, row + high),
+                    slice(channel, channel + deep),
+                    slice(column, column + wide),
+                )
+
+
 def _map(
-    function: Callable[[Block], Scores], parts: Sequence[Block], workers: int
+    function: Callable[[_Block], Scores], parts: Sequence[_Block], workers: int
 ) -> Iterator[Scores]:
     if workers == 1 or len(parts) < _FEW_BLOCKS:
         yield from map(function, parts)
@@ -239,8 +271,7 @@ def _sum_distances(
     The sums are rounded to float32: the order in which a BLAS adds depends on the machine.
     """
     finite = np.isfinite(_sum_channels(bits, dtype, dim, _magnitudes, workers)[live])
-    shape = (math.prod(bits.shape[:dim]), bits.shape[dim], math.prod(bits.shape[dim + 1 :]))
-    seen, scores = np.ascontiguousarray(bits).reshape(shape), np.full(len(live), np.nan)
+    seen, scores = _around(bits, dim), np.full(len(live), np.nan)
     channels, places = live[finite], np.flatnonzero(finite)
     step = max(_DISTANCES // max(len(channels), 1), 1)
     for start in range(0, len(channels), step):

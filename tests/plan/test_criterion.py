@@ -10,8 +10,8 @@ from torch.nn.utils import prune
 from prune_cli.checkpoint.tensors import DTYPES
 from prune_cli.plan import criterion as module
 from prune_cli.plan.allocation import Layer
+from prune_cli.plan.choice import Criterion
 from prune_cli.plan.criterion import (
-    Criterion,
     decode,
     has_order,
     rank_together,
