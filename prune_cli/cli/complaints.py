@@ -21,7 +21,8 @@ ParserError: type[Exception] = next(
 _MEANT = {
     "prune": "random-structured",
     "random": "random-structured",
-    "structured": "random-structured",
+    "magnitude": "structured",
+    "ln-structured": "structured",
     "replay": "apply",
     "bake": "remove",
     "unmask": "remove",

@@ -16,14 +16,14 @@ from prune_cli.cli.apply import apply
 from prune_cli.cli.complaints import CommandLineError, ParserError, complain
 from prune_cli.cli.inspect import inspect
 from prune_cli.cli.plainly import convert_plainly
-from prune_cli.cli.random_structured import random_structured
+from prune_cli.cli.random_structured import random_structured, structured
 from prune_cli.cli.remove import remove
 from prune_cli.cli.report import report
 from prune_cli.cli.shrink import shrink
 from prune_cli.cli.verify import verify
 from prune_cli.errors import OutputError, PruneError
 
-COMMANDS = (random_structured, apply, remove, verify, inspect, report, shrink)
+COMMANDS = (random_structured, structured, apply, remove, verify, inspect, report, shrink)
 """Every command, in the order of the help; each is called like its function."""
 
 

@@ -14,13 +14,13 @@ See also: budget.py (amounts of a whole model), draw.py (which channels go).
 """
 
 import math
-import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, get_args
 
+from prune_cli.checkpoint.names import natural_key
 from prune_cli.errors import AmountError
 
 Kind = Literal["uniform", "uniform-keep-ends", "er", "erk", "random"]
@@ -301,8 +301,7 @@ def _up(number: float, step: int) -> int:
 # --- the ends of a model ---------------------------------------------------------------------
 
 
-def _place(name: str) -> tuple[int, list[int | str], str]:
+def _place(name: str) -> tuple[int, object, str]:
     modules = name.lower().split(".")
     place = 0 if _FIRST & {*modules[:3]} else 2 if _LAST & {*modules[:2]} else 1
-    words = [int(word) if n % 2 else word for n, word in enumerate(re.split(r"(\d+)", name))]
-    return place, words, name
+    return place, natural_key(name), name
