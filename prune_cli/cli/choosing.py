@@ -40,7 +40,7 @@ class Choosing:
         typer.Option(
             "--between",
             metavar="LOW,HIGH",
-            help="Bounds of each layer's fraction, for --allocate random.",
+            help="Bounds of the fraction of each layer, for --allocate random.",
             show_default="0.1,0.9",
             rich_help_panel=groups.WHAT,
         ),

@@ -51,6 +51,7 @@ def make_plan(
         RequestError: they do not fit it; every problem is named at once.
     """
     rules = options.rules or (_only_rule(options),)
+    _refuse_two_budgets(options)
     if not checkpoint.parameters:
         raise SelectionError(f"{checkpoint.path} holds no tensors")
     selection = Selection(rules, options.exclude)
@@ -108,6 +109,13 @@ def _only_rule(options: Options) -> Rule:
     if options.amount is None and not has_target:
         raise UsageError("no amount is given; say how much to prune: --amount 0.25")
     return Rule(options.modules, options.params, options.amount or 0, options.dim)
+
+
+def _refuse_two_budgets(options: Options) -> None:
+    has_target = options.choice is not None and options.choice.target is not None
+    if has_target and (options.rules or options.amount is not None):
+        given = "the amounts of a recipe" if options.rules else "--amount"
+        raise UsageError(f"--target takes the place of {given}; give one of them")
 
 
 def _split_off_unprunable(

@@ -6,8 +6,8 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from prune_cli.amounts import Amount
-from prune_cli.report.numbers import format_bytes, format_count
 from prune_cli.plan.facts import Options
+from prune_cli.report.numbers import format_bytes, format_count
 from prune_cli.show.choices import describe_amount, describe_choice
 
 _LONGEST_TEXT = 300
