@@ -22,7 +22,7 @@ from tests import build
 
 ORDERED = [name for name in build.TORCH_DTYPES if has_order(name)]
 FLOATS = ["F64", "F32", "BF16", "F16"]
-SHAPES = [(7, 5), (16, 6, 3, 3), (33, 65), (4, 3, 2), (1, 9), (130, 1)]
+SHAPES = [(7, 5), (16, 6, 3, 3), (33, 65), (4, 3, 2), (1, 9), (130, 1), (3, 2100), (1100, 6)]
 
 
 def bits_of(tensor: torch.Tensor) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_norms_are_those_of_torch(dtype: str, by: Criterion) -> None:
         assert found.clip(max=1e38) == pytest.approx(expected.clip(max=1e38), nan_ok=True)
 
 
-@pytest.mark.parametrize("shape", [(9, 5), (12, 6, 3, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 5), (12, 6, 3, 3), (150, 70)], ids=str)
 @pytest.mark.parametrize("dtype", [*FLOATS, "C64"])
 def test_fpgm_sums_up_the_distances_to_the_others(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: str
@@ -162,6 +162,15 @@ def test_blocks_and_threads_do_not_matter(
 
     assert np.array_equal(one, eight)
     assert one == pytest.approx(whole, rel=1e-6)
+
+
+def test_the_smallest_halves_count() -> None:
+    """F16 below its smallest normal number are what they are."""
+    weight = torch.arange(-1023, 1025, dtype=torch.int16).abs().view(torch.float16).reshape(8, 256)
+
+    found = scores(weight, "F16", 0, "l1")
+
+    assert found.tolist() == weight.double().abs().sum(1).tolist()
 
 
 def test_elements_out_of_order_give_the_same_scores() -> None:
