@@ -18,14 +18,24 @@ from prune_cli.cli.diff import diff
 from prune_cli.cli.help import write_epilog, write_help
 from prune_cli.cli.inspect import inspect
 from prune_cli.cli.plainly import convert_plainly
-from prune_cli.cli.random_structured import random_structured
+from prune_cli.cli.random_structured import random_structured, structured
 from prune_cli.cli.remove import remove
 from prune_cli.cli.report import report
 from prune_cli.cli.shrink import shrink
 from prune_cli.cli.verify import verify
 from prune_cli.errors import OutputError, PruneError
 
-COMMANDS = (random_structured, apply, remove, verify, inspect, diff, report, shrink)
+COMMANDS = (
+    random_structured,
+    structured,
+    apply,
+    remove,
+    verify,
+    inspect,
+    diff,
+    report,
+    shrink,
+)
 """Every command, in the order of the help; each is called like its function."""
 
 

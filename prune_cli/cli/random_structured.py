@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune_cli.cli import groups
-from prune_cli.cli.grouped import grouped
+from prune_cli.cli.choosing import Choosing
+from prune_cli.cli.grouped import also_called, grouped
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Plan
@@ -26,6 +27,7 @@ def random_structured(
     amounts: groups.Amounts,
     channels: groups.Channels,
     modules: groups.Modules,
+    choosing: Choosing,
     draw: groups.Draw,
     running: groups.Running,
     outputs: groups.Outputs,
@@ -45,12 +47,12 @@ def random_structured(
     from prune_cli.cli.opening import open_input
     from prune_cli.cli.pipeline import carry_out
 
-    amount = amounts.parsed()
+    amount, choice = amounts.parsed(), choosing.chosen()
     rules = amounts.rules(modules.patterns, channels.patterns, channels.chosen_dim)
     opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
-        from prune_cli.plan.draw import make_plan
+        from prune_cli.api import plan_choice
         from prune_cli.plan.facts import Options
 
         options = Options(
@@ -63,10 +65,24 @@ def random_structured(
             bake=bake,
             with_bias=channels.with_bias,
             rules=rules,
+            choice=choice,
         )
-        return make_plan(opened, options)
+        return plan_choice(opened, options, choosing.scores, running.execution().threads)
 
-    target = outputs.target(opened, reads=[amounts.recipe])
+    target = outputs.target(opened, reads=[amounts.recipe, choosing.scores])
     report = carry_out(opened, decide, target, running, shown, messages)
     is_dim_given = channels.dim is not None or bool(rules)
     messages.note(list_notes(report.tensors, is_dim_given=is_dim_given))
+
+
+structured = also_called(
+    random_structured,
+    "structured",
+    """Prune channels by a criterion: random-structured under the name for the others.
+
+    Examples:
+        prune-cli structured model.pt --criterion l1 --amount 0.5 --dim 0
+        prune-cli structured model.pt --criterion l2 --global --amount 25% --dim 0
+        prune-cli structured model.pt --allocate erk --target params=50% --dim 0
+    """,
+)

@@ -10,6 +10,8 @@ from prune_cli.cli.completion import complete_report
 from prune_cli.cli.grouped import grouped
 from prune_cli.errors import UsageError, VerificationError
 
+CHECKED = "What is checked"
+
 Pruned = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="What prune-cli wrote: a file or a folder.")
 ]
@@ -22,6 +24,7 @@ ItsReport = Annotated[
         help="Its report.",
         show_default="found beside it",
         autocompletion=complete_report,
+        rich_help_panel=CHECKED,
     ),
 ]
 SourcePath = Annotated[
@@ -37,6 +40,17 @@ Source = Annotated[
         metavar="PATH",
         help="The checkpoint that was pruned. With it every byte is compared, without it only "
         "what the report names.",
+        rich_help_panel=CHECKED,
+    ),
+]
+
+Scores = Annotated[
+    Path | None,
+    typer.Option(
+        "--scores",
+        metavar="FILE",
+        help="The score file, where the channels were chosen by one.",
+        rich_help_panel=CHECKED,
     ),
 ]
 
@@ -51,6 +65,7 @@ def verify(
     source_path: SourcePath = None,
     report: ItsReport = None,
     source: Source = None,
+    scores: Scores = None,
 ) -> None:
     """Check a pruned checkpoint against its report and its source.
 
@@ -79,6 +94,7 @@ def verify(
             output,
             report=report,
             source=source,
+            scores=scores,
             loading=loading.chosen(),
             workers=workers.execution().threads,
             on_tensor=on_tensor,
