@@ -123,12 +123,18 @@ def shrink(
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
         opened = open_input(checkpoint, loading, messages)
-        target = outputs.target(opened, reads=[amounts.recipe], writes=[model.export])
+        files = {"reads": [amounts.recipe], "writes": [model.export]}
+        target = outputs.target(opened, suffix="shrunk", **files)
         refuse_two_on_stdout(target, shown)
-        from prune_cli.shrink.model import parse_model_arguments
+        from prune_cli.shrink.request import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
 
-        with progress(opened.nbytes, quiet=messages.quiet) as on_tensor:
+        with progress(opened.nbytes, quiet=messages.quiet) as phases:
+
+            def tell_stage(doing: str) -> None:
+                phases.begin(doing)
+                phases.begin_with_bytes("writing", opened.nbytes)
+
             done = shrink_checkpoint(
                 opened,
                 outputs.output,
@@ -152,7 +158,8 @@ def shrink(
                 reads=target.reads,
                 export=model.export,
                 measure=model.measure,
-                on_tensor=on_tensor,
+                on_tensor=phases,
+                on_stage=tell_stage,
                 planner=planner,
             )
     show_shrunk(done, written=[target.output, target.report, model.export], quiet=messages.quiet)
