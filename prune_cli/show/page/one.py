@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from prune_cli.checkpoint.names import natural_key
+from prune_cli.checkpoint.names import network_key
 from prune_cli.plan.facts import PlanItem
 from prune_cli.plan.shrink import Group, ShrinkPlan
 from prune_cli.report.groups import show_groups_as_tensors
@@ -97,7 +97,7 @@ class View:
 def view_report(report: Report) -> View:
     """Return the View of `report`."""
     shown = show_groups_as_tensors(report)
-    items = sorted(shown.tensors, key=lambda item: natural_key(item.name))
+    items = sorted(shown.tensors, key=lambda item: network_key(item.name))
     squares = squares_each(len(items))
     tensors = take_fitting([_tensor(item, squares) for item in items], lambda each: each.reserve)
     return View(
@@ -131,12 +131,12 @@ def _tensor(item: PlanItem, squares: int) -> Tensor:
 
 
 def _sizes(report: Report) -> list[tuple[str, int, int]]:
-    """Return the name of each layer, its elements and how many went; in natural order."""
+    """Return the name of each layer, its elements and how many went; in the order of the network."""
     if report.shrink is not None:
         sizes = list(_sizes_of_shrunk(report.shrink))
     else:
         sizes = [(item.name, item.elements, item.elements_zero) for item in report.tensors]
-    return sorted(sizes, key=lambda size: natural_key(size[0]))
+    return sorted(sizes, key=lambda size: network_key(size[0]))
 
 
 def _sizes_of_shrunk(plan: ShrinkPlan) -> Iterator[tuple[str, int, int]]:
