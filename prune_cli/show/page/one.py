@@ -99,7 +99,7 @@ def view_report(report: Report) -> View:
     shown = show_groups_as_tensors(report)
     items = sorted(shown.tensors, key=lambda item: network_key(item.name))
     squares = squares_each(len(items))
-    tensors = take_fitting([_tensor(item, squares) for item in items], lambda each: each.reserve)
+    tensors = take_fitting((_tensor(item, squares) for item in items), lambda each: each.reserve)
     return View(
         report=shown,
         title=report.output.path if report.output else report.input.path,
