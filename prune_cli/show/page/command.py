@@ -3,7 +3,8 @@
 import shlex
 from collections.abc import Iterator
 
-from prune_cli.plan.facts import RANDOM, REMOVED, SHRUNK, Options
+from prune_cli.plan.choice import Choice
+from prune_cli.plan.facts import CHOSEN, RANDOM, REMOVED, SHRUNK, Options
 from prune_cli.plan.shrink import ShrinkOptions
 from prune_cli.report.report import Report
 
@@ -18,8 +19,9 @@ def spell_command(report: Report) -> tuple[str, ...]:
     options, source = report.options, report.input.path
     if report.method == REMOVED:
         words = ["remove", source]
-    elif report.method == RANDOM and not options.rules:
-        words = ["random-structured", source, *_draw(options), *_bake(options)]
+    elif report.method in CHOSEN and not options.rules:
+        name = "random-structured" if report.method == RANDOM else "structured"
+        words = [name, source, *_draw(options), *_choice(options.choice), *_patterns(options)]
     elif report.method == SHRUNK and options.shrink and not options.rules:
         words = ["shrink", source, *_model(options.shrink), *_removal(options, options.shrink)]
     else:
@@ -28,16 +30,35 @@ def spell_command(report: Report) -> tuple[str, ...]:
 
 
 def _draw(options: Options) -> Iterator[str]:
-    yield from ("--amount", str(options.amount), "--dim", str(options.dim))
-    yield from ("--seed", str(options.seed))
-    yield from _patterns(options)
-
-
-def _bake(options: Options) -> Iterator[str]:
+    if options.amount is not None:
+        yield from ("--amount", str(options.amount))
+    yield from ("--dim", str(options.dim), "--seed", str(options.seed))
     if options.with_bias:
         yield "--with-bias"
     if not options.bake:
         yield "--keep-masks"
+
+
+def _choice(choice: Choice | None) -> Iterator[str]:
+    if choice is None:
+        return
+    usual = Choice()
+    if choice.target:
+        yield from ("--target", choice.target)
+    if choice.allocate != usual.allocate:
+        yield from ("--allocate", choice.allocate)
+    if choice.between:
+        yield from ("--between", f"{choice.between[0]},{choice.between[1]}")
+    if choice.is_global:
+        yield "--global"
+    if choice.scores:
+        yield from ("--scores", choice.scores)
+    elif choice.criterion != usual.criterion:
+        yield from ("--criterion", choice.criterion)
+    if choice.round_to != usual.round_to:
+        yield from ("--round-to", str(choice.round_to))
+    if choice.at_least != usual.at_least:
+        yield from ("--at-least", str(choice.at_least))
 
 
 def _patterns(options: Options) -> Iterator[str]:

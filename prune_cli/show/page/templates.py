@@ -6,7 +6,9 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from prune_cli.amounts import Amount
+from prune_cli.plan.facts import Options
 from prune_cli.report.numbers import format_bytes, format_count
+from prune_cli.show.choices import describe_amount, describe_choice
 
 _LONGEST_TEXT = 300
 """Characters of a name or a reason; those of a hostile file may have megabytes."""
@@ -36,6 +38,7 @@ def _environment() -> Environment:
         "short": _shorten,
         "amount": _describe_amount,
         "short_amount": _shorten_amount,
+        "chosen": _describe_choice,
         "clip": _clip,
     }
     environment.globals |= {"style": _read("page.css"), "script": _read("page.js")}
@@ -79,6 +82,10 @@ def _shorten_amount(amount: Amount | None) -> str:
             return f"{amount:,}"
         case _:
             return f"{100 * amount:.4g}%"
+
+
+def _describe_choice(options: Options) -> str:
+    return ", ".join([describe_amount(options), *describe_choice(options.choice)])
 
 
 def _clip(text: str, most: int = _LONGEST_TEXT) -> str:
