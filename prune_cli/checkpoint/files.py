@@ -54,9 +54,9 @@ def open_file(
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """Whether it begins with a length below 4 GiB and a JSON object of that length.
+    r"""Whether it begins with a length below 4 GiB and a JSON object of that length.
 
-    The length can begin like a pickle (0x380 as 80 03), but no pickle goes on like this.
+    The length can begin like a pickle (0x380 is b"\x80\x03"), but no pickle goes on like this.
     """
     return start[4:9] == b"\0\0\0\0{"
 

@@ -21,7 +21,8 @@ ParserError: type[Exception] = next(
 _MEANT = {
     "prune": "random-structured",
     "random": "random-structured",
-    "structured": "random-structured",
+    "magnitude": "structured",
+    "ln-structured": "structured",
     "replay": "apply",
     "bake": "remove",
     "unmask": "remove",
@@ -32,7 +33,8 @@ _MEANT = {
     "info": "inspect",
     "show": "inspect",
     "summary": "inspect",
-    "compare": "report",
+    "compare": "diff",
+    "cmp": "diff",
     "plot": "report",
     "reduce": "shrink",
     "slim": "shrink",
@@ -124,7 +126,8 @@ def _command_tips(message: str, context: Any) -> Iterator[str]:
         yield f"a command comes first: prune-cli inspect {typed}"
         return
     meant = _MEANT.get(typed.lower(), "")
-    near = difflib.get_close_matches(typed.replace("_", "-"), commands, n=2)
+    spelt = typed.replace("_", "-")
+    near = [spelt] if spelt in commands else difflib.get_close_matches(spelt, commands, n=2)
     names = [meant] if meant in commands else near
     if names:
         yield f"did you mean {' or '.join(names)}?"

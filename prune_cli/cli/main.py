@@ -14,16 +14,28 @@ from typer.core import TyperCommand, TyperGroup
 from prune_cli.cli import signals
 from prune_cli.cli.apply import apply
 from prune_cli.cli.complaints import CommandLineError, ParserError, complain
+from prune_cli.cli.diff import diff
+from prune_cli.cli.help import write_epilog, write_help
 from prune_cli.cli.inspect import inspect
 from prune_cli.cli.plainly import convert_plainly
-from prune_cli.cli.random_structured import random_structured
+from prune_cli.cli.random_structured import random_structured, structured
 from prune_cli.cli.remove import remove
 from prune_cli.cli.report import report
 from prune_cli.cli.shrink import shrink
 from prune_cli.cli.verify import verify
 from prune_cli.errors import OutputError, PruneError
 
-COMMANDS = (random_structured, apply, remove, verify, inspect, report, shrink)
+COMMANDS = (
+    random_structured,
+    structured,
+    apply,
+    remove,
+    verify,
+    inspect,
+    diff,
+    report,
+    shrink,
+)
 """Every command, in the order of the help; each is called like its function."""
 
 
@@ -50,6 +62,11 @@ def _plain(parameters: Any) -> Any:
 
 app = typer.Typer(
     cls=_Group,
+    epilog=write_epilog(
+        "prune-cli inspect model.pt",
+        "prune-cli random-structured model.pt --amount 0.25 --dim 0",
+        "prune-cli verify model.pruned.safetensors model.pt",
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -57,7 +74,8 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     name = command.__name__.replace("_", "-")
-    app.command(name, cls=_Command, no_args_is_help=True)(command)
+    about, epilog = write_help(command.__doc__ or "")
+    app.command(name, cls=_Command, help=about, epilog=epilog, no_args_is_help=True)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune_cli.cli import groups
-from prune_cli.cli.grouped import grouped
+from prune_cli.cli.choosing import Choosing
+from prune_cli.cli.grouped import also_called, grouped
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Plan
@@ -26,31 +27,37 @@ def random_structured(
     amounts: groups.Amounts,
     channels: groups.Channels,
     modules: groups.Modules,
+    choosing: Choosing,
     draw: groups.Draw,
     running: groups.Running,
-    messages: groups.Messages,
     outputs: groups.Outputs,
+    shown: groups.Shown,
+    messages: groups.Messages,
     loading: groups.Loading,
     bake: Bake = True,
 ) -> None:
     """Prune channels at random: write a checkpoint with zeros in them, and a JSON report.
 
-    [bold]Example:[/] prune-cli random-structured model.pt --amount 0.25 --dim 0
+    Examples:
+        prune-cli random-structured model.pt --amount 0.25 --dim 0
+        prune-cli random-structured llama/ -a 25% -d 0 -m 'model.layers.*.mlp.*' -n
+        prune-cli random-structured model.safetensors --recipe layers.toml --seed 3
     """
-    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.notes import list_notes
+    from prune_cli.cli.opening import open_input
     from prune_cli.cli.pipeline import carry_out
 
-    amount = amounts.parsed()
-    rules = amounts.rules(modules.patterns, channels.patterns, channels.dim)
-    opened = open_checkpoint(checkpoint, loading.chosen())
+    amount, choice = amounts.parsed(), choosing.chosen()
+    rules = amounts.rules(modules.patterns, channels.patterns, channels.chosen_dim)
+    opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
-        from prune_cli.plan.draw import make_plan
+        from prune_cli.api import plan_choice
         from prune_cli.plan.facts import Options
 
         options = Options(
             amount,
-            channels.dim,
+            channels.chosen_dim,
             draw.seed,
             modules=modules.patterns,
             exclude=modules.excluded,
@@ -58,8 +65,24 @@ def random_structured(
             bake=bake,
             with_bias=channels.with_bias,
             rules=rules,
+            choice=choice,
         )
-        return make_plan(opened, options)
+        return plan_choice(opened, options, choosing.scores, running.execution().threads)
 
-    target = outputs.target(opened, reads=[amounts.recipe])
-    carry_out(opened, decide, target, running, messages)
+    target = outputs.target(opened, reads=[amounts.recipe, choosing.scores])
+    report = carry_out(opened, decide, target, running, shown, messages)
+    is_dim_given = channels.dim is not None or bool(rules)
+    messages.note(list_notes(report.tensors, is_dim_given=is_dim_given))
+
+
+structured = also_called(
+    random_structured,
+    "structured",
+    """Prune channels by a criterion: random-structured under the name for the others.
+
+    Examples:
+        prune-cli structured model.pt --criterion l1 --amount 0.5 --dim 0
+        prune-cli structured model.pt --criterion l2 --global --amount 25% --dim 0
+        prune-cli structured model.pt --allocate erk --target params=50% --dim 0
+    """,
+)

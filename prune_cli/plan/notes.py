@@ -12,7 +12,7 @@ from prune_cli.checkpoint.encodings import Role
 from prune_cli.checkpoint.names import natural_key
 from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.plan.biases import biases_of
-from prune_cli.plan.facts import RANDOM, REMOVED, REPLAYED, Options, Plan, PlanItem
+from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem
 from prune_cli.plan.masks import count_masked
 from prune_cli.plan.prunable import find_problems
 from prune_cli.plan.selection import Rule, matcher
@@ -30,14 +30,15 @@ def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
         ('in 20 modules, pruned channels still output their bias; --with-bias prunes it too',)
     """
     notes: list[Iterator[str]] = []
-    if plan.method == RANDOM:
+    if plan.method in CHOSEN:
         notes = [
             _unpruned(plan),
+            _emptied(plan),
             _kernel_columns(plan),
             _last_layer(checkpoint, plan),
             _unmatched(checkpoint, plan.options),
         ]
-    if plan.method in (RANDOM, REPLAYED):
+    if plan.method in (*CHOSEN, REPLAYED):
         notes += [_still_output(checkpoint, plan), _baked_unasked(checkpoint, plan)]
     if plan.method == REMOVED:
         notes += [_masked(checkpoint, plan)]
@@ -56,6 +57,13 @@ def _unpruned(plan: Plan) -> Iterator[str]:
     for reason, items in reasons.items():
         names = _list_names([item.name for item in items])
         yield f"0 channels pruned in {names}: {reason}{_other_dim(items[0])}"
+
+
+def _emptied(plan: Plan) -> Iterator[str]:
+    """What a budget over several layers leaves no channel of."""
+    names = [item.name for item in plan.items if item.elements_zero == item.elements]
+    if names and plan.options.choice:
+        yield f"no channel is left in {_list_names(names)}; --at-least 1 keeps one"
 
 
 def _why_none(item: PlanItem) -> str:
@@ -188,7 +196,7 @@ def _still_output(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     }
     if modules:
         count = "1 module" if len(modules) == 1 else f"{len(modules):,} modules"
-        remedy = "--with-bias" if plan.method == RANDOM else "a report of --with-bias"
+        remedy = "--with-bias" if plan.method in CHOSEN else "a report of --with-bias"
         yield f"in {count}, pruned channels still output their bias; {remedy} prunes it too"
 
 

@@ -108,6 +108,7 @@ def shrink_checkpoint(
     target = find_target(
         checkpoint,
         output,
+        suffix="shrunk",
         report=report,
         force=force,
         resume=resume,

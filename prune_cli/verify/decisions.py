@@ -1,6 +1,7 @@
 """The report and the source: does deciding again give the same."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import RequestError, UsageError
@@ -13,13 +14,16 @@ from prune_cli.plan.facts import (
     Skipped,
 )
 from prune_cli.plan.replay import plan_removal, replay
+from prune_cli.plan.scores import open_scores
 from prune_cli.report.report import Report
 from prune_cli.verify.facts import Disagreement
 from prune_cli.verify.in_kind import is_in_kind
 from prune_cli.verify.rows import differing_fields, is_same
 
 
-def check_decisions(report: Report, original: Checkpoint) -> Iterator[Disagreement]:
+def check_decisions(
+    report: Report, original: Checkpoint, scores: str | Path | None, workers: int
+) -> Iterator[Disagreement]:
     """That planning the source again gives this report."""
     told = _facts(report.input.format, report.input.tensors, report.input.bytes)
     there = _facts(original.format, len(original.tensors), original.nbytes)
@@ -28,7 +32,7 @@ def check_decisions(report: Report, original: Checkpoint) -> Iterator[Disagreeme
     if report.dropped != (() if is_in_kind(report, original) else original.dropped):
         yield Disagreement("the report does not name what of the source was dropped")
     try:
-        plan = _decide_again(report, original)
+        plan = _decide_again(report, original, scores, workers)
     except (RequestError, UsageError) as error:
         yield Disagreement(f"the report does not fit the source: {error}")
         return
@@ -58,7 +62,9 @@ def _facts(format: str, tensors: int, nbytes: int) -> str:
     return f"{format} of {tensors:,} tensors in {nbytes:,} bytes"
 
 
-def _decide_again(report: Report, original: Checkpoint) -> Plan:
+def _decide_again(
+    report: Report, original: Checkpoint, scores: str | Path | None, workers: int
+) -> Plan:
     match report.method:
         case method if method == REPLAYED:
             return replay(report.plan, original)
@@ -66,4 +72,5 @@ def _decide_again(report: Report, original: Checkpoint) -> Plan:
             return plan_removal(original)
         case method if method == SHRUNK:
             return report.plan  # deciding that again takes the model's code
-    return make_plan(original, report.options)
+    opened = open_scores(scores) if scores else None
+    return make_plan(original, report.options, scores=opened, workers=workers)

@@ -8,8 +8,9 @@ from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
 from prune_cli.errors import RequestError
 from prune_cli.plan.biases import bias_name
-from prune_cli.plan.draw import channels_to_prune
+from prune_cli.plan.draw import channels_to_prune, method_of
 from prune_cli.plan.facts import (
+    CHOSEN,
     RANDOM,
     Options,
     PlanItem,
@@ -17,8 +18,11 @@ from prune_cli.plan.facts import (
 )
 from prune_cli.plan.selection import Rule, matcher, split_name
 from prune_cli.report.report import Report, sum_up
+from prune_cli.verify.choice import quota_problems
 from prune_cli.verify.facts import Disagreement
 from prune_cli.verify.shrink import report_problems
+
+_NOT_ASKED_FOR = "the options of the report do not ask for its amount and dim"
 
 
 def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
@@ -32,6 +36,8 @@ def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
     for item in report.tensors:
         for fact in _row_problems(report, item, rows, written):
             yield Disagreement(fact, item.name)
+    if report.method in CHOSEN:
+        yield from _choice_problems(report)
     if report.shrink is not None:
         yield from map(Disagreement, report_problems(report.shrink, report.options.seed))
     if not is_same(report.totals, sum_up(report.tensors)):
@@ -55,6 +61,8 @@ def _row_problems(
     elif report.method != RANDOM:
         if item.seed is not None:
             yield f"the report gives it a seed, but {report.method} draws nothing"
+        if report.method in CHOSEN and not _is_asked_for(report.options, item):
+            yield _NOT_ASKED_FOR
     elif any(info.shape == item.shape for info in tensors_of(report, item, written)):
         yield from _draw_problems(report, item)
 
@@ -93,12 +101,12 @@ def _follower_problems(item: PlanItem, leader: PlanItem | None) -> Iterator[str]
 def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
     options = report.options
     if not _is_asked_for(options, item):
-        yield "the options of the report do not ask for its amount and dim"
+        yield _NOT_ASKED_FOR
     if item.seed != derive_seed(options.seed, item.name):
         yield f"its seed in the report does not follow from the seed {options.seed}"
         return
     try:
-        drawn = channels_to_prune(item)
+        drawn = channels_to_prune(item, options.choice)
     except RequestError as error:
         yield f"its amount in the report is impossible: {error}"
         return
@@ -108,25 +116,43 @@ def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
 
 def _is_asked_for(options: Options, item: PlanItem) -> bool:
     """Whether the last rule that matches the tensor, by any of its names, is what its row says."""
+    rule = _rule_for(options, item)
+    if rule is None or rule.dim not in (item.dim, item.dim - len(item.shape)):
+        return False
+    return options.choice is not None or repr(rule.amount) == repr(item.amount)
+
+
+def _rule_for(options: Options, item: PlanItem) -> Rule | None:
+    """The last rule that matches the tensor, by any of its names."""
     pairs = [split_name(name) for name in (item.name, *item.aliases)]
     excluded = matcher(options.exclude)
     if any(excluded(module) for module, _ in pairs):
-        return False
+        return None
     for rule in reversed(_rules(options)):
         module_fits, param_fits = matcher(rule.modules), matcher(rule.params)
         if any(module_fits(module) and param_fits(param) for module, param in pairs):
-            dims = len(item.shape)
-            return repr(rule.amount) == repr(item.amount) and rule.dim in (
-                item.dim,
-                item.dim - dims,
-            )
-    return False
+            return rule
+    return None
 
 
 def _rules(options: Options) -> tuple[Rule, ...]:
-    if options.rules or options.amount is None:
+    has_target = options.choice is not None and options.choice.target is not None
+    if options.rules or (options.amount is None and not has_target):
         return options.rules
-    return (Rule(options.modules, options.params, options.amount, options.dim),)
+    return (Rule(options.modules, options.params, options.amount or 0, options.dim),)
+
+
+def _choice_problems(report: Report) -> Iterator[Disagreement]:
+    """That the method is that of the options, and each row loses what they give it."""
+    options, choice = report.options, report.options.choice
+    if report.method != method_of(options):
+        yield Disagreement(f"the options of the report are not those of {report.method}")
+    leading = [item for item in report.tensors if item.follows is None]
+    rules = [rule for item in leading if (rule := _rule_for(options, item))]
+    if choice is None or len(rules) < len(leading) or not all(map(has_its_dim, leading)):
+        return
+    for name, fact in quota_problems(options, choice, leading, rules):
+        yield Disagreement(fact, name or None)
 
 
 def is_same(one: object, other: object) -> bool:

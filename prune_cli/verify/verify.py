@@ -24,7 +24,7 @@ from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import encode
 from prune_cli.plan.facts import (
-    RANDOM,
+    CHOSEN,
     REMOVED,
     REPLAYED,
     SHRUNK,
@@ -47,6 +47,7 @@ def verify_checkpoint(
     *,
     report: str | Path | None = None,
     source: str | Path | None = None,
+    scores: str | Path | None = None,
     loading: Loading | None = None,
     workers: int = 1,
     on_tensor: OnTensor | None = None,
@@ -57,7 +58,8 @@ def verify_checkpoint(
         output: what prune-cli wrote: a file or a folder, or "-" for stdin.
         report: its report; by default where prune-cli puts it.
         source: the checkpoint that was pruned; without it, only what the report names is checked.
-        loading: how the source may be loaded.
+        scores: the score file, where the channels were chosen by one.
+        loading: which parts of the checkpoints are wanted.
         workers: threads.
         on_tensor: called with a name and how many more of its bytes are compared with the source.
 
@@ -72,6 +74,8 @@ def verify_checkpoint(
     _refuse_stdin(output, report, source)
     written = open_checkpoint(output, loading)
     told = _read_report(written, report)
+    if source is not None and scores is None and told.method == "scores_structured":
+        raise UsageError("the channels were chosen by a score file; name it: --scores")
     if told.output is None:
         raise InputError("the report is of a dry run, so there is no output to verify")
     found = [*check_report(told, written), *check_output(told, told.output, written)]
@@ -79,7 +83,7 @@ def verify_checkpoint(
         found += check_channels(told.tensors, told, written)
     else:
         original = open_checkpoint(source, loading)
-        found += check_decisions(told, original)
+        found += check_decisions(told, original, scores, workers)
         found += check_contents(told, written, original, workers, on_tensor)
     return Verification(
         tensors=len(written.tensors),
@@ -111,7 +115,7 @@ def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
     report = read_report(path)
     if (report.shrink is None) == (report.method == SHRUNK):
         raise InputError(f"{path} reports {report.method!r}, but its part 'shrink' says otherwise")
-    if report.method not in (RANDOM, REPLAYED, REMOVED, SHRUNK):
+    if report.method not in (*CHOSEN, REPLAYED, REMOVED, SHRUNK):
         raise InputError(f"{path} reports {report.method!r}, which verify knows nothing of")
     return report
 

@@ -112,7 +112,8 @@ def find_target(
 
     Args:
         checkpoint: the input.
-        output: where the output goes; None for a default.
+        output: where the output goes, for a file also the folder it is put into; None for a
+            default.
         report: where the report goes; None for a default, which a dry run does not have.
         force: see Target; so are the rest.
         resume: see Target.
@@ -150,9 +151,17 @@ def find_target(
 
 def _output(checkpoint: Checkpoint, named: str | Path | None, to_folder: bool, suffix: str) -> Path:
     path = _default_output(checkpoint, to_folder, suffix) if named is None else Path(named)
+    if named and not to_folder and _means_folder(named):
+        return path / _default_output(checkpoint, to_folder, suffix).name
     if to_folder and (path == STDOUT or path.suffix == ".safetensors"):
         raise UsageError(f"the output is a folder of files, so it cannot be {str(path)!r}")
     return path
+
+
+def _means_folder(named: str | Path) -> bool:
+    """Whether a file is to be put into a folder, as for cp: it is there, or ends in a slash."""
+    with output_errors(Path(named)):
+        return str(named).endswith("/") or Path(named).is_dir()
 
 
 def _default_output(checkpoint: Checkpoint, to_folder: bool, suffix: str) -> Path:
