@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from prune_cli import prune_checkpoint, random_structured
-from prune_cli.plan.draw import derive_seed
+from prune_cli.plan.facts import derive_seed
 
 
 def main() -> None:

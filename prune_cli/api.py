@@ -1,37 +1,33 @@
-"""A plan onto a checkpoint: what is decided there happens here, to a file or to a folder.
+"""The one pipeline, `carry_out`, and what it does from Python.
 
-`prune_checkpoint` is the main job from Python: open, plan, apply. The command line takes the same
-three steps, with something to show between them.
+    open_checkpoint ──► decide ──► lay out, write ──► report
+
+`prune_checkpoint`, `apply_report` and `remove_masks` differ in what they decide. The command line
+and `shrink` go through `carry_out` as well.
 """
 
-import contextlib
+import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Unpack
 
-import torch
-
+from prune_cli.amounts import Amount, check_amount
+from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
-from prune_cli.errors import DeviceError, OutputError
-from prune_cli.plan.draw import Options, Plan, make_plan
+from prune_cli.errors import OutputError
+from prune_cli.plan.draw import make_plan
+from prune_cli.plan.facts import Options, Plan
 from prune_cli.plan.replay import plan_removal, replay
-from prune_cli.plan.selection import Amount, Rule, check_amount
+from prune_cli.plan.selection import Rule
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
-from prune_cli.write.atomic import PendingFile, pending, write_file
+from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.folder import FolderOutput, write_folder
-from prune_cli.write.layout import OutputFile, Removal, encode_index, index_name, lay_out
-from prune_cli.write.stream import OnTensor, one_torch_thread, write_output
-from prune_cli.write.target import (
-    FOLDER_REPORT,
-    Destination,
-    Where,
-    check_destination,
-    count_workers,
-    find_destination,
-    find_report_destination,
-    is_folder_output,
-)
+from prune_cli.write.layout import OutputFile, encode_index, index_name, lay_out
+from prune_cli.write.progress import OnTensor, ToldSink
+from prune_cli.write.sinks import Sink
+from prune_cli.write.stream import ZeroChannels, place_tensors, write_output
+from prune_cli.write.target import FOLDER_REPORT, Execution, Target, check_target, find_target
 
 
 def prune_checkpoint(
@@ -41,18 +37,24 @@ def prune_checkpoint(
     amount: Amount | None = None,
     dim: int = -1,
     seed: int = 0,
-    modules: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    params: Sequence[str] = ("weight",),
+    modules: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
+    params: str | Sequence[str] = ("weight",),
     rules: Sequence[Rule] = (),
     bake: bool = True,
     with_bias: bool = False,
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    **where: Unpack[Where],
+    report: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    max_shard_size: int | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    reads: Sequence[str | Path] = (),
 ) -> Report:
-    """Removes channels at random from the checkpoint at `path`: the main job, from Python.
+    """Remove channels at random from the checkpoint at `path`: the main job, from Python.
 
     Args:
         path: a checkpoint: a file, or a folder in the Hugging Face layout.
@@ -60,7 +62,7 @@ def prune_checkpoint(
         amount: an int is a number of channels, a float a fraction of the live ones.
         dim: the dim whose indices are the channels.
         seed: of the draw; the same seed gives the same bytes everywhere.
-        modules: globs of dotted module names.
+        modules: globs of dotted module names; a string is one glob.
         exclude: globs of modules to leave alone.
         params: globs of parameter names within a module.
         rules: a recipe; the last rule that matches wins. Without one, the above are the rule.
@@ -69,7 +71,13 @@ def prune_checkpoint(
         dry_run: only plan: write nothing but a report that was asked for.
         loading: how a pickle may be loaded.
         on_tensor: called with a name and a number of bytes, from any thread.
-        **where: the keywords of Where.
+        report: where the JSON report goes; by default beside the output.
+        force: replace an output that is there.
+        resume: continue an interrupted run on a folder.
+        max_shard_size: in bytes; the output is then a folder of shards that are no larger.
+        device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
+        workers: threads; the bytes are the same for any number.
+        reads: files that must not be written, such as the recipe that the rules are from.
 
     Returns:
         What was done; `report.tensors` has the channels of each tensor.
@@ -86,20 +94,30 @@ def prune_checkpoint(
         amount=None if amount is None else check_amount(amount),
         dim=dim,
         seed=seed,
-        modules=tuple(modules),
-        exclude=tuple(exclude),
-        params=tuple(params),
+        modules=_globs(modules),
+        exclude=_globs(exclude),
+        params=_globs(params),
         bake=bake,
         with_bias=with_bias,
         rules=tuple(rules),
     )
     checkpoint = open_checkpoint(path, loading)
-    decide = partial(make_plan, checkpoint, options)
-    return _carry_out(checkpoint, decide, output, dry_run, on_tensor, where)
+    target = find_target(
+        checkpoint,
+        output,
+        report=report,
+        force=force,
+        resume=resume,
+        max_shard_size=max_shard_size,
+        dry_run=dry_run,
+        reads=reads,
+    )
+    execution = Execution(device, workers, on_tensor)
+    return carry_out(checkpoint, partial(make_plan, checkpoint, options), target, execution)
 
 
 def apply_report(
-    told: str | Path | Report,
+    report: str | Path | Report,
     path: str | Path,
     output: str | Path | None = None,
     *,
@@ -107,34 +125,54 @@ def apply_report(
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    **where: Unpack[Where],
+    output_report: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    max_shard_size: int | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    reads: Sequence[str | Path] = (),
 ) -> Report:
-    """Prunes in the checkpoint at `path` exactly the channels that a report names.
+    """Prune in the checkpoint at `path` exactly the channels that a report names.
 
     For the fine-tuned or averaged copy of what was pruned before, or for a plan edited by hand.
 
     Args:
-        told: a Report, or the file of one; one of a dry run will do.
+        report: a Report, or the file of one; that of a dry run, perhaps edited, also works.
         path: another checkpoint, with tensors of the same names and shapes.
         output: as in prune_checkpoint; so are the rest.
         bake: None is as the report has it.
         dry_run: only check that it fits.
         loading: how a pickle may be loaded.
         on_tensor: progress.
-        **where: the keywords of Where.
+        output_report: where the report of this run goes; by default beside the output.
+        force: replace an output that is there.
+        resume: continue an interrupted run on a folder.
+        max_shard_size: in bytes.
+        device: where channels are zeroed.
+        workers: threads.
+        reads: files that must not be written.
 
     Raises:
         RequestError: the report does not fit the checkpoint; every misfit is named.
         PruneError: whatever else a user can cause.
     """
-    if isinstance(told, Report):
-        report = told
-    else:
-        report = read_report(Path(told))
-        where["reads"] = [*where.get("reads", ()), Path(told)]
+    if not isinstance(report, Report):
+        reads = [*reads, report]
+        report = read_report(Path(report))
     checkpoint = open_checkpoint(path, loading)
+    target = find_target(
+        checkpoint,
+        output,
+        report=output_report,
+        force=force,
+        resume=resume,
+        max_shard_size=max_shard_size,
+        dry_run=dry_run,
+        reads=reads,
+    )
     decide = partial(replay, report.plan, checkpoint, bake=bake)
-    return _carry_out(checkpoint, decide, output, dry_run, on_tensor, where)
+    return carry_out(checkpoint, decide, target, Execution(device, workers, on_tensor))
 
 
 def remove_masks(
@@ -144,9 +182,15 @@ def remove_masks(
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    **where: Unpack[Where],
+    report: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    max_shard_size: int | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    reads: Sequence[str | Path] = (),
 ) -> Report:
-    """Makes the masks of a checkpoint permanent: `NAME_orig` and `NAME_mask` become `NAME`.
+    """Make the masks of a checkpoint permanent: `NAME_orig` and `NAME_mask` become `NAME`.
 
     Whoever pruned it, by whatever method: where the mask is 0, the tensor is +0.
 
@@ -156,186 +200,171 @@ def remove_masks(
         dry_run: only say what would be done.
         loading: how a pickle may be loaded.
         on_tensor: progress.
-        **where: the keywords of Where.
+        report: where the JSON report goes.
+        force: replace an output that is there.
+        resume: continue an interrupted run on a folder.
+        max_shard_size: in bytes.
+        device: where channels are zeroed; masks are applied on the CPU.
+        workers: threads.
+        reads: files that must not be written.
 
     Raises:
         SelectionError: there are no masks.
         PruneError: whatever else a user can cause.
     """
     checkpoint = open_checkpoint(path, loading)
-    decide = partial(plan_removal, checkpoint)
-    return _carry_out(checkpoint, decide, output, dry_run, on_tensor, where)
+    target = find_target(
+        checkpoint,
+        output,
+        report=report,
+        force=force,
+        resume=resume,
+        max_shard_size=max_shard_size,
+        dry_run=dry_run,
+        reads=reads,
+    )
+    execution = Execution(device, workers, on_tensor)
+    return carry_out(checkpoint, partial(plan_removal, checkpoint), target, execution)
 
 
-def _carry_out(
-    checkpoint: Checkpoint,
-    decide: Callable[[], Plan],
-    output: str | Path | None,
-    dry_run: bool,
-    on_tensor: OnTensor | None,
-    where: Where,
+def _globs(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+# --- the pipeline ----------------------------------------------------------------------------
+
+
+def carry_out(
+    checkpoint: Checkpoint, decide: Callable[[], Plan], target: Target, execution: Execution
 ) -> Report:
-    find_device(where.get("device", "cpu"))
-    if dry_run:
-        reported = find_report_destination(checkpoint, **where)
-        return report_dry_run(checkpoint, decide(), reported)
-    destination = find_destination(checkpoint, output, **where)
-    check_destination(checkpoint, destination)
-    return apply_plan(checkpoint, decide(), destination, on_tensor=on_tensor)
-
-
-def apply_plan(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    destination: Destination,
-    *,
-    removal: Removal | None = None,
-    begun: PendingFile | None = None,
-    on_tensor: OnTensor | None = None,
-) -> Report:
-    """Writes what `plan` makes of `checkpoint`, and the report.
+    """Check where the output goes, decide what goes, write it, and report it.
 
     Args:
         checkpoint: the input.
-        plan: what is zeroed.
-        destination: where to; see check_destination for what is refused.
-        removal: what is removed, for `shrink`.
-        begun: the output, if it was begun before; see begin_output.
-        on_tensor: progress.
+        decide: makes the plan; called when everything else was found to be possible.
+        target: where the output and the report go; without an output only the report is written.
+        execution: how.
+
+    Returns:
+        The plan and what came of it.
 
     Raises:
+        OutputError: the target cannot be written.
         InputError: the checkpoint cannot be read.
-        OutputError: the destination cannot be written.
+        DeviceError: the device is not there.
+        RequestError: what is asked for does not fit the checkpoint.
     """
-    files = lay_out(
-        checkpoint,
-        plan,
-        removal=removal,
-        max_shard_size=destination.max_shard_size,
-    )
-    write = partial(
-        write_output,
-        checkpoint=checkpoint,
-        device=find_device(destination.device),
-        on_tensor=on_tensor,
-    )
-    with one_torch_thread():
-        if is_folder_output(checkpoint, destination):
-            return _apply_to_folder(checkpoint, plan, destination, files, write, removal)
-        with contextlib.nullcontext(begun) if begun else pending(destination.output) as output:
-            return _apply_to_file(checkpoint, plan, destination, files[0], output, write, removal)
+    check_target(checkpoint, target)
+    zero = find_zero_channels(execution.device)
+    plan = decide()
+    if target.output is None:
+        report = make_report(checkpoint, plan, None)
+        write_report(report, target)
+        return report
+    files = lay_out(checkpoint, plan, max_shard_size=target.max_shard_size)
+    work = _Work(checkpoint, plan, target, target.output, execution, zero, files)
+    return _to_folder(work) if target.is_folder else _to_file(work)
 
 
-def report_dry_run(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    destination: Destination | None,
-    *,
-    removal: Removal | None = None,
-) -> Report:
-    """The report of `plan` alone, written if a destination for it is given.
+def find_zero_channels(device: str) -> ZeroChannels:
+    """Return what zeroes channels on `device`; torch is imported only for another one than "cpu".
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    if device == "cpu":
+        return zero_channels
+    from prune_cli.write.accelerator import Accelerator, find_device
+
+    return Accelerator(find_device(device)).zero_channels
+
+
+def write_report(report: Report, target: Target) -> None:
+    """Write the report where `target` has it, if it does.
 
     Raises:
         OutputError: it cannot be written.
     """
-    report = make_report(checkpoint, plan, None, shrink=removal.facts if removal else None)
-    if destination and destination.report:
-        write_file(destination.report, to_json(report).encode())
+    if target.report:
+        write_file(target.report, to_json(report).encode())
+
+
+@dataclass(frozen=True)
+class _Work:
+    """All that was decided, for whoever writes it."""
+
+    checkpoint: Checkpoint
+    plan: Plan
+    target: Target
+    output: Path
+    execution: Execution
+    zero: ZeroChannels
+    files: tuple[OutputFile, ...]
+
+    def report(self, name: str) -> Report:
+        """Report it as an output called `name`."""
+        output = Output(
+            path=name,
+            format="safetensors",
+            files=tuple(file.name for file in self.files) if self.target.is_folder else (name,),
+            tensors=sum(len(file.tensors) for file in self.files),
+            bytes=sum(file.nbytes for file in self.files),
+        )
+        return make_report(self.checkpoint, self.plan, output)
+
+    def write(self, file: OutputFile, sink: Sink, stopped: threading.Event | None = None) -> None:
+        """Write the bytes of one file."""
+        if self.execution.on_tensor:
+            places = place_tensors(file.tensors, len(file.header))
+            sink = ToldSink(sink, places, self.execution.on_tensor)
+        write_output(
+            file,
+            self.checkpoint,
+            sink,
+            zero=self.zero,
+            workers=max(self.execution.threads // len(self.files), 1),
+            stopped=stopped,
+        )
+
+
+def _to_file(work: _Work) -> Report:
+    [file] = work.files
+    report = work.report(work.output.name)
+    with pending(work.output) as output:
+        output.set_size(file.nbytes)
+        work.write(file, output.sink)
+        write_report(report, work.target)
+        output.commit()
     return report
 
 
-def find_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is the first accelerator, or else the CPU.
-
-    Raises:
-        DeviceError: it is not there; the message says what is.
-    """
-    there = available_devices()
-    if name == "auto":
-        return torch.device(there[-1] if len(there) == 1 else there[1])
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    known = {name if name != "cuda:0" else "cuda" for name in there} | set(there)
-    if device is None or str(device) not in known:
-        raise DeviceError(f"there is no device {name!r}; there is {', '.join(there)} (and auto)")
-    return device
-
-
-def available_devices() -> list[str]:
-    """The devices that `--device` can name here: "cpu" first."""
-    names = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    return [*names, "mps"] if torch.backends.mps.is_available() else names
-
-
-# --- writing ---------------------------------------------------------------------------------
-
-
-def _apply_to_file(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    destination: Destination,
-    file: OutputFile,
-    pending_output: PendingFile,
-    write: Callable[..., None],
-    removal: Removal | None,
-) -> Report:
-    output = Output(
-        path=destination.output.name,
-        format="safetensors",
-        files=(destination.output.name,),
-        tensors=len(file.tensors),
-        bytes=file.nbytes,
+def _to_folder(work: _Work) -> Report:
+    report = work.report(work.output.resolve().name)
+    write_folder(
+        _folder_output(work, to_json(report).encode()),
+        work.checkpoint,
+        work.write,
+        workers=work.execution.threads,
+        force=work.target.force,
+        resume=work.target.resume,
     )
-    report = make_report(checkpoint, plan, output, shrink=removal.facts if removal else None)
-    pending_output.set_size(file.nbytes)
-    write(file, sink=pending_output.sink, workers=count_workers(destination.workers))
-    if destination.report:
-        write_file(destination.report, to_json(report).encode())
-    pending_output.commit()
     return report
 
 
-def _apply_to_folder(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    destination: Destination,
-    files: tuple[OutputFile, ...],
-    write: Callable[..., None],
-    removal: Removal | None,
-) -> Report:
-    output = Output(
-        path=destination.output.resolve().name,
-        format="safetensors",
-        files=tuple(file.name for file in files),
-        tensors=sum(len(file.tensors) for file in files),
-        bytes=sum(file.nbytes for file in files),
-    )
-    report = make_report(checkpoint, plan, output, shrink=removal.facts if removal else None)
-    index = index_name(checkpoint) if _needs_index(checkpoint, destination, files) else None
-    texts = dict(removal.texts) if removal else {}
+def _folder_output(work: _Work, report: bytes) -> FolderOutput:
+    checkpoint, target, files = work.checkpoint, work.target, work.files
+    index = index_name(checkpoint) if _needs_index(work) else None
+    texts: dict[str, bytes] = {}
     if index:
         texts[index] = encode_index(checkpoint, files)
-    beside = {destination.report: to_json(report).encode()} if destination.report else {}
-    if destination.report and destination.is_report_inside:
-        _refuse_taken(destination.report, {*texts, *output.files, *checkpoint.others})
-        texts[destination.report.name] = beside.pop(destination.report)
-    names = {*texts, *output.files, FOLDER_REPORT}
-    others = tuple(name for name in checkpoint.others if name not in names)
-    folder = FolderOutput(destination.output, files, others, texts, index, beside)
-    workers = count_workers(destination.workers)
-    write_folder(
-        folder,
-        checkpoint,
-        lambda file, sink, stopped: write(
-            file, sink=sink, workers=max(workers // len(files), 1), stopped=stopped
-        ),
-        workers=workers,
-        force=destination.force,
-        resume=destination.resume,
-    )
-    return report
+    names = {file.name for file in files}
+    beside = {target.report: report} if target.report else {}
+    if target.report and target.is_report_inside:
+        _refuse_taken(target.report, {*texts, *names, *checkpoint.others})
+        texts[target.report.name] = beside.pop(target.report)
+    made = {*texts, *names, FOLDER_REPORT}
+    others = tuple(name for name in checkpoint.others if name not in made)
+    return FolderOutput(work.output, files, others, texts, index, beside)
 
 
 def _refuse_taken(report: Path, names: Collection[str]) -> None:
@@ -343,8 +372,7 @@ def _refuse_taken(report: Path, names: Collection[str]) -> None:
         raise OutputError(f"{report} is another file of the output; choose another --report")
 
 
-def _needs_index(
-    checkpoint: Checkpoint, destination: Destination, files: tuple[OutputFile, ...]
-) -> bool:
+def _needs_index(work: _Work) -> bool:
     """A folder keeps the index it had, and gets one where it is split."""
-    return len(files) > 1 or (destination.max_shard_size is None and checkpoint.index is not None)
+    is_split = work.target.max_shard_size is not None
+    return len(work.files) > 1 or (not is_split and work.checkpoint.index is not None)

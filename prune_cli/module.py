@@ -14,17 +14,15 @@ dim 0, a column for dim 1. Masks hold 0 (pruned) and 1 (kept) in the dtype of th
 """
 
 import math
-import numbers
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.prune import BasePruningMethod, PruningContainer
 
+from prune_cli.amounts import Amount, number_to_prune, validate_amount
 from prune_cli.errors import (
-    AmountError,
-    AmountTypeError,
     DeviceError,
     DimError,
     InputError,
@@ -32,59 +30,7 @@ from prune_cli.errors import (
     UsageError,
 )
 
-Amount: TypeAlias = int | float  # an int is a number of channels, a float a fraction of them
-
 # --- The draw ---------------------------------------------------------------------------------
-
-
-def validate_amount(amount: Amount, name: str = "the tensor") -> None:
-    """Refuse what is no amount for any tensor: the rules of torch, and neither bool nor NaN.
-
-    Args:
-        amount: the int or float; NumPy's are as good.
-        name: what an error calls the tensor.
-
-    Raises:
-        AmountTypeError: it is not a real number, or it is a bool.
-        AmountError: it is a float outside 0.0 to 1.0, NaN, or a negative int.
-    """
-    if isinstance(amount, bool) or not isinstance(amount, numbers.Real):
-        raise AmountTypeError(
-            f"{name}: amount={amount!r} is a {type(amount).__name__}; give an int (a number of "
-            "channels) or a float (a fraction of them)"
-        )
-    if isinstance(amount, numbers.Integral):
-        if amount < 0:
-            raise AmountError(f"{name}: amount={amount} is negative: an int is at least 0")
-    elif not 0.0 <= float(amount) <= 1.0:
-        raise AmountError(
-            f"{name}: amount={amount} is no fraction: a float is at least 0.0 and at most 1.0 "
-            "(an int is a number of channels)"
-        )
-
-
-def number_to_prune(amount: Amount, live: int, name: str = "the tensor") -> int:
-    """Give the number of channels that `amount` means where `live` of them are left.
-
-    An int is that number; a float is a fraction, rounded as torch rounds it (half to even).
-
-    Args:
-        amount: as in `validate_amount`.
-        live: how many channels are not pruned yet.
-        name: what an error calls the tensor.
-
-    Raises:
-        AmountTypeError, AmountError: as `validate_amount`, and for more channels than are left.
-
-    Example:
-        >>> number_to_prune(0.25, 10), number_to_prune(3, 10)
-        (2, 3)
-    """
-    validate_amount(amount, name)
-    k = int(amount if isinstance(amount, numbers.Integral) else round(amount * live))
-    if k > live:
-        raise AmountError(f"{name}: amount={k} is too large: at most {live} channels can be pruned")
-    return k
 
 
 def draw_channels(

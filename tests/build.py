@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from prune_cli.checkpoint.tensors import DTYPES
-from prune_cli.plan.draw import derive_seed
+from prune_cli.plan.facts import derive_seed
 
 Tensors = dict[str, torch.Tensor]
 Saver = Callable[[Path, Any], Path]

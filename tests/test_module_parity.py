@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn.utils import prune as stock
 
 from prune_cli import module as ours
+from prune_cli.amounts import number_to_prune
 from prune_cli.module import (
     RandomStructured,
     draw_channels,
     live_channels,
-    number_to_prune,
     random_structured,
     zero_channels_,
 )

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils import prune as stock
 
 from prune_cli import read_report
-from prune_cli.plan.draw import PlanItem, derive_seed
+from prune_cli.plan.facts import PlanItem, derive_seed
 from tests.conftest import Run
 
 pytestmark = pytest.mark.real

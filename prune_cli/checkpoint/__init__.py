@@ -6,7 +6,7 @@ Only headers are read. Reading order: `contents` (the facts), `safetensors_file`
 
 from pathlib import Path
 
-from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Shard, torch_dtype
+from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Shard
 from prune_cli.checkpoint.files import Loading, is_index, open_file
 from prune_cli.checkpoint.folder import STAGING, read_folder
 from prune_cli.errors import InputError
@@ -19,7 +19,6 @@ __all__ = [
     "Loading",
     "Shard",
     "open_checkpoint",
-    "torch_dtype",
 ]
 
 

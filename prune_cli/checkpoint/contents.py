@@ -4,18 +4,20 @@ The formats (`safetensors_file`, `torch_file`, `folder`) make these; nothing her
 """
 
 import mmap
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prune_cli.checkpoint.tensors import DTYPES, ORIG_SUFFIX, Parameter, TensorInfo, pair_masks
 from prune_cli.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
+    import numpy.typing as npt
+
+    Bits = npt.NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,7 @@ class Shard:
     def mapped(self) -> memoryview:
         """The whole file, mapped to be read: its pages are the kernel's to take back.
 
-        Not by `UntypedStorage.from_file`: that maps for writing, which the kernel refuses for a
-        file larger than the memory of the machine.
+        Read-only: a mapping for writing is refused for a file larger than the memory of the machine.
         """
         try:
             with self.path.open("rb") as file:
@@ -52,14 +53,6 @@ class Shard:
             raise InputError(
                 f"{self.path} cannot be read any more: it changed since it was opened ({error})"
             ) from error
-
-    @cached_property
-    def storage(self) -> "torch.UntypedStorage":
-        """The same memory, as torch has it."""
-        import torch
-
-        with warnings.catch_warnings(action="ignore"):  # it may not be written, and is not
-            return torch.frombuffer(self.mapped, dtype=torch.uint8).untyped_storage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +77,6 @@ class Checkpoint:
         is_folder: whether it is a folder; then `others` are its other files, relative to it.
         index: its index file, if it has one.
         notes: what a user should be told about how it was read.
-        live: tensors that are in memory, by name.
     """
 
     path: Path
@@ -97,7 +89,6 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     index: Index | None = None
     notes: tuple[str, ...] = ()
-    live: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -144,47 +135,34 @@ class Checkpoint:
         """The size of its files, in bytes."""
         return sum(shard.nbytes for shard in self.shards)
 
-    def tensor(self, info: TensorInfo) -> "torch.Tensor":
-        """The tensor itself, of `info.shape`, mapped from its file: nothing is read yet."""
-        import torch
+    def bits(self, info: TensorInfo) -> "Bits":
+        """The elements of a tensor as unsigned integers of their width; nothing is read yet.
 
-        if info.offset is None:
-            return self.live[info.name]
-        dtype = torch_dtype(info)
+        Returns:
+            An array of `info.shape`, read-only, mapped from the file, in the strides that the
+            elements have there. Of a tensor with a `flip` it is a copy, with the bits inverted.
+
+        Raises:
+            InputError: an element is no whole number of bytes.
+        """
+        import numpy as np
+
+        dtype = np.dtype(f"<u{element_bytes(info)}")
         if info.elements == 0:
-            return torch.empty(info.shape, dtype=dtype)
-        storage = self.shards[info.shard].storage[info.offset : info.offset + _span(info)]
-        strides = info.strides or _packed_strides(info.shape)
-        return torch.empty(0, dtype=dtype).set_(storage, 0, info.shape, strides)
+            return np.empty(info.shape, dtype)
+        strides = None if info.strides is None else [dtype.itemsize * n for n in info.strides]
+        mapped = self.shards[info.shard].mapped
+        found: Bits = np.ndarray(info.shape, dtype, mapped, info.offset or 0, strides)
+        return found ^ dtype.type(info.flip) if info.flip else found
 
 
-def torch_dtype(info: TensorInfo) -> "torch.dtype":
-    """The torch dtype that one element of `info` has.
+def element_bytes(info: TensorInfo) -> int:
+    """The bytes of one element of `info`.
 
     Raises:
-        InputError: this torch has no dtype of one element for it.
+        InputError: it has no whole number of them.
     """
-    import torch
-
-    name = DTYPES[info.dtype].torch
-    dtype = getattr(torch, name, None) if name and DTYPES[info.dtype].bits >= 8 else None
-    if not isinstance(dtype, torch.dtype):
-        raise InputError(
-            f"{info.name} is {info.dtype}, which torch {torch.__version__} cannot take apart"
-        )
-    return dtype
-
-
-def _packed_strides(shape: Sequence[int]) -> list[int]:
-    """The strides of a tensor of `shape` without gaps, in elements."""
-    strides = [1] * len(shape)
-    for dim in range(len(shape) - 1, 0, -1):
-        strides[dim - 1] = strides[dim] * shape[dim]
-    return strides
-
-
-def _span(info: TensorInfo) -> int:
-    if info.strides is None:
-        return info.nbytes
-    last = sum((n - 1) * stride for n, stride in zip(info.shape, info.strides, strict=True))
-    return (last + 1) * DTYPES[info.dtype].bits // 8
+    bits = DTYPES[info.dtype].bits
+    if bits < 8:
+        raise InputError(f"{info.name} is {info.dtype}, packed below a byte: it cannot be changed")
+    return bits // 8

@@ -85,16 +85,20 @@ def is_index(path: Path) -> bool:
 
 
 def _open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
-    from prune_cli.checkpoint.state_dict import to_checkpoint
-    from prune_cli.checkpoint.torch_file import load_safely, load_unsafely
+    import warnings
 
-    if loading.unsafe:
-        loaded = load_unsafely(file.path)
-    else:
-        loaded = load_safely(file.path, file.storage, allow_globals=loading.allow_globals)
+    import torch
+
+    from prune_cli.checkpoint.state_dict import to_checkpoint
+    from prune_cli.checkpoint.torch_file import load_safely
+
+    with warnings.catch_warnings(action="ignore"):
+        storage = torch.frombuffer(file.mapped, dtype=torch.uint8).untyped_storage()
+    loaded = load_safely(file.path, storage, allow_globals=loading.allow_globals)
     return to_checkpoint(
         loaded.content,
         file,
+        storage,
         path=path,
         format=loaded.format,
         key=loading.state_dict_key,

@@ -194,7 +194,6 @@ def _join(folder: Path, layout: _Layout, opened: list[Checkpoint]) -> Checkpoint
         dropped=tuple(entry for part in opened for entry in part.dropped),
         is_folder=True,
         index=Index(layout.index, layout.metadata) if layout.index else None,
-        live={name: tensor for part in opened for name, tensor in part.live.items()},
     )
 
 

@@ -48,7 +48,14 @@ class Place(NamedTuple):
 
 
 def to_checkpoint(
-    content: object, file: Shard, *, path: Path, format: str, key: str | None, in_memory: bool
+    content: object,
+    file: Shard,
+    storage: torch.UntypedStorage,
+    *,
+    path: Path,
+    format: str,
+    key: str | None,
+    in_memory: bool,
 ) -> Checkpoint:
     """The Checkpoint of one shard that the unpickled `content` of `file` is.
 
@@ -69,12 +76,7 @@ def to_checkpoint(
     found = _find(path, content, key)
     tensors = _tensors(found.entries)
     _refuse_unwritable(path, tensors, in_memory=in_memory)
-    live = {
-        name: tensor.detach().resolve_conj().resolve_neg()
-        for name, tensor in tensors.items()
-        if in_memory or tensor.is_conj() or tensor.is_neg()
-    }
-    infos = {name: _info(file, name, tensor, name in live) for name, tensor in tensors.items()}
+    infos = {name: _info(file, storage, name, tensor) for name, tensor in tensors.items()}
     _refuse_blow_up(path, file.nbytes, infos.values())
     places = {name: _place(tensor) for name, tensor in tensors.items()}
     aliases = _aliases(infos.values(), places)
@@ -86,7 +88,6 @@ def to_checkpoint(
         aliases=aliases,
         overlaps=find_overlaps({name: places[name] for name in stored}),
         dropped=tuple(_dropped(content, found)),
-        live={name: tensor for name, tensor in live.items() if name in stored},
     )
 
 
@@ -268,14 +269,17 @@ def _place(tensor: torch.Tensor) -> Place:
     return Place(start, stop, (tensor.dtype, tuple(tensor.shape), tensor.stride(), *flags))
 
 
-def _info(file: Shard, name: str, tensor: torch.Tensor, in_memory: bool) -> TensorInfo:
+def _info(
+    file: Shard, storage: torch.UntypedStorage, name: str, tensor: torch.Tensor
+) -> TensorInfo:
     shape = _stored_shape(tensor)
     dtype = _DTYPE_NAMES[tensor.dtype]
-    if in_memory:
-        return TensorInfo(name, dtype, shape)
-    offset = tensor.data_ptr() - file.storage.data_ptr() if tensor.numel() else 0
+    offset = tensor.data_ptr() - storage.data_ptr() if tensor.numel() else 0
     strides = None if tensor.is_contiguous() else tensor.stride()
-    return TensorInfo(name, dtype, shape, 0, offset, strides)
+    flip = (DTYPES[dtype].sign & 1 << 63 if tensor.is_conj() else 0) ^ (
+        DTYPES[dtype].sign if tensor.is_neg() else 0
+    )
+    return TensorInfo(name, dtype, shape, 0, offset, strides, flip)
 
 
 def _stored_shape(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -4,9 +4,8 @@ Everything here is integers and names, so it is tested with plain ints and start
 Not here: reading a file (`checkpoint`) or holding an element (`pruning`, `apply`).
 """
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,10 +22,20 @@ MASK_SUFFIX, ORIG_SUFFIX = "_mask", "_orig"
 
 
 class Dtype(NamedTuple):
-    """One dtype of safetensors: its width, and its name in torch (None: torch has none)."""
+    """One dtype of safetensors.
+
+    Attributes:
+        bits: the width of an element.
+        torch: its name in torch; None: torch has none.
+        one: the bits of the value 1.
+        sign: the bits that a zero may have set: -0.0 is zero.
+        holds_zero: whether there is a zero at all.
+    """
 
     bits: int
     torch: str | None
+    one: int = 1
+    sign: int = 0
     holds_zero: bool = True
 
 
@@ -39,25 +48,23 @@ DTYPES: dict[str, Dtype] = {
     "F6_E3M2": Dtype(6, None),
     "U8": Dtype(8, "uint8"),
     "I8": Dtype(8, "int8"),
-    "F8_E5M2": Dtype(8, "float8_e5m2"),
-    "F8_E4M3": Dtype(8, "float8_e4m3fn"),
-    "F8_E8M0": Dtype(8, "float8_e8m0fnu", holds_zero=False),
-    "F8_E4M3FNUZ": Dtype(8, "float8_e4m3fnuz"),
-    "F8_E5M2FNUZ": Dtype(8, "float8_e5m2fnuz"),
+    "F8_E5M2": Dtype(8, "float8_e5m2", one=0x3C, sign=0x80),
+    "F8_E4M3": Dtype(8, "float8_e4m3fn", one=0x38, sign=0x80),
+    "F8_E8M0": Dtype(8, "float8_e8m0fnu", one=0x7F, holds_zero=False),
+    "F8_E4M3FNUZ": Dtype(8, "float8_e4m3fnuz", one=0x40),  # FNUZ: what would be -0 is NaN
+    "F8_E5M2FNUZ": Dtype(8, "float8_e5m2fnuz", one=0x40),
     "I16": Dtype(16, "int16"),
     "U16": Dtype(16, "uint16"),
-    "F16": Dtype(16, "float16"),
-    "BF16": Dtype(16, "bfloat16"),
+    "F16": Dtype(16, "float16", one=0x3C00, sign=0x8000),
+    "BF16": Dtype(16, "bfloat16", one=0x3F80, sign=0x8000),
     "I32": Dtype(32, "int32"),
     "U32": Dtype(32, "uint32"),
-    "F32": Dtype(32, "float32"),
-    "C64": Dtype(64, "complex64"),
-    "F64": Dtype(64, "float64"),
+    "F32": Dtype(32, "float32", one=0x3F800000, sign=1 << 31),
+    "C64": Dtype(64, "complex64", one=0x3F800000, sign=1 << 63 | 1 << 31),
+    "F64": Dtype(64, "float64", one=0x3FF0000000000000, sign=1 << 63),
     "I64": Dtype(64, "int64"),
     "U64": Dtype(64, "uint64"),
 }
-
-_LAYOUT_ORDER = {name: order for order, name in enumerate(DTYPES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,8 @@ class TensorInfo:
 
     `shard` is the index of its file in `Checkpoint.shards`, `offset` that of its first byte in
     the file (None: the tensor lives in memory). `strides`, in elements, are None where the
-    elements lie in order without gaps, as they always do in safetensors.
+    elements lie in order without gaps, as they always do in safetensors. `flip` are the bits of
+    each element that are inverted when it is read: the sign of a view that torch left negated.
     """
 
     name: str
@@ -75,6 +83,7 @@ class TensorInfo:
     shard: int = 0
     offset: int | None = None
     strides: tuple[int, ...] | None = None
+    flip: int = 0
 
     @property
     def elements(self) -> int:
@@ -89,7 +98,7 @@ class TensorInfo:
     @property
     def is_plain(self) -> bool:
         """Whether the bytes in the file are, in order, the bytes of the tensor."""
-        return self.offset is not None and self.strides is None
+        return self.offset is not None and self.strides is None and not self.flip
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,82 +170,3 @@ def resolve_dim(dim: int, shape: Sequence[int], name: str) -> int:
             f"{len(shape) - 1}; there is no dim {dim}"
         )
     return dim % len(shape)
-
-
-def in_layout_order(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
-    """`tensors` in the order safetensors lays them out: widest dtype first, then by name."""
-    return sorted(tensors, key=lambda info: (-_LAYOUT_ORDER[info.dtype], info.name))
-
-
-def encode_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """The safetensors header, length included, of a file that holds `tensors` in that order.
-
-    Byte-identical to what `safetensors.torch.save_file` writes, which leaves the order of
-    several metadata keys to chance; here they are sorted.
-    """
-    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    start = 0
-    for info in tensors:
-        stop = start + info.nbytes
-        entries[info.name] = {
-            "dtype": info.dtype,
-            "shape": info.shape,
-            "data_offsets": (start, stop),
-        }
-        start = stop
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % HEADER_LENGTH_BYTES)
-    return len(text).to_bytes(HEADER_LENGTH_BYTES, "little") + text
-
-
-class Block(NamedTuple):
-    """A contiguous piece of a tensor that is worked on at once, seen from one dim.
-
-    Its bytes are `start` to `stop` of the tensor; as elements they have the shape
-    (rows, channels.stop - channels.start, -1) with the dim in the middle.
-    """
-
-    start: int
-    stop: int
-    rows: int
-    channels: range
-
-
-def blocks(shape: Sequence[int], dim: int, itemsize: int, limit: int) -> Iterator[Block]:
-    """A contiguous tensor cut into Blocks of at most `limit` bytes each, in the order they lie.
-
-    `dim` counts from the front, `itemsize` and `limit` are in bytes. One element is the least
-    that a block can be.
-
-    Example:
-        >>> [b[:2] for b in blocks((4, 3), 0, itemsize=4, limit=24)]
-        [(0, 24), (24, 48)]
-    """
-    outer, channels = math.prod(shape[:dim]), shape[dim]
-    channel_bytes = math.prod(shape[dim + 1 :]) * itemsize
-    row_bytes = channels * channel_bytes
-    if 0 < row_bytes <= limit:
-        step = limit // row_bytes
-        for first in range(0, outer, step):
-            last = min(first + step, outer)
-            yield Block(first * row_bytes, last * row_bytes, last - first, range(channels))
-    elif row_bytes:
-        for row in range(outer):
-            yield from _row_blocks(row * row_bytes, channels, channel_bytes, itemsize, limit)
-
-
-def _row_blocks(
-    base: int, channels: int, channel_bytes: int, itemsize: int, limit: int
-) -> Iterator[Block]:
-    step = limit // channel_bytes
-    if step:
-        for first in range(0, channels, step):
-            last = min(first + step, channels)
-            start, stop = base + first * channel_bytes, base + last * channel_bytes
-            yield Block(start, stop, 1, range(first, last))
-        return
-    piece = max(limit // itemsize, 1) * itemsize
-    for channel in range(channels):
-        start, stop = base + channel * channel_bytes, base + (channel + 1) * channel_bytes
-        for at in range(start, stop, piece):
-            yield Block(at, min(at + piece, stop), 1, range(channel, channel + 1))

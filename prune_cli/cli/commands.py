@@ -8,28 +8,22 @@ import errno
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import prune_cli
+from prune_cli.amounts import parse_amount
 from prune_cli.checkpoint import Loading, open_checkpoint
 from prune_cli.cli import options
+from prune_cli.cli.sizes import parse_size
 from prune_cli.errors import OutputError, PruneError, UsageError, VerificationError
-from prune_cli.plan.selection import parse_amount, parse_size, read_recipe
+from prune_cli.plan.recipe import read_recipe
 from prune_cli.show import console
-from prune_cli.write.target import (
-    Where,
-    begin_output,
-    check_destination,
-    count_workers,
-    find_destination,
-    find_report_destination,
-)
 
 if TYPE_CHECKING:
     from prune_cli.checkpoint import Checkpoint
-    from prune_cli.plan.draw import Plan
+    from prune_cli.plan.facts import Plan
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, SIGTERM or SIGHUP."""
@@ -84,7 +78,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         import torch
 
-        from prune_cli.api import available_devices
+        from prune_cli.write.accelerator import available_devices
 
         devices = ", ".join(available_devices())
         version = prune_cli.__version__
@@ -147,7 +141,8 @@ def random_structured(
     opened = open_checkpoint(checkpoint, _loading(state_dict_key, allow_global, unsafe_load))
 
     def decide() -> "Plan":
-        from prune_cli.plan.draw import Options, make_plan
+        from prune_cli.plan.draw import make_plan
+        from prune_cli.plan.facts import Options
 
         asked = Options(
             fraction,
@@ -161,8 +156,8 @@ def random_structured(
         )
         return make_plan(opened, asked)
 
-    where = _where(report, force, resume, max_shard_size, device, workers, [recipe])
-    _carry_out(opened, decide, output, where, dry_run, quiet)
+    where = _where(report, force, resume, max_shard_size, dry_run, [recipe])
+    _carry_out(opened, decide, output, where, device, workers, quiet)
 
 
 @app.command("apply", no_args_is_help=True)
@@ -208,8 +203,8 @@ def apply_command(
 
         return replay(read_report(told).plan, opened, bake=bake)
 
-    where = _where(report, force, resume, max_shard_size, device, workers, [told])
-    _carry_out(opened, decide, output, where, dry_run, quiet)
+    where = _where(report, force, resume, max_shard_size, dry_run, [told])
+    _carry_out(opened, decide, output, where, device, workers, quiet)
 
 
 @app.command("remove", no_args_is_help=True)
@@ -238,8 +233,8 @@ def remove_command(
 
         return plan_removal(opened)
 
-    where = _where(report, force, resume, max_shard_size, "cpu", workers)
-    _carry_out(opened, decide, output, where, dry_run, quiet)
+    where = _where(report, force, resume, max_shard_size, dry_run)
+    _carry_out(opened, decide, output, where, "cpu", workers, quiet)
 
 
 def _loading(
@@ -253,17 +248,15 @@ def _where(
     force: bool,
     resume: bool,
     max_shard_size: str | None,
-    device: str,
-    workers: int | None,
+    dry_run: bool,
     reads: Sequence[Path | None] = (),
-) -> Where:
+) -> dict[str, Any]:
     return {
         "report": report,
         "force": force,
         "resume": resume,
         "max_shard_size": None if max_shard_size is None else parse_size(max_shard_size),
-        "device": device,
-        "workers": workers,
+        "dry_run": dry_run,
         "reads": [path for path in reads if path],
     }
 
@@ -272,44 +265,22 @@ def _carry_out(
     checkpoint: "Checkpoint",
     decide: "Callable[[], Plan]",
     output: Path | None,
-    where: Where,
-    dry_run: bool,
+    where: dict[str, Any],
+    device: str,
+    workers: int | None,
     quiet: bool,
 ) -> None:
     """Plans and applies, with a progress bar, and shows what came of it."""
-    if dry_run:
-        reported = find_report_destination(checkpoint, **where)
-        plan = _plan(decide, where["device"])
-        from prune_cli.api import report_dry_run
+    from prune_cli.api import carry_out
+    from prune_cli.plan.biases import count_emitting_biases
+    from prune_cli.write.target import Execution, find_target
 
-        report = report_dry_run(checkpoint, plan, reported)
-        written = [reported.report if reported else None]
-    else:
-        destination = find_destination(checkpoint, output, **where)
-        check_destination(checkpoint, destination)
-        with begin_output(checkpoint, destination) as begun:  # while torch is imported
-            plan = _plan(decide, where["device"])
-            from prune_cli.api import apply_plan
-            from prune_cli.write.layout import count_bytes
-
-            with console.progress(count_bytes(checkpoint, plan), quiet=quiet) as on_tensor:
-                report = apply_plan(checkpoint, plan, destination, begun=begun, on_tensor=on_tensor)
-        written = [destination.output, destination.report]
-    from prune_cli.plan.draw import count_emitting_biases
-
-    emitting = count_emitting_biases(checkpoint, plan)
+    target = find_target(checkpoint, output, **where)
+    with console.progress(checkpoint.nbytes, quiet=quiet) as on_tensor:
+        report = carry_out(checkpoint, decide, target, Execution(device, workers, on_tensor))
+    emitting = count_emitting_biases(checkpoint, report.plan)
+    written = [target.output, target.report]
     console.show_report(report, written=written, emitting=emitting, quiet=quiet)
-
-
-def _plan(decide: "Callable[[], Plan]", device: str) -> "Plan":
-    """What `decide` says, if there is such a device."""
-    import torch
-
-    from prune_cli.api import find_device
-
-    torch.set_num_threads(1)  # the workers are threads already
-    find_device(device)
-    return decide()
 
 
 @app.command("verify", no_args_is_help=True)
@@ -340,11 +311,9 @@ def verify_command(
 
     [bold]Example:[/] prune-cli verify model.pruned.safetensors --source model.pt
     """
-    import torch
-
     from prune_cli.verify.verify import to_json, verify_checkpoint
+    from prune_cli.write.target import Execution
 
-    torch.set_num_threads(1)
     nbytes = _nbytes(output) if source else 0
     with console.progress(nbytes, quiet=quiet, doing="comparing") as on_tensor:
         verification = verify_checkpoint(
@@ -352,7 +321,7 @@ def verify_command(
             report=report,
             source=source,
             loading=_loading(state_dict_key, allow_global, unsafe_load),
-            workers=count_workers(workers),
+            workers=Execution(workers=workers).threads,
             on_tensor=on_tensor,
         )
     if as_json:
@@ -427,7 +396,9 @@ def report_command(
     from prune_cli.report.comparison import compare_reports, read_reports, to_json
     from prune_cli.show.page import render_page
     from prune_cli.shrink.groups import show_groups_as_tensors
-    from prune_cli.write.atomic import STDOUT, check_can_write, write_file
+    from prune_cli.write.atomic import write_file
+    from prune_cli.write.checks import check_can_write
+    from prune_cli.write.paths import STDOUT
 
     if as_json and html == STDOUT:
         raise UsageError("--json and --html cannot both go to stdout")

@@ -1,0 +1,1 @@
+"""LOOK: what is in a checkpoint."""

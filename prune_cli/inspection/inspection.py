@@ -20,14 +20,12 @@ from prune_cli.errors import DimError
 from prune_cli.jsontext import encode
 from prune_cli.plan.prunable import find_problems, scaled_by
 from prune_cli.plan.selection import Rule, Selection, matcher, select
+from prune_cli.write.progress import OnTensor
 
 SCHEMA = 1
 
 MAX_GLOBS = 16
 """How many patterns are proposed at most."""
-
-OnTensor = Callable[[str, int], None]
-"""Called with a parameter's name and the bytes of it that need no more reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,11 +306,13 @@ def _can_be_counted(info: TensorInfo) -> bool:
 
 def _count(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> ZeroCount:
     """By the mask where there is one, as the plan does."""
-    from prune_cli.module import live_channels
+    from prune_cli.channels import live_channels
 
     info = parameter.mask or parameter.tensor
     channels = info.shape[dim]
-    return ZeroCount(dim, channels, channels - len(live_channels(checkpoint.tensor(info), dim)))
+    return ZeroCount(
+        dim, channels, channels - len(live_channels(checkpoint.bits(info), dim, info.dtype))
+    )
 
 
 # --- trees of names --------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""DECIDE: which channels of which tensors go, before any weight flows."""

@@ -10,12 +10,10 @@ from dataclasses import replace
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, Parameter
 from prune_cli.errors import ParameterError, RequestError, SelectionError
-from prune_cli.module import live_channels
-from prune_cli.plan.draw import METHOD, Options, Plan, PlanItem, all_but, refuse_odd_masks
+from prune_cli.plan import masks
+from prune_cli.plan.facts import RANDOM, REMOVED, REPLAYED, Options, Plan, PlanItem
+from prune_cli.plan.masks import refuse_odd_masks
 from prune_cli.plan.prunable import find_problems
-
-REPLAYED, REMOVED = "apply", "remove"
-"""The methods of these plans, as a report names them."""
 
 
 def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> Plan:
@@ -33,7 +31,7 @@ def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> P
         RequestError: a row does not fit; every such row is named.
         InputError: a mask that is to be baked holds values other than 0 and 1.
     """
-    if plan.method not in (METHOD, REPLAYED):
+    if plan.method not in (RANDOM, REPLAYED):
         raise RequestError(f"the report is of {plan.method!r}, which draws no channels to prune")
     rows = {item.name: item for item in plan.items}
     problems = [problem for item in plan.items for problem in misfits(item, checkpoint)]
@@ -92,7 +90,7 @@ def misfits(item: PlanItem, checkpoint: Checkpoint) -> Iterator[str]:
 
 def _unprunable(item: PlanItem, checkpoint: Checkpoint, parameter: Parameter) -> Iterator[str]:
     if not 0 <= item.dim < len(item.shape):
-        yield f"{item.name}: the report prunes its dim {item.dim}, which {list(item.shape)} has not"
+        yield f"{item.name}: the report prunes dim {item.dim}, but its shape is {list(item.shape)}"
     elif any(not 0 <= channel < item.shape[item.dim] for channel in item.pruned):
         last = item.shape[item.dim] - 1
         yield f"{item.name}: the report prunes channels outside 0 to {last}"
@@ -121,10 +119,7 @@ def _stored_names(item: PlanItem, checkpoint: Checkpoint) -> list[str]:
 def _replayed(name: str, item: PlanItem, checkpoint: Checkpoint) -> PlanItem:
     parameter = checkpoint.parameter_of[name]
     info = parameter.tensor
-    dead: tuple[int, ...] = ()
-    if item.follows is None:
-        live = live_channels(checkpoint.tensor(parameter.mask or info), item.dim)
-        dead = all_but(live, info.shape[item.dim])
+    dead = () if item.follows else masks.dead(checkpoint, parameter, item.dim)
     return replace(
         item,
         name=name,
@@ -155,10 +150,8 @@ def _loose_halves(checkpoint: Checkpoint) -> Iterator[str]:
 
 def _removed(checkpoint: Checkpoint, parameter: Parameter) -> PlanItem:
     info = parameter.tensor
-    mask = checkpoint.tensor(parameter.mask or info)
-    dead = {
-        dim: all_but(live_channels(mask, dim), size) for dim, size in enumerate(info.shape)
-    } or {0: ()}
+    dead = {dim: masks.dead(checkpoint, parameter, dim) for dim in range(len(info.shape))}
+    dead = dead or {0: ()}
     dim = max(dead, key=lambda dim: (len(dead[dim]), -dim))
     return PlanItem(
         name=parameter.name,

@@ -1,25 +1,21 @@
 """Which parameters are pruned, by how much and along which dim: rules of glob patterns.
 
 Patterns are case-sensitive fnmatch on the dotted module name (`*` crosses dots) and on the
-parameter's own name. Names and numbers only: no tensor, no torch.
+parameter's own name. Names and numbers only.
+
+See also: `recipe`, rules in a file.
 """
 
 import difflib
-import math
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from functools import cache
-from pathlib import Path
-from typing import Any
 
+from prune_cli.amounts import Amount
 from prune_cli.checkpoint.tensors import Parameter
-from prune_cli.errors import InputError, SelectionError, UsageError
-
-Amount = int | float
-"""How many channels: an int is a number of them, a float a fraction of the live ones."""
+from prune_cli.errors import SelectionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,126 +133,3 @@ def _nearest(pattern: str, names: Sequence[str]) -> str:
         return f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(map(repr, near))}"
     shown = ", ".join(map(repr, names[:5]))
     return f"there are {len(names)}: {shown}{', ...' if len(names) > 5 else ''}"
-
-
-# --- from text and from files ----------------------------------------------------------------
-
-
-def parse_amount(text: str) -> Amount:
-    """An amount as the command line spells it: "3" channels, "0.25" or "25%" of them.
-
-    Raises:
-        UsageError: it is neither, or out of range.
-
-    Example:
-        >>> parse_amount("25%"), parse_amount("1"), parse_amount("1.0")
-        (0.25, 1, 1.0)
-    """
-    try:
-        if text.endswith("%"):
-            amount: Amount = float(text[:-1].strip() + "e-2")  # 33.3 / 100 is not quite 0.333
-        elif re.fullmatch(r"[+-]?\d+", text.strip()):
-            amount = int(text)
-        else:
-            amount = float(text)
-    except ValueError:
-        amount = math.nan
-    return check_amount(amount, repr(text))
-
-
-def check_amount(amount: object, shown: str | None = None) -> Amount:
-    """`amount`, if it is a whole number of channels >= 0 or a fraction from 0.0 to 1.0.
-
-    Raises:
-        UsageError: it is not; `shown` is how the message spells it.
-    """
-    match amount:
-        case bool():
-            pass
-        case int() if amount >= 0:
-            return amount
-        case float() if 0.0 <= amount <= 1.0:
-            return abs(amount)  # -0.0 is 0.0
-    raise UsageError(
-        f"the amount {shown or repr(amount)} is neither a whole number of channels (3), nor a "
-        "fraction from 0.0 to 1.0 (0.25), nor a percentage (25%)"
-    )
-
-
-def parse_size(text: str) -> int:
-    """A size in bytes as people spell it: "5GB" is 5 * 10**9, "500MiB" 500 * 2**20.
-
-    Raises:
-        UsageError: it is not a size, or is zero.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kmgt]?)(i?)b?)?", text.strip(), re.IGNORECASE)
-    if found:
-        base = 1024 if found[3] else 1000
-        size = int(float(found[1]) * base ** " kmgt".index((found[2] or " ").lower()))
-        if size > 0:
-            return size
-    raise UsageError(f"{text!r} is not a size; write it like 5GB or 500MiB")
-
-
-def read_recipe(
-    path: Path,
-    *,
-    modules: Sequence[str],
-    params: Sequence[str],
-    amount: Amount | None,
-    dim: int,
-) -> tuple[Rule, ...]:
-    """The rules of the recipe at `path`; the other arguments fill what a rule leaves out.
-
-    A recipe is TOML, a list of tables: `[[rules]]` with `module` and `param` (a glob or a list of
-    globs), `amount` (as parse_amount, or a number) and `dim`.
-
-    Raises:
-        InputError: the file cannot be read or is not TOML.
-        UsageError: a rule is not as above, or neither it nor `amount` says how much.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
-    tables = content.pop("rules", None)
-    if content or not isinstance(tables, list) or not tables:
-        raise UsageError(f"{path} must hold a list of tables [[rules]], and nothing else")
-    fill = {"module": list(modules), "param": list(params), "amount": amount, "dim": dim}
-    return tuple(
-        _read_rule(f"{path}, rule {number}", table, fill) for number, table in enumerate(tables, 1)
-    )
-
-
-def _read_rule(where: str, table: object, fill: dict[str, Any]) -> Rule:
-    unknown = sorted(table.keys() - fill.keys()) if isinstance(table, dict) else [table]
-    if not isinstance(table, dict) or unknown:
-        known = ", ".join(fill)
-        raise UsageError(f"{where}: a rule has only the keys {known}, and not {unknown[0]!r}")
-    rule = fill | table
-    if rule["amount"] is None:
-        raise UsageError(f"{where} has no amount, and --amount is not given")
-    if type(rule["dim"]) is not int:
-        raise UsageError(f"{where}: dim must be a whole number, not {rule['dim']!r}")
-    return Rule(
-        _globs(where, rule["module"]),
-        _globs(where, rule["param"]),
-        _amount(where, rule["amount"]),
-        rule["dim"],
-    )
-
-
-def _amount(where: str, value: object) -> Amount:
-    try:
-        return parse_amount(value) if isinstance(value, str) else check_amount(value)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _globs(where: str, value: object) -> tuple[str, ...]:
-    globs = [value] if isinstance(value, str) else value
-    if not isinstance(globs, list) or not all(isinstance(glob, str) for glob in globs) or not globs:
-        raise UsageError(f"{where}: module and param are globs or lists of globs, not {value!r}")
-    return tuple(globs)

@@ -1,0 +1,1 @@
+"""TELL: a plan and what came of it, to JSON and back."""

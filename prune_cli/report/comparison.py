@@ -10,10 +10,10 @@ from itertools import combinations
 from math import prod
 from pathlib import Path
 
+from prune_cli.amounts import Amount
 from prune_cli.inspection.inspection import natural_key
 from prune_cli.jsontext import encode
-from prune_cli.plan.draw import PlanItem
-from prune_cli.plan.selection import Amount
+from prune_cli.plan.facts import PlanItem
 from prune_cli.report.report import Report, read_report
 
 SCHEMA = 1

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -17,7 +18,7 @@ import prune_cli
 from prune_cli.checkpoint import Checkpoint, Dropped
 from prune_cli.errors import InputError
 from prune_cli.jsontext import encode
-from prune_cli.plan.draw import Options, Plan, PlanItem, Skipped
+from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.selection import Rule
 
 SCHEMA = 1
@@ -111,10 +112,8 @@ def make_report(
     shrink: Mapping[str, Any] | None = None,
 ) -> Report:
     """The Report of `plan` on `checkpoint`; `output` is None for a dry run."""
-    import torch
-
     return Report(
-        tool=Tool("prune-cli", prune_cli.__version__, torch.__version__.partition("+")[0]),
+        tool=Tool("prune-cli", prune_cli.__version__, torch_version()),
         method=plan.method,
         options=plan.options,
         input=Input(
@@ -131,6 +130,14 @@ def make_report(
         shrink=shrink,
         notes=(*checkpoint.notes, *_tied(checkpoint)),
     )
+
+
+def torch_version() -> str:
+    """The version of the torch that is installed, without its build; "none" where there is none."""
+    try:
+        return metadata.version("torch").partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def _tied(checkpoint: Checkpoint) -> Iterator[str]:

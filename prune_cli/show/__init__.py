@@ -1,0 +1,1 @@
+"""SHOW: what people see: the only room that knows Rich."""

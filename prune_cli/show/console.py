@@ -20,16 +20,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from prune_cli.errors import OutputError, PruneError
-from prune_cli.write.atomic import STDOUT, write_file
+from prune_cli.write.atomic import write_file
+from prune_cli.write.paths import STDOUT
 
 if TYPE_CHECKING:
     from prune_cli.inspection.inspection import Inspection, Line, ParameterFacts, ZeroCount
-    from prune_cli.plan.draw import PlanItem
+    from prune_cli.plan.facts import PlanItem
     from prune_cli.report.comparison import Comparison, Pair, TensorComparison
     from prune_cli.report.report import Report
     from prune_cli.shrink.plan import ShrinkPlan
     from prune_cli.verify.verify import Verification
-    from prune_cli.write.stream import OnTensor
+    from prune_cli.write.progress import OnTensor
 
 MAX_ROWS = 40
 """A table of more rows is collapsed: rows that differ in numbers only become one."""

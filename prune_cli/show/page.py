@@ -16,9 +16,9 @@ from importlib.resources import files
 from itertools import accumulate, groupby, repeat
 from typing import TypeVar
 
+from prune_cli.amounts import Amount
 from prune_cli.inspection.inspection import natural_key
-from prune_cli.plan.draw import PlanItem
-from prune_cli.plan.selection import Amount
+from prune_cli.plan.facts import PlanItem
 from prune_cli.report.comparison import (
     Comparison,
     Run,

@@ -5,7 +5,7 @@ Not here: the plan that it is read from (`plan`).
 
 from dataclasses import replace
 
-from prune_cli.plan.draw import PlanItem, Skipped
+from prune_cli.plan.facts import PlanItem, Skipped
 from prune_cli.plan.selection import split_name
 from prune_cli.report.report import Report, Totals
 from prune_cli.shrink.plan import Group, ShrinkPlan

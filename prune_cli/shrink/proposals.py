@@ -12,10 +12,11 @@ from functools import cached_property
 
 import torch
 
+from prune_cli.amounts import number_to_prune
 from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.errors import AmountError, RequestError
-from prune_cli.module import draw_channels, number_to_prune
-from prune_cli.plan.draw import derive_seed
+from prune_cli.module import draw_channels
+from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.selection import Rule, Selection, select
 from prune_cli.shrink.axes import Owner
 from prune_cli.shrink.channels import Cut, NotSliceableError

@@ -11,7 +11,7 @@ from typing import Any
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import RequestError
-from prune_cli.plan.draw import derive_seed
+from prune_cli.plan.facts import derive_seed
 from prune_cli.shrink.huggingface import CONFIG_NAME, config_text, edit_config, read_folder
 from prune_cli.shrink.load import METADATA_KEY
 from prune_cli.shrink.plan import Group, ShrinkPlan

@@ -8,20 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prune_cli.amounts import check_amount
 from prune_cli.api import apply_plan, report_dry_run
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
 from prune_cli.errors import UsageError
 from prune_cli.module import live_channels
-from prune_cli.plan.draw import Options, Plan, all_but
-from prune_cli.plan.selection import Amount, Rule, check_amount
+from prune_cli.plan.facts import Options, Plan
+from prune_cli.plan.selection import Amount, Rule
 from prune_cli.report.report import Report, to_json
 from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.live import export_shrunk, measure_effect
 from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
 from prune_cli.shrink.removal import METHOD, make_removal
-from prune_cli.write.atomic import check_can_write, write_file
-from prune_cli.write.stream import OnTensor
+from prune_cli.write.atomic import write_file
+from prune_cli.write.checks import check_can_write
+from prune_cli.write.progress import OnTensor
 from prune_cli.write.target import check_destination, find_destination, find_report_destination
 
 

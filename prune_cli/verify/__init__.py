@@ -1,0 +1,1 @@
+"""PROVE: a file is what its report says, byte for byte."""

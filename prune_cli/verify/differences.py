@@ -11,25 +11,28 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.reading import read_exactly, read_pieces
 from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
-from prune_cli.module import INTEGER_OF_WIDTH
-from prune_cli.write.atomic import read_exactly, read_pieces
 from prune_cli.write.layout import OutputTensor
 
-NOWHERE = torch.iinfo(torch.int64).max
+NOWHERE = int(np.iinfo(np.int64).max)
 """In place of an offset: the channel is as it should be."""
+
+Offsets = npt.NDArray[np.int64]
 
 _BLOCK_ELEMENTS = 1 << 19
 _NOTED_ELEMENTS = 1 << 16
+_ZEROS = bytes(1 << 20)
 
 
 def first_bits(
     checkpoint: Checkpoint, info: TensorInfo, dim: int, channels: Sequence[int]
-) -> torch.Tensor:
-    """Where each of `channels` along `dim` has its first element that is not +0.
+) -> Offsets:
+    """Return where each of `channels` along `dim` has its first element that is not +0.
 
     Args:
         checkpoint: with the tensor.
@@ -40,30 +43,30 @@ def first_bits(
     Returns:
         int64, an offset or NOWHERE for each index along `dim`.
     """
-    tensor = checkpoint.tensor(info)
     shape = info.shape or (1,)
     outer, n, inner = math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
-    bits = tensor.view(INTEGER_OF_WIDTH[tensor.itemsize]).view(outer, n, inner)
-    first = torch.full((n,), NOWHERE)
+    bits = checkpoint.bits(info).reshape(outer, n, inner)
+    first = np.full(n, NOWHERE)
     columns = max(min(inner, _BLOCK_ELEMENTS), 1)
-    for some in torch.tensor(channels, dtype=torch.int64).split(_BLOCK_ELEMENTS // columns):
-        rows = max(_BLOCK_ELEMENTS // (columns * max(len(some), 1)), 1)
+    step = max(_BLOCK_ELEMENTS // columns, 1)
+    for start in range(0, len(channels), step):
+        some = np.array(channels[start : start + step], np.int64)
+        rows = max(_BLOCK_ELEMENTS // (columns * len(some)), 1)
         for row, column in product(range(0, outer, rows), range(0, inner, columns)):
-            block = bits[row : row + rows, :, column : column + columns].index_select(1, some)
+            block = bits[row : row + rows, :, column : column + columns][:, some]
             if block.any():
-                r, c, i = block.nonzero(as_tuple=True)
+                r, c, i = block.nonzero()
                 elements = ((row + r) * n + some[c]) * inner + column + i
-                first.scatter_reduce_(0, some[c], elements, "amin")
+                np.minimum.at(first, some[c], elements)
     found = first != NOWHERE
-    first[found] = first[found] * tensor.itemsize + (info.offset or 0)
+    first[found] = first[found] * bits.itemsize + (info.offset or 0)
     return first
 
 
 class ComparingSink:
-    """A Sink that holds what it is given against a file, and notes where they differ."""
+    """A Sink that checks what it is given against a file, and notes where they differ."""
 
     seekable = True
-    is_sparse = False
 
     def __init__(self, descriptor: int, places: Iterable[tuple[OutputTensor, int]]) -> None:
         self._descriptor = descriptor
@@ -72,12 +75,12 @@ class ComparingSink:
         self._starts = [start for start, _ in self._places]
         self._buffer = _Buffer()
         self._lock = threading.Lock()
-        self.first: dict[str, torch.Tensor] = {}
+        self.first: dict[str, Offsets] = {}
         """For each tensor that differs: an offset or NOWHERE for each index along the dim in which
         it loses channels, or one offset if it loses none."""
 
     def write(self, data: memoryview | bytes, at: int) -> None:
-        """Compares `data` with what is at byte `at`."""
+        """Compare `data` with what is at byte `at`."""
         actual = self._buffer.of(len(data))
         read_exactly(self._descriptor, memoryview(actual), at)
         expected: object = data  # as two memoryviews they would be compared one by one
@@ -85,35 +88,36 @@ class ComparingSink:
             self._note(actual, data, at)
 
     def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
-        """Compares `nbytes` of `source` with what is at byte `at`."""
+        """Compare `nbytes` of `source` with what is at byte `at`."""
         for piece in read_pieces(source, start, nbytes):
             self.write(piece, at)
             at += len(piece)
+
+    def zero(self, nbytes: int, at: int) -> None:
+        """Compare what is at byte `at` with `nbytes` zeros."""
+        for start in range(0, nbytes, len(_ZEROS)):
+            self.write(_ZEROS[: min(nbytes - start, len(_ZEROS))], at + start)
 
     def _note(self, actual: bytearray, expected: memoryview | bytes, at: int) -> None:
         """Notes where the two differ; they lie within one tensor, and hold whole elements."""
         start, tensor = self._places[bisect_right(self._starts, at) - 1]
         channels = tensor.info.shape[tensor.dim] if tensor.zero else 1
         with self._lock:
-            first = self.first.setdefault(tensor.info.name, torch.full((channels,), NOWHERE))
+            first = self.first.setdefault(tensor.info.name, np.full(channels, NOWHERE))
             if (first <= at).all():
                 return  # what comes later is not the first
         width = max(DTYPES[tensor.info.dtype].bits // 8, 1)
         inner = math.prod(tensor.info.shape[tensor.dim + 1 :])
-        is_, should = (
-            torch.frombuffer(bytearray(side), dtype=INTEGER_OF_WIDTH[width])
-            for side in (actual, expected)
-        )
+        is_, should = (np.frombuffer(bytes(side), f"<u{width}") for side in (actual, expected))
         for place in range(0, len(is_), _NOTED_ELEMENTS):
             part = slice(place, place + _NOTED_ELEMENTS)
-            elements = (is_[part] != should[part]).nonzero().flatten()
+            elements = np.flatnonzero(is_[part] != should[part])
             elements += place + (at - start) // width
             of_channel = elements // inner % channels
-            is_new = torch.ones(len(elements), dtype=torch.bool)
+            is_new = np.ones(len(elements), np.bool_)
             is_new[1:] = of_channel[1:] != of_channel[:-1]
-            offsets = elements[is_new] * width + start
             with self._lock:
-                first.scatter_reduce_(0, of_channel[is_new], offsets, "amin")
+                np.minimum.at(first, of_channel[is_new], elements[is_new] * width + start)
 
 
 class _Buffer(threading.local):

@@ -23,30 +23,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
+from prune_cli.channels import live_channels
 from prune_cli.checkpoint import Checkpoint, Loading, Shard, open_checkpoint
 from prune_cli.checkpoint.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
 from prune_cli.errors import InputError, RequestError, UsageError
 from prune_cli.jsontext import encode
-from prune_cli.module import live_channels
-from prune_cli.plan.draw import (
-    METHOD,
+from prune_cli.plan.biases import bias_name
+from prune_cli.plan.draw import channels_to_prune, make_plan
+from prune_cli.plan.facts import (
+    RANDOM,
+    REMOVED,
+    REPLAYED,
+    SHRUNK,
     Options,
     Plan,
     PlanItem,
-    all_but,
-    bias_name,
-    channels_to_prune,
     derive_seed,
-    make_plan,
 )
-from prune_cli.plan.replay import REMOVED, REPLAYED, misfits, plan_removal, replay
+from prune_cli.plan.replay import misfits, plan_removal, replay
 from prune_cli.plan.selection import Rule, matcher, split_name
 from prune_cli.report.report import Output, Report, read_report, sum_up
-from prune_cli.shrink.removal import METHOD as SHRUNK
 from prune_cli.shrink.removal import record_problems, removal_problems, reported_removal
-from prune_cli.verify.differences import NOWHERE, ComparingSink, first_bits
+from prune_cli.verify.differences import NOWHERE, ComparingSink, Offsets, first_bits
 from prune_cli.write.layout import (
     OutputFile,
     OutputTensor,
@@ -55,7 +55,8 @@ from prune_cli.write.layout import (
     lay_out_like,
     output_name,
 )
-from prune_cli.write.stream import OnTensor, one_torch_thread, write_tensors
+from prune_cli.write.progress import OnTensor, ToldSink
+from prune_cli.write.stream import write_tensors
 from prune_cli.write.target import FOLDER_REPORT, report_path
 
 MAX_CHANNELS_LISTED = 1000
@@ -177,7 +178,7 @@ def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
     report = read_report(path)
     if (report.shrink is None) == (report.method == SHRUNK):
         raise InputError(f"{path} reports {report.method!r}, but its part 'shrink' says otherwise")
-    if report.method not in (METHOD, REPLAYED, REMOVED, SHRUNK):
+    if report.method not in (RANDOM, REPLAYED, REMOVED, SHRUNK):
         raise InputError(f"{path} reports {report.method!r}, which verify knows nothing of")
     return report
 
@@ -226,7 +227,7 @@ def _row_problems(
         return
     if item.follows is not None:
         yield from _follower_problems(item, rows.get(item.follows))
-    elif report.method != METHOD:
+    elif report.method != RANDOM:
         if item.seed is not None:
             yield f"the report gives it a seed, but {report.method} draws nothing"
     elif any(info.shape == item.shape for info in _tensors_of(report, item, written)):
@@ -406,9 +407,9 @@ def _check_channels(
             info.name, first_bits(written, info, item.dim, strict), lambda _: _NOT_ZERO
         )
         if item.already_pruned and not is_ours:
-            first = torch.full((item.channels,), NOWHERE)
-            first[live_channels(written.tensor(info), item.dim)] = -1
-            first[torch.tensor(all_but(torch.tensor(item.already_pruned), item.channels))] = NOWHERE
+            first = np.full(item.channels, NOWHERE)
+            live = live_channels(written.bits(info), item.dim, info.dtype)
+            first[sorted({*live} & {*item.already_pruned})] = -1
             yield from _list(info.name, first, lambda _: "the report says it was pruned before")
 
 
@@ -428,9 +429,9 @@ def _has_its_channels(item: PlanItem) -> bool:
     return all(0 <= channel < item.channels for channel in (*item.already_pruned, *item.pruned))
 
 
-def _list(name: str, first: torch.Tensor, describe: Callable[[int], str]) -> Iterator[Disagreement]:
+def _list(name: str, first: Offsets, describe: Callable[[int], str]) -> Iterator[Disagreement]:
     """A Disagreement for each channel of the tensor `name` that has an offset in `first`."""
-    channels = (first != NOWHERE).nonzero().flatten()
+    channels = np.flatnonzero(first != NOWHERE)
     if len(channels) > MAX_CHANNELS_LISTED:
         yield Disagreement(
             f"{len(channels):,} of its channels are wrong; the first {MAX_CHANNELS_LISTED:,} follow",
@@ -601,24 +602,17 @@ def _compare(
     ]
     with shard.path.open("rb") as stream:
         sink = ComparingSink(stream.fileno(), places)
-        with one_torch_thread():
-            write_tensors(
-                places,
-                original,
-                sink,
-                device=torch.device("cpu"),
-                workers=workers,
-                on_tensor=on_tensor,
-            )
+        told = ToldSink(sink, places, on_tensor) if on_tensor else sink
+        write_tensors(places, original, told, workers=workers)
     for tensor, _ in places:
         if tensor.info.name in sink.first:
             yield from _list_differences(tensor, sink.first[tensor.info.name])
 
 
-def _list_differences(tensor: OutputTensor, first: torch.Tensor) -> Iterator[Disagreement]:
+def _list_differences(tensor: OutputTensor, first: Offsets) -> Iterator[Disagreement]:
     name, zero = tensor.info.name, set(tensor.zero)
     if not zero:
-        yield Disagreement(_NOT_THE_SOURCE, name, None, int(first))
+        yield Disagreement(_NOT_THE_SOURCE, name, None, int(first[0]))
         return
     yield from _list(name, first, lambda c: _NOT_ZERO if c in zero else _NOT_THE_SOURCE)
 

@@ -1,4 +1,4 @@
-"""Writes a folder of shards that is either complete or can be taken up again.
+"""Write a folder of shards that is either complete or can be resumed.
 
 Each file is finished in a hidden folder inside the output, under its final name only once it is
 whole; when all are there they are moved out, the index last, so that no loader sees half a model.
@@ -17,10 +17,12 @@ from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.errors import InputError, OutputError
-from prune_cli.write.atomic import Sink, is_special, output_errors, pending, write_file
+from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.layout import OutputFile
-from prune_cli.write.stream import Job, run
+from prune_cli.write.paths import is_special, output_errors
+from prune_cli.write.sinks import Sink
 from prune_cli.write.target import FOLDER_REPORT
+from prune_cli.write.workers import Job, run
 
 _FINGERPRINT = "fingerprint"
 _MOVING = "moving"
@@ -78,7 +80,7 @@ def write_folder(
     force: bool,
     resume: bool,
 ) -> None:
-    """Writes `output`, or what is missing of it.
+    """Write `output`, or what is missing of it.
 
     Args:
         output: what to write.
@@ -86,7 +88,7 @@ def write_folder(
         write_shard: writes one shard.
         workers: how many shards at a time.
         force: replace the checkpoint that is in the folder, or start over.
-        resume: take up a run that was killed.
+        resume: continue an interrupted run.
 
     Raises:
         OutputError: the folder cannot be written, is not empty, or holds another run's leftovers.

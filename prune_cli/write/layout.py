@@ -19,12 +19,10 @@ from prune_cli.checkpoint.tensors import (
     ORIG_SUFFIX,
     Parameter,
     TensorInfo,
-    encode_header,
-    in_layout_order,
-    nbytes,
 )
 from prune_cli.errors import RequestError
-from prune_cli.plan.draw import Plan, PlanItem
+from prune_cli.plan.facts import Plan, PlanItem
+from prune_cli.write.header import encode_header, in_layout_order
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """For a tensor's name and a dim: the channels that stay, where some are removed."""
@@ -154,12 +152,6 @@ def lay_out_like(
     for tensor in chain.from_iterable(group for _, group in groups):
         dealt[place.get(tensor.info.name, names[0])].append(tensor)
     return _files(checkpoint, dealt, _common_metadata(removal))
-
-
-def count_bytes(checkpoint: Checkpoint, plan: Plan) -> int:
-    """About how many bytes the output takes: those of the input, and the new masks."""
-    masked = () if plan.options.bake else plan.items
-    return checkpoint.nbytes + sum(nbytes(item.dtype, item.shape) for item in masked)
 
 
 def output_name(name: str) -> str:

@@ -14,8 +14,9 @@ from torch.nn.utils import prune
 from prune_cli import apply_report, prune_checkpoint, remove_masks, verify_checkpoint
 from prune_cli.checkpoint import Checkpoint, open_checkpoint
 from prune_cli.errors import InputError, ParameterError, RequestError, SelectionError
-from prune_cli.plan.draw import Options, Plan, PlanItem, make_plan
-from prune_cli.plan.replay import REMOVED, plan_removal, replay
+from prune_cli.plan.draw import make_plan
+from prune_cli.plan.facts import REMOVED, Options, Plan, PlanItem
+from prune_cli.plan.replay import plan_removal, replay
 from tests import build
 
 # --- replay ----------------------------------------------------------------------------------

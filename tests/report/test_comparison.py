@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from prune_cli.amounts import Amount
 from prune_cli.errors import InputError
-from prune_cli.plan.draw import Options, PlanItem, Skipped
-from prune_cli.plan.selection import Amount
+from prune_cli.plan.facts import Options, PlanItem, Skipped
 from prune_cli.report.comparison import (
     Overlap,
     Pair,

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from prune_cli.checkpoint import Dropped
-from prune_cli.plan.draw import PlanItem, Skipped
+from prune_cli.plan.facts import PlanItem, Skipped
 from prune_cli.plan.selection import Rule
 from prune_cli.report.report import Report, sum_up
 from prune_cli.show.page import MAX_TENSORS, render_page

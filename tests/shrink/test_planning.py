@@ -7,7 +7,7 @@ import torch
 
 from prune_cli.errors import AmountError, RequestError, SelectionError
 from prune_cli.module import draw_channels
-from prune_cli.plan.draw import derive_seed
+from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.selection import Rule
 from prune_cli.shrink.load import resize
 from prune_cli.shrink.plan import ShrinkPlan

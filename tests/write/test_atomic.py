@@ -10,16 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from prune_cli.checkpoint.reading import read_pieces
 from prune_cli.errors import InputError, OutputError
-from prune_cli.write.atomic import (
-    FileSink,
-    StreamSink,
-    check_can_write,
-    is_special,
-    pending,
-    read_pieces,
-    write_file,
-)
+from prune_cli.write.atomic import pending, write_file
+from prune_cli.write.checks import check_can_write
+from prune_cli.write.paths import is_special
+from prune_cli.write.sinks import FileSink, StreamSink
 
 CONTENT = bytes(range(256)) * 9000  # more than two pieces
 

@@ -9,7 +9,7 @@ import pytest
 from prune_cli.checkpoint import Checkpoint, Index, Shard
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.errors import RequestError
-from prune_cli.plan.draw import Options, Plan, PlanItem
+from prune_cli.plan.facts import Options, Plan, PlanItem
 from prune_cli.write.layout import encode_index, index_name, lay_out, output_name
 
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from prune_cli import prune_checkpoint
 from prune_cli.checkpoint import open_checkpoint
 from prune_cli.errors import InputError, OutputError
-from prune_cli.plan.draw import Options, make_plan
+from prune_cli.plan.draw import make_plan
+from prune_cli.plan.facts import Options
 from prune_cli.write.atomic import pending
 from prune_cli.write.layout import lay_out
 from prune_cli.write.stream import write_output

@@ -8,7 +8,8 @@ import torch
 
 from prune_cli import open_checkpoint, prune_checkpoint
 from prune_cli.api import apply_plan
-from prune_cli.plan.draw import Options, make_plan
+from prune_cli.plan.draw import make_plan
+from prune_cli.plan.facts import Options
 from prune_cli.write.target import begin_output, find_destination, report_path
 from tests import build
 from tests.conftest import Run

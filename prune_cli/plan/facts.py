@@ -1,0 +1,116 @@
+"""Plan and PlanItem: which channels of which tensors go, as frozen facts.
+
+See also: `draw`, `replay`, which make plans.
+"""
+
+import math
+from dataclasses import dataclass
+from hashlib import sha256
+
+from prune_cli.amounts import Amount
+from prune_cli.plan.selection import Rule
+
+RANDOM, REPLAYED, REMOVED, SHRUNK = "random_structured", "apply", "remove", "shrink"
+"""The methods of plans, as a report names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for, as the report records it.
+
+    Attributes:
+        amount: None where every rule of a recipe has its own.
+        dim: as given, so -1 is the last of each tensor.
+        seed: the user's, from which each tensor's own is derived.
+        modules, exclude, params: glob patterns.
+        bake: whether the zeros are permanent; else NAME_orig and NAME_mask are written.
+        with_bias: whether the bias elements of pruned channels go too.
+        rules: of a recipe; without one, the options above are the only rule.
+    """
+
+    amount: Amount | None
+    dim: int = -1
+    seed: int = 0
+    modules: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    params: tuple[str, ...] = ("weight",)
+    bake: bool = True
+    with_bias: bool = False
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanItem:
+    """One tensor and its channels; the row of it in a report.
+
+    Attributes:
+        name: full dotted name without `_orig`; module, param: its two parts.
+        aliases: further names of the same memory.
+        dtype, shape: as in the checkpoint, dtype as safetensors spells it.
+        dim: counted from the front.
+        amount: as asked for, an int or a float.
+        seed: of this tensor's own generator; None where the channels were not drawn.
+        channels: how many there are along `dim`.
+        already_pruned, pruned: ascending; `pruned` are those that go now.
+        follows: the weight whose channels these are, for a bias.
+    """
+
+    name: str
+    module: str
+    param: str
+    aliases: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    dim: int
+    amount: Amount
+    seed: int | None
+    channels: int
+    already_pruned: tuple[int, ...]
+    pruned: tuple[int, ...]
+    follows: str | None = None
+
+    @property
+    def elements(self) -> int:
+        """The number of elements of the tensor."""
+        return self.elements_per_channel * self.channels
+
+    @property
+    def elements_per_channel(self) -> int:
+        """The number of elements that one channel has."""
+        return math.prod(size for dim, size in enumerate(self.shape) if dim != self.dim)
+
+    @property
+    def elements_zero(self) -> int:
+        """The number of elements in pruned channels, those pruned before included."""
+        return (len(self.pruned) + len(self.already_pruned)) * self.elements_per_channel
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A tensor that the patterns match and that is left alone, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that was decided; `items` and `skipped` are sorted by name."""
+
+    method: str
+    options: Options
+    items: tuple[PlanItem, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """The seed of the generator of the tensor `name`, from 0 to 2**64 - 1.
+
+    A contract: it depends on nothing else, so a tensor loses the same channels whatever else is
+    in the checkpoint, on every device and in any order.
+
+    Example:
+        >>> derive_seed(0, "fc.weight")
+        4845879779924941752
+    """
+    return int.from_bytes(sha256(f"{seed}:{name}".encode()).digest()[:8], "big")

@@ -1,0 +1,47 @@
+"""Refuse outputs that must not or cannot be written, before any work."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from prune_cli.errors import OutputError
+from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
+
+
+def check_can_write(paths: Iterable[Path], inputs: Iterable[Path], *, force: bool) -> None:
+    """Refuse outputs that are inputs, that exist (unless `force`), or that have no folder.
+
+    Raises:
+        OutputError: any of these; all are named at once.
+    """
+    paths, inputs, problems = list(paths), list(inputs), []
+    for number, path in enumerate(paths):
+        with output_errors(path):
+            problems += list(_problems(path, inputs, force))
+            if path != STDOUT and resolve(path) in map(resolve, paths[:number]):
+                problems.append(f"{path} cannot be two outputs at once; choose another for one")
+    if problems:
+        raise OutputError("\n".join(problems))
+
+
+def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
+    if path == STDOUT or is_special(path):
+        return
+    if any(_is_same(path, other) for other in inputs):
+        yield f"{path} is an input; choose another output"
+    elif path.is_dir():
+        yield f"{path} is a folder; name a file in it"
+    elif path.exists() and not force:
+        yield f"{path} exists; --force replaces it"
+    if not path.parent.is_dir():
+        fact = "is a file" if path.parent.exists() else "does not exist"
+        yield f"{path} cannot be created: folder {path.parent} {fact}"
+    elif not os.access(resolve(path).parent, os.W_OK | os.X_OK):
+        yield f"{path} cannot be written: {path.parent} allows no new files"
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.samefile(other)
+    return False

@@ -1,0 +1,48 @@
+"""The paths of outputs: what stdout is called, what they lead to, and errors that name them."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from prune_cli.errors import OutputError
+
+STDOUT = Path("-")
+"""Means standard output, where a file is meant."""
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError into an OutputError that names `path`."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputError(f"{_shown(path)} was closed before everything was written") from error
+    except OSError as error:
+        raise OutputError(f"{_shown(path)} cannot be written: {error.strerror or error}") from error
+
+
+def resolve(path: Path) -> Path:
+    """`path` without links, whether it is there or not.
+
+    Raises:
+        OSError: the links lead around in a circle.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError:  # what Python 3.11 and 3.12 raise
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+
+
+def is_special(path: Path) -> bool:
+    """Whether `path` is there and is a device, a pipe or a socket."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
+
+
+def _shown(path: Path) -> str:
+    return "stdout" if path == STDOUT else str(path)

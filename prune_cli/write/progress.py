@@ -1,0 +1,47 @@
+"""Progress: a sink around a sink that tells which tensor the bytes belong to."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+
+from prune_cli.write.layout import OutputTensor
+from prune_cli.write.sinks import Sink
+
+OnTensor = Callable[[str, int], None]
+"""Called, from any thread, with a tensor's name and how many more of its bytes are done."""
+
+
+class ToldSink:
+    """Hands everything on to another sink, and tells of it when that is done."""
+
+    def __init__(
+        self, sink: Sink, places: Iterable[tuple[OutputTensor, int]], on_tensor: OnTensor
+    ) -> None:
+        self._sink, self._on_tensor = sink, on_tensor
+        held = sorted((start, tensor.info.name) for tensor, start in places if tensor.info.nbytes)
+        self._starts = [start for start, _ in held]
+        self._names = [name for _, name in held]
+
+    @property
+    def seekable(self) -> bool:
+        """Whether bytes may come in any order and from any thread."""
+        return self._sink.seekable
+
+    def write(self, data: memoryview | bytes, at: int) -> None:
+        """Put `data` at byte `at`."""
+        self._sink.write(data, at)
+        self._tell(len(data), at)
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Put `nbytes` of the file descriptor `source`, from its byte `start`, at byte `at`."""
+        self._sink.copy(source, start, nbytes, at)
+        self._tell(nbytes, at)
+
+    def zero(self, nbytes: int, at: int) -> None:
+        """Put `nbytes` zeros at byte `at`."""
+        self._sink.zero(nbytes, at)
+        self._tell(nbytes, at)
+
+    def _tell(self, nbytes: int, at: int) -> None:
+        number = bisect_right(self._starts, at) - 1
+        if number >= 0:  # before the first tensor is the header
+            self._on_tensor(self._names[number], nbytes)

@@ -1,0 +1,116 @@
+"""Where the bytes of an output file go: to a file in any order, or to a stream that goes forward.
+
+See also: `atomic`, files that appear whole; `stream`, which fills them.
+"""
+
+import errno
+import os
+from pathlib import Path
+from typing import Protocol
+
+from prune_cli.checkpoint.reading import read_pieces
+from prune_cli.write.paths import output_errors
+
+_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+_WRITE_BYTES = 128 << 10
+"""What the kernel gets at once, from one multiple of it in the file to the next, which it then holds
+in one piece of memory. For more it looks for larger pieces: those are what a virtual machine gave
+back to its host, and to have them again takes ten times as long as the copy."""
+
+_ZEROS = bytes(1 << 20)
+
+
+class Sink(Protocol):
+    """Takes the bytes of one output file, each at its place."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether bytes may come in any order and from any thread."""
+
+    def write(self, data: memoryview | bytes, at: int) -> None:
+        """Put `data` at byte `at`."""
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Put `nbytes` of the file descriptor `source`, from its byte `start`, at byte `at`."""
+
+    def zero(self, nbytes: int, at: int) -> None:
+        """Put `nbytes` zeros at byte `at`."""
+
+
+class FileSink:
+    """A Sink over a regular file that has its full size already, all of it zero."""
+
+    seekable = True
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+
+    def write(self, data: memoryview | bytes, at: int) -> None:
+        """Put `data` at byte `at`."""
+        rest = memoryview(data)
+        with output_errors(self._path):
+            while rest:
+                written = os.pwrite(self._descriptor, rest[: _WRITE_BYTES - at % _WRITE_BYTES], at)
+                rest, at = rest[written:], at + written
+
+    def zero(self, nbytes: int, at: int) -> None:
+        """Do nothing: what is never written is a hole in the file, and reads as zeros."""
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Let the kernel copy, which may share the blocks instead; by hand what it cannot."""
+        with output_errors(self._path):
+            done = self._copy_in_kernel(source, start, nbytes, at)
+        for piece in read_pieces(source, start + done, nbytes - done):
+            self.write(piece, at + done)
+            done += len(piece)
+
+    def _copy_in_kernel(self, source: int, start: int, nbytes: int, at: int) -> int:
+        done = 0
+        if not hasattr(os, "copy_file_range"):  # it is Linux's
+            return done
+        while done < nbytes:
+            try:
+                copied = os.copy_file_range(
+                    source, self._descriptor, nbytes - done, start + done, at + done
+                )
+            except OSError as error:
+                if error.errno in _NO_KERNEL_COPY:
+                    break
+                raise
+            if not copied:
+                break
+            done += copied
+        return done
+
+
+class StreamSink:
+    """A Sink over a pipe, a terminal or a device: it takes bytes in order only."""
+
+    seekable = False
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+        self._position = 0
+
+    def write(self, data: memoryview | bytes, at: int) -> None:
+        """Put `data` at byte `at`, which must be where the last write ended."""
+        if at != self._position:
+            raise ValueError(f"a stream is at byte {self._position}, and cannot go to {at}")
+        rest = memoryview(data)
+        with output_errors(self._path):
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        self._position += len(data)
+
+    def zero(self, nbytes: int, at: int) -> None:
+        """Put `nbytes` zeros at byte `at`."""
+        while nbytes:
+            piece = _ZEROS[: min(nbytes, len(_ZEROS))]
+            self.write(piece, at)
+            at, nbytes = at + len(piece), nbytes - len(piece)
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Put `nbytes` of `source` there, piece by piece."""
+        for piece in read_pieces(source, start, nbytes):
+            self.write(piece, at)
+            at += len(piece)
