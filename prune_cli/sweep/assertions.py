@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn, TypeVar
 
+from prune_cli.amounts import Amount, parse_amount
 from prune_cli.errors import UsageError
-from prune_cli.plan.selection import Amount, parse_amount
 from prune_cli.sweep.grid import Point
 from prune_cli.sweep.metric import METRIC
 from prune_cli.sweep.statistics import Spread, describe

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Self
 
 SKIPPED = 125
@@ -91,6 +92,11 @@ def run_command(
     return Finished(code, seconds, _text(out), _text(err))
 
 
+def set_thread_environment(environment: Mapping[str, str]) -> None:
+    """Add to the environment of every command that this thread runs from now on."""
+    _thread.environment = dict(environment)
+
+
 def stop_commands() -> None:
     """Kill every command that runs, and let no further one start."""
     _groups.stop()
@@ -112,7 +118,7 @@ def _started(command: str, environment: Mapping[str, str]) -> Iterator["subproce
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
+        env={**os.environ, **_thread.environment, **environment},
         start_new_session=True,
     )
     try:
@@ -137,6 +143,15 @@ def _open_gate(process: "subprocess.Popen[bytes]") -> None:
 def _kill_group(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
+
+
+class _Thread(threading.local):
+    """What is added to the environment of the commands of one thread, such as its GPU."""
+
+    environment: Mapping[str, str] = MappingProxyType({})
+
+
+_thread = _Thread()
 
 
 class _Groups:

@@ -10,8 +10,9 @@ from hashlib import sha256
 from itertools import product
 from typing import TypeVar
 
+from prune_cli.amounts import Amount, parse_amount
 from prune_cli.errors import UsageError
-from prune_cli.plan.selection import Amount, Rule, parse_amount
+from prune_cli.plan.selection import Rule
 
 UNIFORM = "uniform"
 """The allocation by default: the same amount of each tensor."""
@@ -35,6 +36,7 @@ class Point:
         target: a budget in place of an amount ("flops=0.5").
         module: the only one that is pruned, in a sensitivity sweep.
         recipe: the name of a recipe that is tried as a whole.
+        tuned: whether these are the best of a search, fine-tuned.
     """
 
     amount: Amount | None
@@ -43,6 +45,7 @@ class Point:
     target: str | None = None
     module: str | None = None
     recipe: str | None = None
+    tuned: bool = False
 
     @property
     def is_unpruned(self) -> bool:
@@ -83,6 +86,7 @@ class Trial:
             *(part for part in (point.criterion,) if part != RANDOM),
             *(part for part in (point.module,) if part is not None),
             f"s{self.seed}",
+            *(["tuned"] if point.tuned else []),
         ]
         return _file_name("-".join(parts))
 

@@ -95,10 +95,10 @@ def find_metric(source: MetricSource, out: str, err: str, file: Path | None) -> 
         MetricError: there is no number that counts, or it is not finite.
     """
     if source.regex is not None:
-        return _choose(source, _by_regex(source, out, err))
+        return choose_metric(source, _by_regex(source, out, err))
     if file is not None:
-        return _choose(source, _from_file(source, file))
-    return _choose(source, _from_output(source, out))
+        return choose_metric(source, _from_file(source, file))
+    return choose_metric(source, _from_output(source, out))
 
 
 def numbers_in(value: object, prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -128,7 +128,14 @@ def _as_float(value: float) -> float:
         return math.inf
 
 
-def _choose(source: MetricSource, found: Mapping[str, float]) -> Measured:
+def choose_metric(source: MetricSource, found: Mapping[str, float]) -> Measured:
+    """Return the numbers that were found, and which of them counts.
+
+    That is the one that `source` names, else the only one, else the one called "metric".
+
+    Raises:
+        MetricError: it is not there, or not finite.
+    """
     name = source.name or (next(iter(found)) if len(found) == 1 else METRIC)
     if name not in found:
         raise MetricError(_why_none(source, found))

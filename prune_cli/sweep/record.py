@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from prune_cli.amounts import Amount
 from prune_cli.errors import InputError, OutputError
-from prune_cli.plan.selection import Amount
 from prune_cli.sweep.grid import Point
 
 Status = Literal["ok", "failed", "skipped"]
@@ -51,10 +51,10 @@ class Record:
         status: ok, failed, or skipped (exit 125).
         amount: 0 for the unpruned checkpoint; None where a target or a recipe says how much.
         seed: of the draw; 0 for the unpruned checkpoint.
-        allocation, criterion, target, module, recipe: of the trial's point.
+        allocation, criterion, target, module, recipe, tuned: of the trial's point.
         metric_name: which of the metrics counts.
         metric: the number that counts; the mean, where the evaluation was repeated.
-        metrics: all numbers of the last evaluation; None where one is not finite.
+        metrics: all numbers, each the mean as well; None where one is not finite.
         repeats: the metric of each repeated evaluation.
         before: the metric before the fine-tune.
         seconds: of the commands together.
@@ -75,6 +75,7 @@ class Record:
     target: str | None = None
     module: str | None = None
     recipe: str | None = None
+    tuned: bool = False
     metric_name: str | None = None
     metric: float | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
@@ -91,7 +92,13 @@ class Record:
     def point(self) -> Point:
         """The point that the trial is of."""
         return Point(
-            self.amount, self.allocation, self.criterion, self.target, self.module, self.recipe
+            self.amount,
+            self.allocation,
+            self.criterion,
+            self.target,
+            self.module,
+            self.recipe,
+            self.tuned,
         )
 
     @property
