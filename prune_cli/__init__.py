@@ -24,18 +24,15 @@ The tour, from the bottom up; each file imports only what stands above it here:
     shrink/         the channels really go: shrink_checkpoint, load_shrunk
     page.py         reports as a page of HTML
     console.py      tables and progress
-    options.py      the options that commands share
-    cli.py          the commands
+    cli/            the command line: a file for each command, the options in groups
 
 The names below are the public ones; each is imported when it is first used, so that
 `import prune_cli` does not import torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as typing has it, whose import takes longer than all else here
 if TYPE_CHECKING:
     from prune_cli.api import apply_report as apply_report
     from prune_cli.api import prune_checkpoint as prune_checkpoint
@@ -85,7 +82,9 @@ __all__ = [*_HOMES]  # noqa: PLE0604 - the keys are strings
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

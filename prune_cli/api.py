@@ -20,6 +20,7 @@ from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
 from prune_cli.plan.replay import plan_removal, replay
 from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.folder import FolderOutput, write_folder
@@ -354,7 +355,7 @@ def _to_folder(work: _Work) -> Report:
 def _folder_output(work: _Work, report: bytes) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
     index = index_name(checkpoint) if _needs_index(work) else None
-    texts: dict[str, bytes] = {}
+    texts = edited_texts(work.plan.shrink, checkpoint.path)
     if index:
         texts[index] = encode_index(checkpoint, files)
     names = {file.name for file in files}

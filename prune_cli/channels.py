@@ -14,6 +14,7 @@ See also: `amounts`, how many go; `module`, the same for modules and tensors of 
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +26,7 @@ from prune_cli.errors import InputError
 Bits: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """The elements of a tensor as unsigned integers of their width."""
 
-_LOW_BITS = np.uint32(0xFFFFFF)
+_LOW_BITS = np.uint64(0xFFFFFF)
 _FEW = 256  # Python sorts so few numbers before NumPy has begun to
 _FEW_MASKED = 16  # elements side by side up to which one AND beats filling them channel by channel
 _FIRST_BLOCK = 1024  # elements; whoever reads one element of a mapped file reads a page of 4 KiB
@@ -55,26 +56,26 @@ def draw_channels(live: Sequence[int], k: int, seed: int) -> tuple[int, ...]:
     return tuple(live[position] for position in k_smallest(uniform_draws(len(live), seed), k))
 
 
-def uniform_draws(n: int, seed: int) -> npt.NDArray[np.uint32]:
+def uniform_draws(n: int, seed: int) -> npt.NDArray[np.uint64]:
     """Return what `torch.rand(n, generator=torch.Generator().manual_seed(seed))` gives, times 2**24.
 
     torch's CPU generator is MT19937, seeded with the low 32 bits of the seed, and a float32 of
     torch.rand is the low 24 bits of one word of it (torch: aten/src/ATen/core/MT19937RNGEngine.h
     and DistributionsHelper.h, `uniform_real_distribution<float>`).
     """
-    twister = _generators.twister
-    twister.seed(seed % 2**32)
-    return np.frombuffer(twister.bytes(4 * n), "<u4") & _LOW_BITS
+    _generator.seeded.seed(seed % 2**32)
+    return _generator.words.random_raw(n) & _LOW_BITS
 
 
-class _Generators(threading.local):
-    """A generator for each thread: to make one takes 50 times as long as to seed it again."""
+class _Generator(threading.local):
+    """An MT19937 for each thread: to make one takes 50 times as long as to seed it again."""
 
     def __init__(self) -> None:
-        self.twister = np.random.RandomState(0)
+        self.words = np.random.MT19937(0)
+        self.seeded = np.random.RandomState(self.words)  # which knows how the original is seeded
 
 
-_generators = _Generators()
+_generator = _Generator()
 
 
 def k_smallest(values: npt.NDArray[Any], k: int) -> list[int]:
@@ -125,12 +126,11 @@ def live_channels(bits: Bits, dim: int, dtype: str) -> Sequence[int]:
     n = bits.shape[dim]
     if not bits.size:
         return range(0)
-    counts = _bits_that_count(dtype, bits.dtype)
+    counts = _bits_that_count(dtype)
     first = bits[(0,) * dim + (slice(None),) + (0,) * (bits.ndim - dim - 1)] & counts
-    undecided = np.flatnonzero(first == 0)
-    if not len(undecided):
+    if first.all():
         return range(n)
-    live = first != 0
+    live, undecided = first != 0, np.flatnonzero(first == 0)
     find = _find_in_blocks if bits.flags.c_contiguous else _find_one_by_one
     find(bits, dim, counts, undecided, live)
     return range(n) if live.all() else np.flatnonzero(live).tolist()
@@ -154,7 +154,7 @@ def masked_elements(bits: Bits, dtype: str, name: str) -> npt.NDArray[np.bool_]:
     Raises:
         InputError: it holds anything but 0 and 1.
     """
-    off: npt.NDArray[np.bool_] = (bits & _bits_that_count(dtype, bits.dtype)) == 0
+    off: npt.NDArray[np.bool_] = (bits & _bits_that_count(dtype)) == 0
     if not (off | (bits == DTYPES[dtype].one)).all():
         raise InputError(f"{name} holds values other than 0 and 1, so it cannot be made permanent")
     return off
@@ -165,14 +165,16 @@ def ones(dtype: str, shape: Sequence[int]) -> Bits:
     return np.full(shape, DTYPES[dtype].one, unsigned(dtype))
 
 
+@cache
 def unsigned(dtype: str) -> "np.dtype[np.unsignedinteger[Any]]":
     """Return the NumPy dtype of the bits of one element of `dtype`, which has whole bytes."""
     return np.dtype(f"<u{DTYPES[dtype].bits // 8}")
 
 
-def _bits_that_count(dtype: str, kind: "np.dtype[Any]") -> Any:
+@cache
+def _bits_that_count(dtype: str) -> Any:
     """All bits but those of the signs: -0.0 is zero."""
-    return kind.type(~DTYPES[dtype].sign % (1 << 8 * kind.itemsize))
+    return unsigned(dtype).type(~DTYPES[dtype].sign % (1 << DTYPES[dtype].bits))
 
 
 def _find_in_blocks(

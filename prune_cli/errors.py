@@ -3,7 +3,6 @@
 PruneError
 ├── UsageError                     2  the command line or a call does not make sense by itself
 ├── InputError                     3  the input cannot be read, or is refused
-│   └── UnsafePickleError          3  a pickle asks for globals that were not allowed
 ├── RequestError                   4  the request does not fit this checkpoint or module
 │   ├── SelectionError             4  a pattern matches nothing, or matches what cannot be pruned
 │   ├── AmountError (ValueError)   4  the amount is impossible here
@@ -17,7 +16,6 @@ PruneError
 Not here: bugs. Whatever is not a PruneError ends with a traceback and exit code 1.
 """
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -37,14 +35,6 @@ class InputError(PruneError):
     """The input cannot be read, or is refused."""
 
     exit_code = 3
-
-
-class UnsafePickleError(InputError):
-    """A pickle asks for globals that were not allowed; `globals` names them."""
-
-    def __init__(self, message: str, wanted: Iterable[str]) -> None:
-        super().__init__(message)
-        self.globals = tuple(wanted)
 
 
 class RequestError(PruneError):

@@ -4,17 +4,20 @@ Not here: what is expected of them. The oracles are stock torch and safetensors.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import deserialize
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from prune_cli.checkpoint.tensors import DTYPES
+from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
 from prune_cli.plan.facts import derive_seed
 
 Tensors = dict[str, torch.Tensor]
@@ -35,6 +38,16 @@ def random_bits(dtype: str, *shape: int, seed: int = 0) -> torch.Tensor:
     top = 2 if dtype == "BOOL" else 256
     bits = torch.randint(top, (*shape, kind.itemsize), dtype=torch.uint8, generator=generator)
     return bits.view(-1).view(kind).view(shape)
+
+
+def tensor(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+    """What `checkpoint` holds under `info`, as torch has it."""
+    if not info.elements:
+        return torch.empty(info.shape, dtype=TORCH_DTYPES[info.dtype])
+    bits = checkpoint.bits(info)
+    signed = np.asarray(bits, order="C").view(f"i{bits.itemsize}")
+    with warnings.catch_warnings(action="ignore"):  # it may not be written, and is not
+        return torch.from_numpy(signed).view(TORCH_DTYPES[info.dtype])
 
 
 def tensors(seed: int = 0) -> Tensors:

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from prune_cli.cli.commands import main
+from prune_cli.cli.main import main
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ def accelerator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """A device with memory of its own. Every build of torch has "lazy", which nobody prunes on."""
     if request.param == "lazy":
         _start_lazy()
-        monkeypatch.setattr("prune_cli.api.available_devices", lambda: ["cpu", "lazy"])
+        monkeypatch.setattr(
+            "prune_cli.write.accelerator.available_devices", lambda: ["cpu", "lazy"]
+        )
     elif not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     return str(request.param)

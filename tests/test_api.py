@@ -298,7 +298,7 @@ def test_biases_that_do_not_fit_are_told(tmp_path: Path) -> None:
 
     assert [(skip.name, skip.reason) for skip in report.skipped] == [
         ("a.bias", "a bias of several weights"),
-        ("up.bias", "a bias that has not one element for each channel of up.weight"),
+        ("up.bias", "a bias whose length does not match the channels of up.weight"),
     ]
     assert [row.name for row in report.tensors] == ["a.weight", "b.weight", "k.kernel", "up.weight"]
 
@@ -440,7 +440,7 @@ def test_channels_are_zeroed_on_the_device(
         seen.update({tensor.device.type, channels.device.type})
         return zero_channels_(tensor, dim, channels)
 
-    monkeypatch.setattr("prune_cli.write.stream.zero_channels_", zero)
+    monkeypatch.setattr("prune_cli.write.accelerator.zero_channels_", zero)
     prune_checkpoint(path, tmp_path / "out", amount=0.5, dim=0, device=accelerator)
 
     assert seen == {accelerator}

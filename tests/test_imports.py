@@ -21,13 +21,13 @@ def modules_after(code: str) -> set[str]:
     return set(ran.stderr.splitlines()[-1].split())
 
 
-CALL = "from prune_cli.cli.commands import main\nassert main({!r}) == 0"
+CALL = "from prune_cli.cli.main import main\nassert main({!r}) == 0"
 
 LIGHT = {
     "import": "import prune_cli\nassert prune_cli.PruneError",
     "help": CALL.format(["--help"]),
     "command-help": CALL.format(["random-structured", "--help"]),
-    "completion": "from prune_cli.cli.commands import app",
+    "completion": "from prune_cli.cli.main import app",
 }
 
 

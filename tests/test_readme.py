@@ -91,7 +91,7 @@ def test_readme(fence: Fence, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_command_is_documented() -> None:
     """The README has a row for each command of the command line."""
-    from prune_cli.cli.commands import app
+    from prune_cli.cli.main import app
 
     documented = set(re.findall(r"^\| `([a-z-]+) [A-Z]", README.read_text(), re.MULTILINE))
 

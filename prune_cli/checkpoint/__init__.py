@@ -1,14 +1,17 @@
 """Opens a checkpoint: a file, recognised by what it holds and never by its name, or a folder.
 
-Only headers are read. Reading order: `contents` (the facts), `safetensors_file`, `torch_file` and
-`state_dict` (the formats), `files` (which format), `folder` (shards and their index).
+Only headers are read, and nothing that a file holds is run. Reading order: `contents` (the facts),
+`safetensors_file`, `torch_file`, `distributed` (the formats; `archive`, `legacy`, `pickles`,
+`torch_names` and `state_dict` are torch's), `files` (which format), `folder` (shards and their
+index).
 """
 
 from pathlib import Path
 
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Shard
-from prune_cli.checkpoint.files import Loading, is_index, open_file
-from prune_cli.checkpoint.folder import STAGING, read_folder
+from prune_cli.checkpoint.files import is_index, open_file
+from prune_cli.checkpoint.folder import METADATA, STAGING, read_folder
+from prune_cli.checkpoint.loading import Loading
 from prune_cli.errors import InputError
 
 __all__ = [
@@ -27,7 +30,7 @@ def open_checkpoint(path: str | Path, loading: Loading | None = None) -> Checkpo
 
     Args:
         path: where it is.
-        loading: how a pickle may be loaded; by default as `weights_only=True` does.
+        loading: which parts of it are wanted.
 
     Raises:
         InputError: it cannot be read, is no checkpoint, or is refused.
@@ -40,9 +43,17 @@ def open_checkpoint(path: str | Path, loading: Loading | None = None) -> Checkpo
     loading = loading or Loading()
     try:
         if path.is_dir():
-            return read_folder(path, loading)
+            return _open_folder(path, loading)
         if path.is_file() and is_index(path):
             return read_folder(path.parent, loading, index=path.name)
         return open_file(path, loading)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open_folder(path: Path, loading: Loading) -> Checkpoint:
+    if not (path / METADATA).is_file():
+        return read_folder(path, loading)
+    from prune_cli.checkpoint.distributed import read_distributed
+
+    return read_distributed(path, loading)

@@ -10,7 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune_cli.checkpoint.tensors import DTYPES, ORIG_SUFFIX, Parameter, TensorInfo, pair_masks
+from prune_cli.checkpoint.tensors import (
+    DTYPES,
+    ORIG_SUFFIX,
+    Parameter,
+    Piece,
+    TensorInfo,
+    pair_masks,
+)
 from prune_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +46,8 @@ class Shard:
     metadata: Mapping[str, str] = field(default_factory=dict)
     owner: object = None
     """An unnamed temporary file to keep open, where `path` leads to one."""
+    parts: tuple["Shard", ...] = ()
+    """Further files, without tensors of their own, that pieces of its tensors lie in."""
 
     @cached_property
     def mapped(self) -> memoryview:
@@ -46,9 +55,14 @@ class Shard:
 
         Read-only: a mapping for writing is refused for a file larger than the memory of the machine.
         """
+        return memoryview(self.buffer)
+
+    @cached_property
+    def buffer(self) -> mmap.mmap:
+        """`mapped`, with the methods of bytes."""
         try:
             with self.path.open("rb") as file:
-                return memoryview(mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ))
+                return mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: it is shorter
             raise InputError(
                 f"{self.path} cannot be read any more: it changed since it was opened ({error})"
@@ -69,7 +83,7 @@ class Checkpoint:
 
     Attributes:
         path: the file or folder as the user named it ("-" for stdin).
-        format: "safetensors", "torch", "torch-legacy", "module" or "torchscript".
+        format: "safetensors", "torch", "torch-legacy", "module", "torchscript", "pickle" or "dcp".
         shards: its files, in the order of their names.
         aliases: further names of a tensor -> the one it is stored under.
         overlaps: tensors whose memory another tensor shares in part -> that tensor.
@@ -77,6 +91,7 @@ class Checkpoint:
         is_folder: whether it is a folder; then `others` are its other files, relative to it.
         index: its index file, if it has one.
         notes: what a user should be told about how it was read.
+        unwritable: tensors that were left out because they cannot be had from bytes -> why.
     """
 
     path: Path
@@ -89,6 +104,7 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     index: Index | None = None
     notes: tuple[str, ...] = ()
+    unwritable: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -133,7 +149,12 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         """The size of its files, in bytes."""
-        return sum(shard.nbytes for shard in self.shards)
+        return sum(file.nbytes for file in self.files)
+
+    @property
+    def files(self) -> tuple[Shard, ...]:
+        """Its shards, and the further files that parts of their tensors lie in."""
+        return tuple(file for shard in self.shards for file in (shard, *shard.parts))
 
     def bits(self, info: TensorInfo) -> "Bits":
         """The elements of a tensor as unsigned integers of their width; nothing is read yet.
@@ -150,10 +171,70 @@ class Checkpoint:
         dtype = np.dtype(f"<u{element_bytes(info)}")
         if info.elements == 0:
             return np.empty(info.shape, dtype)
-        strides = None if info.strides is None else [dtype.itemsize * n for n in info.strides]
-        mapped = self.shards[info.shard].mapped
-        found: Bits = np.ndarray(info.shape, dtype, mapped, info.offset or 0, strides)
+        if len(info.pieces) > 1:
+            return self.rows(info, 0, info.shape[0] if info.shape else 1).reshape(info.shape)
+        found = self._mapped_bits(info)
         return found ^ dtype.type(info.flip) if info.flip else found
+
+    def rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
+        """A copy of the bits of rows `first` to `last` of a tensor, put together of its pieces.
+
+        A tensor without dims is one row.
+
+        Returns:
+            An array of the shape (last - first, *info.shape[1:]), without gaps, that is the
+            caller's to write.
+
+        Raises:
+            InputError: an element is no whole number of bytes.
+        """
+        import numpy as np
+
+        dtype = np.dtype(f"<u{element_bytes(info)}")
+        made: Bits = np.empty((last - first, *info.shape[1:]), dtype)
+        if len(info.pieces) <= 1:
+            if made.size:
+                made[...] = np.atleast_1d(self._mapped_bits(info))[first:last]
+        else:
+            for piece in info.pieces:
+                _copy_rows(made, first, piece, self._piece_bits(info, piece))
+        return np.bitwise_xor(made, dtype.type(info.flip), out=made) if info.flip else made
+
+    def _mapped_bits(self, info: TensorInfo) -> "Bits":
+        """The bits of a tensor that lies in one piece, as they are in the file."""
+        if info.pieces:
+            return self._piece_bits(info, info.pieces[0])
+        return _view(self.shards[info.shard], info, info.offset or 0, info.shape, info.strides)
+
+    def _piece_bits(self, info: TensorInfo, piece: Piece) -> "Bits":
+        part = self.shards[info.shard].parts[piece.part]
+        return _view(part, info, piece.offset, piece.shape, piece.strides)
+
+
+def _view(
+    file: Shard,
+    info: TensorInfo,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+) -> "Bits":
+    import numpy as np
+
+    itemsize = element_bytes(info)
+    steps = None if strides is None else [itemsize * stride for stride in strides]
+    return np.ndarray(shape, np.dtype(f"<u{itemsize}"), file.mapped, offset, steps)
+
+
+def _copy_rows(made: "Bits", first: int, piece: Piece, bits: "Bits") -> None:
+    """Copy to `made`, which begins at row `first` of the tensor, what `piece` has of it."""
+    start = piece.start[0]
+    low, high = max(first, start), min(first + len(made), start + piece.shape[0])
+    if low < high:
+        inner = (
+            slice(begin, begin + size)
+            for begin, size in zip(piece.start[1:], piece.shape[1:], strict=True)
+        )
+        made[(slice(low - first, high - first), *inner)] = bits[low - start : high - start]
 
 
 def element_bytes(info: TensorInfo) -> int:

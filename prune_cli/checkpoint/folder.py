@@ -12,11 +12,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from prune_cli.checkpoint.contents import Checkpoint, Index
-from prune_cli.checkpoint.files import Loading, open_file
+from prune_cli.checkpoint.files import open_file
+from prune_cli.checkpoint.loading import Loading
 from prune_cli.errors import InputError
 
 PICKLED_WEIGHTS = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 _SHARD = "*-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].*"
+METADATA = ".metadata"
+"""The file by which a folder of torch.distributed.checkpoint is known."""
 STAGING = ".prune-cli-partial"
 """The folder in an output folder that holds what a run has not finished yet."""
 
@@ -104,7 +107,7 @@ def _read_index(folder: Path, name: str) -> _Layout:
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: its metadata is not an object")
     files = tuple(sorted(set(weight_map.values())))
-    outside = [file for file in files if not _is_inside(file)]
+    outside = [file for file in files if not is_inside(file)]
     if outside:
         raise InputError(
             f"{path} names files that are no plain paths inside its folder: {', '.join(outside)}"
@@ -112,7 +115,8 @@ def _read_index(folder: Path, name: str) -> _Layout:
     return _Layout(name, weight_map, metadata, files)
 
 
-def _is_inside(file: str) -> bool:
+def is_inside(file: str) -> bool:
+    """Whether `file` is a plain path that leads into a folder, and not out of it."""
     path = PurePosixPath(file)
     plain = path.parts and not path.is_absolute() and ".." not in path.parts
     return bool(plain) and str(path) == file and "\\" not in file and "\0" not in file
@@ -192,6 +196,7 @@ def _join(folder: Path, layout: _Layout, opened: list[Checkpoint]) -> Checkpoint
         aliases=aliases,
         overlaps={name: other for part in opened for name, other in part.overlaps.items()},
         dropped=tuple(entry for part in opened for entry in part.dropped),
+        unwritable={name: why for part in opened for name, why in part.unwritable.items()},
         is_folder=True,
         index=Index(layout.index, layout.metadata) if layout.index else None,
     )

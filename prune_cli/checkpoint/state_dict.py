@@ -1,343 +1,457 @@
-"""Finds the state dict in what a torch file held, by its structure, and says where its tensors are.
+"""Finds the state dicts in what a torch file held, by their structure.
 
-Not here: how the file was unpickled (`torch_file`).
+Looked through are mappings, pickled modules (torch's and TorchScript's), and where these hold
+none, also lists and the attributes of other objects. NumPy's arrays count where no tensor is.
+
+See also: `torch_names` for the facts that are walked here, `torch_file` for what becomes of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-import torch
-
-from prune_cli.checkpoint.contents import Checkpoint, Dropped, Shard
-from prune_cli.checkpoint.tensors import DTYPES, TensorInfo, pair_masks
+from prune_cli.checkpoint.contents import Dropped
+from prune_cli.checkpoint.pickles import (
+    Collection,
+    CorruptPickleError,
+    Key,
+    Maker,
+    Name,
+    Octets,
+    StandIn,
+    Text,
+)
+from prune_cli.checkpoint.torch_names import (
+    Array,
+    NumpyDtype,
+    Scalar,
+    Storage,
+    StorageType,
+    Tensor,
+    TorchDtype,
+    numpy_dtype,
+)
 from prune_cli.errors import InputError
 
-_DTYPE_NAMES = {
-    getattr(torch, dtype.torch): name
-    for name, dtype in DTYPES.items()
-    if dtype.torch and hasattr(torch, dtype.torch)
-}
-
-_LARGEST_BLOW_UP = 64
-"""Expanded tensors take less room in a torch file than packed. Beyond this factor it is a trap."""
+Entries: TypeAlias = Mapping[Any, object]
+Weights: TypeAlias = Mapping[str, Tensor | Array]
 
 _DEEPEST = 32
 """How many mappings down a state dict is looked for. Real ones are one or two; a trap is endless."""
 
+_DEEPEST_MODULE = 100
+_LONGEST = 40
+"""Characters of a string that are shown."""
+
+
+_Parts: TypeAlias = tuple[list[tuple[str, object]], list[tuple[str, Any]]]
+
 
 @dataclass(frozen=True)
-class _Found:
+class ScriptClass:
+    """What the code of a TorchScript class says of its attributes."""
+
+    parameters: frozenset[str]
+    buffers: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Found:
     """A state dict: its path from the top, and its entries."""
 
     path: tuple[str, ...]
-    entries: Mapping[object, object]
+    entries: Entries
+    weights: Weights
 
     @property
     def key(self) -> str:
+        """Its path as a user writes it."""
         return ".".join(self.path)
 
 
-class Place(NamedTuple):
-    """Where a tensor lies: the address of its first byte, the end of its last, and its layout."""
+@dataclass
+class Content:
+    """What a file held, with what has been found out about it.
 
-    start: int
-    stop: int
-    layout: tuple[object, ...]
-
-
-def to_checkpoint(
-    content: object,
-    file: Shard,
-    storage: torch.UntypedStorage,
-    *,
-    path: Path,
-    format: str,
-    key: str | None,
-    in_memory: bool,
-) -> Checkpoint:
-    """The Checkpoint of one shard that the unpickled `content` of `file` is.
-
-    Args:
-        content: what the file held.
-        file: the file; its tensors are filled in here.
-        path: what the user calls it.
-        format: of the file.
-        key: where in `content` the state dict is ("a.b"); None finds it.
-        in_memory: whether the tensors are in memory instead of in the mapped file.
-
-    Raises:
-        InputError: there is no state dict, or more than one, or it holds tensors that
-            safetensors cannot.
+    Attributes:
+        value: the object at the top.
+        scripts: the classes of a TorchScript archive, by name.
+        length_of: how many characters a Text has.
+        with_arrays: whether arrays of NumPy count as tensors.
+        looks_into_objects: whether lists and objects are looked into.
+        steps: how many more entries may be looked at; what a file can make endless is.
     """
-    if isinstance(content, list | tuple) and any(_entries(part) is not None for part in content):
-        content = {str(number): part for number, part in enumerate(content)}
-    found = _find(path, content, key)
-    tensors = _tensors(found.entries)
-    _refuse_unwritable(path, tensors, in_memory=in_memory)
-    infos = {name: _info(file, storage, name, tensor) for name, tensor in tensors.items()}
-    _refuse_blow_up(path, file.nbytes, infos.values())
-    places = {name: _place(tensor) for name, tensor in tensors.items()}
-    aliases = _aliases(infos.values(), places)
-    stored = {name: info for name, info in infos.items() if name not in aliases}
-    return Checkpoint(
-        path=path,
-        format=format,
-        shards=(replace(file, tensors=tuple(stored.values())),),
-        aliases=aliases,
-        overlaps=find_overlaps({name: places[name] for name in stored}),
-        dropped=tuple(_dropped(content, found)),
-    )
 
+    value: object
+    scripts: Mapping[str, ScriptClass] = field(default_factory=dict)
+    length_of: Callable[[Text], int] = lambda text: text.nbytes
+    with_arrays: bool = False
+    looks_into_objects: bool = False
+    steps: int = 20_000_000
+    _modules: dict[int, Entries] = field(default_factory=dict)
+    _attributes: dict[int, Entries] = field(default_factory=dict)
+    _descriptions: dict[int, str] = field(default_factory=dict)
 
-# --- finding it ------------------------------------------------------------------------------
+    def spend(self, steps: int) -> None:
+        """Raise where objects that hold one another make the walk longer than any model needs."""
+        self.steps -= steps
+        if self.steps < 0:
+            raise CorruptPickleError("its objects hold one another too often")
 
+    # --- what is walked ---
 
-def _find(path: Path, content: object, key: str | None) -> _Found:
-    if key is not None:
-        return _pick(path, content, key)
-    candidates = _candidates(content, _is_mostly_weights) or _candidates(content, _has_tensors)
-    if len(candidates) == 1:
-        return candidates[0]
-    if not candidates:
-        raise InputError(f"{path} holds no state dict: it is {_describe(content)}")
-    listed = "; ".join(f"{found.key!r} ({_describe(found.entries)})" for found in candidates)
-    raise InputError(
-        f"{path} holds {len(candidates)} state dicts; pick one with --state-dict-key: {listed}"
-    )
+    def entries(self, value: object) -> Entries | None:
+        """Return what `value` holds by name; None where that is nothing."""
+        if isinstance(value, dict):
+            return value
+        if isinstance(value, StandIn):
+            return self._entries_of_object(value)
+        if self.looks_into_objects or value is self.value:
+            return self._entries_of_list(value)
+        return None
 
+    def _entries_of_object(self, value: StandIn) -> Entries | None:
+        if self.is_module(value):
+            if id(value) not in self._modules:
+                self._modules[id(value)] = dict(self._flatten(value))
+            return self._modules[id(value)]
+        if value.items is not None:
+            return value.items
+        if not self.looks_into_objects:
+            return None
+        return self.attributes(value) or self._entries_of_list(value.entries)
 
-def _pick(path: Path, content: object, key: str) -> _Found:
-    found = next(_at(content, key, ()), None)
-    if found is not None and _has_tensors(found.entries):
-        return found
-    known = [repr(found.key) for found in _candidates(content, _has_tensors)]
-    raise InputError(
-        f"{path} has no state dict at {key!r}; there is {', '.join(known) or 'none at all'}"
-    )
+    def attributes(self, value: StandIn) -> Entries:
+        """Return the attributes of an object, as far as its pickle holds them by name."""
+        state = value.state
+        if isinstance(state, dict):
+            return state
+        match state:
+            case (dict() | None as values, dict() as slots) if id(value) not in self._attributes:
+                self.spend(len(values or ()) + len(slots))
+                self._attributes[id(value)] = {**(values or {}), **slots}
+        return self._attributes.get(id(value), {})
 
+    def _entries_of_list(self, value: object) -> Entries | None:
+        if not isinstance(value, list | tuple) or isinstance(value, Text | Octets | Name | Maker):
+            return None
+        self.spend(len(value))
+        if self.looks_into_objects or any(self._is_mapping(part) for part in value):
+            return {str(number): part for number, part in enumerate(value)}
+        return None
 
-def _at(content: object, key: str, path: tuple[str, ...]) -> Iterator[_Found]:
-    """Where `key` leads; a key in the file can itself hold dots."""
-    entries = _entries(content)
-    if entries is None:
-        return
-    if not key:
-        yield _Found(path, entries)
-    for name in entries:
-        if isinstance(name, str) and f"{key}.".startswith(f"{name}."):
-            yield from _at(entries[name], key[len(name) + 1 :], (*path, name))
+    def _is_mapping(self, value: object) -> bool:
+        return isinstance(value, dict | StandIn) and self.entries(value) is not None
 
+    def weights(self, entries: Entries) -> Weights:
+        """Return those entries that are tensors with a name."""
+        self.spend(len(entries))
+        kinds = (Tensor, Array) if self.with_arrays else (Tensor,)
+        return {
+            name: value
+            for name, value in entries.items()
+            if type(name) is str and isinstance(value, kinds) and _is_of_numbers(value)
+        }
 
-def _candidates(content: object, fits: Callable[[Mapping[object, object]], bool]) -> list[_Found]:
-    """The outermost mappings that fit; an optimizer's state is not looked into."""
-    found: list[_Found] = []
-    waiting: list[tuple[tuple[str, ...], object]] = [((), content)]
-    seen: set[int] = set()
-    for path, value in waiting:  # grows while it is walked: breadth first
-        entries = _entries(value)
-        if entries is None or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if fits(entries):
-            found.append(_Found(path, entries))
-            continue
-        waiting += [
-            ((*path, name), inner)
-            for name, inner in entries.items()
-            if isinstance(name, str) and not name.lower().startswith("optim")
-            if len(path) < _DEEPEST
-        ]
-    return found
+    # --- modules ---
 
-
-def _entries(value: object) -> Mapping[object, object] | None:
-    if isinstance(value, torch.nn.Module):
-        value = value.state_dict()
-    return value if isinstance(value, Mapping) else None
-
-
-def _is_mostly_weights(entries: Mapping[object, object]) -> bool:
-    tensors = _tensors(entries)
-    return 2 * len(tensors) > len(entries) and any(value.ndim >= 2 for value in tensors.values())
-
-
-def _has_tensors(entries: Mapping[object, object]) -> bool:
-    return bool(_tensors(entries))
-
-
-def _tensors(entries: Mapping[object, object]) -> dict[str, torch.Tensor]:
-    return {
-        name: value
-        for name, value in entries.items()
-        if isinstance(name, str) and isinstance(value, torch.Tensor)
-    }
-
-
-# --- what is left out ------------------------------------------------------------------------
-
-
-def _dropped(content: object, found: _Found) -> Iterator[Dropped]:
-    """Whatever the state dict does not hold as a named tensor, on the way down to it too."""
-    for depth in range(len(found.path)):
-        for name, value in (_entries(content) or {}).items():
-            if name != found.path[depth]:
-                key = ".".join((*found.path[:depth], str(name)))
-                yield Dropped(key, f"outside the state dict {found.key!r}: {_describe(value)}")
-        content = (_entries(content) or {})[found.path[depth]]
-    for name, value in found.entries.items():
-        if name not in _tensors({name: value}):
-            reason = "not a tensor" if isinstance(name, str) else "its key is not a string"
-            yield Dropped(".".join((*found.path, str(name))), f"{reason}: {_describe(value)}")
-
-
-def _describe(value: object) -> str:
-    match value:
-        case torch.Tensor():
-            return f"a tensor of shape {list(value.shape)}"
-        case Mapping():
-            tensors = sum(isinstance(inner, torch.Tensor) for inner in value.values())
-            return f"{type(value).__name__} of {len(value)} entries, {tensors} of them tensors"
-        case list() | tuple() | set():
-            return f"{type(value).__name__} of {len(value)}"
-        case str() if len(value) > 40:
-            return f"str of {len(value)} characters"
-        case None | bool() | int() | float() | str():
-            return f"{type(value).__name__} {value!r}"
-        case _:
-            return type(value).__name__
-
-
-# --- where the tensors are -------------------------------------------------------------------
-
-
-def _aliases(infos: Iterable[TensorInfo], places: Mapping[str, Place]) -> dict[str, str]:
-    """find_aliases, but of a pruned parameter NAME_orig and NAME_mask are aliases both or neither.
-
-    Two modules may share the one and not the other, and then are not the same when baked.
-    """
-    pairs = {pair.tensor.name: pair.mask.name for pair in pair_masks(infos) if pair.mask}
-    halves = {*pairs, *pairs.values()}
-    aliases = find_aliases({name: place for name, place in places.items() if name not in halves})
-    both = {
-        orig: places[orig]._replace(layout=(places[orig].layout, places[mask]))
-        for orig, mask in pairs.items()
-    }
-    for alias, name in find_aliases(both).items():
-        aliases |= {alias: name, pairs[alias]: pairs[name]}
-    return aliases
-
-
-def find_aliases(places: Mapping[str, Place]) -> dict[str, str]:
-    """Names for the same memory in the same layout -> the first of them, which is stored.
-
-    The first in alphabetical order, as `safetensors.torch.save_model` has it.
-    """
-    first: dict[Place, str] = {}
-    aliases: dict[str, str] = {}
-    for name in sorted(places):
-        place = places[name]
-        if place.start == place.stop:
-            continue
-        if place in first:
-            aliases[name] = first[place]
-        else:
-            first[place] = name
-    return aliases
-
-
-def find_overlaps(places: Mapping[str, Place]) -> dict[str, str]:
-    """Each name whose memory reaches into that of another one -> such another one."""
-    overlaps: dict[str, str] = {}
-    distinct = {place: name for name, place in places.items()}
-    reaching, stop = "", -1
-    for place, name in sorted(distinct.items(), key=lambda item: item[0][:2]):
-        if place.start < min(stop, place.stop):
-            overlaps[name] = reaching
-            overlaps.setdefault(reaching, name)
-        if place.stop > stop:
-            reaching, stop = name, place.stop
-    return overlaps
-
-
-def _place(tensor: torch.Tensor) -> Place:
-    start = tensor.data_ptr() if tensor.numel() else 0
-    spread = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    stop = start + (spread + 1) * tensor.dtype.itemsize if tensor.numel() else start
-    flags = (tensor.is_conj(), tensor.is_neg())
-    return Place(start, stop, (tensor.dtype, tuple(tensor.shape), tensor.stride(), *flags))
-
-
-def _info(
-    file: Shard, storage: torch.UntypedStorage, name: str, tensor: torch.Tensor
-) -> TensorInfo:
-    shape = _stored_shape(tensor)
-    dtype = _DTYPE_NAMES[tensor.dtype]
-    offset = tensor.data_ptr() - storage.data_ptr() if tensor.numel() else 0
-    strides = None if tensor.is_contiguous() else tensor.stride()
-    flip = (DTYPES[dtype].sign & 1 << 63 if tensor.is_conj() else 0) ^ (
-        DTYPES[dtype].sign if tensor.is_neg() else 0
-    )
-    return TensorInfo(name, dtype, shape, 0, offset, strides, flip)
-
-
-def _stored_shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The shape that safetensors records: float4 is packed in pairs, and counted one by one."""
-    if not _is_packed(tensor):
-        return tuple(tensor.shape)
-    return (*tensor.shape[:-1], tensor.shape[-1] * 2)
-
-
-def _is_packed(tensor: torch.Tensor) -> bool:
-    return DTYPES[_DTYPE_NAMES[tensor.dtype]].bits < tensor.dtype.itemsize * 8
-
-
-# --- what is refused -------------------------------------------------------------------------
-
-
-def _refuse_unwritable(path: Path, tensors: Mapping[str, torch.Tensor], *, in_memory: bool) -> None:
-    problems = [
-        f"{name!r} {problem}"
-        for name, tensor in tensors.items()
-        if (problem := _why_unnameable(name) or _why_unwritable(tensor, in_memory=in_memory))
-    ]
-    if problems:
-        raise InputError(
-            f"{path} holds {len(problems)} tensor(s) that safetensors cannot: "
-            + "; ".join(problems)
-            + ". Save them dense, unquantised and under other names, or leave them out"
+    def is_module(self, value: object) -> bool:
+        """Whether `value` is a pickled module of torch, or of TorchScript."""
+        if not isinstance(value, StandIn):
+            return False
+        if self._script(value):
+            return True
+        state = self.attributes(value)
+        return all(
+            isinstance(state.get(part), dict) for part in ("_parameters", "_buffers", "_modules")
         )
 
+    def _script(self, value: StandIn) -> ScriptClass | None:
+        return self.scripts.get(str(value.of)) if self.scripts and type(value.of) is Name else None
 
-def _why_unnameable(name: str) -> str | None:
-    if name == "__metadata__":
-        return "has a name that safetensors reserves"
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return "has a name that is no text"
-    return None
+    def _flatten(self, module: StandIn) -> Iterator[tuple[str, object]]:
+        """Yield what `module.state_dict()` would: in torch's order, under torch's names."""
+        waiting: list[tuple[str, StandIn]] = [("", module)]
+        while waiting:
+            prefix, module = waiting.pop()
+            if prefix.count(".") > _DEEPEST_MODULE:
+                raise CorruptPickleError("its modules hold one another without end")
+            script = self._script(module)
+            own, children = self._script_parts(module, script) if script else self._parts(module)
+            for name, value in own:
+                self.spend(len(prefix) + len(name))
+                yield prefix + name, value
+            for name, child in reversed(children):
+                self.spend(len(prefix) + len(name))
+                waiting.append((f"{prefix}{name}.", child))
+
+    def _parts(self, module: StandIn) -> _Parts:
+        """Return the tensors of a module itself, and the modules in it."""
+        state: Any = self.attributes(module)
+        parameters, buffers, modules = (
+            state[part] for part in ("_parameters", "_buffers", "_modules")
+        )
+        self.spend(1 + len(parameters) + len(buffers) + len(modules))
+        hidden = set(_strings(state.get("_non_persistent_buffers_set")))
+        kept = {name: buffer for name, buffer in buffers.items() if name not in hidden}
+        return (
+            [*_named(parameters), *_named(kept)],
+            [(name, child) for name, child in _named(modules) if self.is_module(child)],
+        )
+
+    def _script_parts(self, module: StandIn, script: ScriptClass) -> _Parts:
+        named = list(_named(self.attributes(module)))
+        self.spend(1 + len(named))
+        own = [
+            (name, value)
+            for names in (script.parameters, script.buffers)
+            for name, value in named
+            if name in names
+        ]
+        return own, [(name, child) for name, child in named if self.is_module(child)]
+
+    # --- finding ---
+
+    def find(self, path: object, keys: Sequence[str]) -> tuple[Found, ...]:
+        """Return the state dicts that `keys` pick, or without any the only one.
+
+        Raises:
+            InputError: there is none at a key; or without any, there is none or several.
+        """
+        if not keys:
+            return (self._only(path, self._all()),)
+        if "*" in keys:
+            found = self._all()
+            return tuple(found) if found else (self._only(path, found),)
+        return tuple(self._pick(path, key) for key in dict.fromkeys(keys))
+
+    def _all(self) -> list[Found]:
+        """Return every state dict; where the usual places have none, those of the unusual."""
+        for with_arrays in (False, True):
+            for looks_into_objects in (False, True):
+                self.with_arrays, self.looks_into_objects = with_arrays, looks_into_objects
+                found = self._candidates(_is_mostly_weights) or self._candidates(_has_weights)
+                if found:
+                    return found
+        return []
+
+    def _only(self, path: object, found: list[Found]) -> Found:
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise InputError(f"{path} holds no state dict: it is {self._describe_all()}")
+        listed = "; ".join(f"{one.key!r} ({self.describe(one.entries)})" for one in found[:20])
+        more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
+        raise InputError(
+            f"{path} holds {len(found)} state dicts; pick one with --state-dict-key: "
+            f"{listed}{more} (give it several times, or '*' for all of them)"
+        )
+
+    def _describe_all(self) -> str:
+        text = self.describe(self.value)
+        if isinstance(self.value, StandIn) and isinstance(self.value.of, Name):
+            return f"a {self.value.of}, whose code is not run; save its state_dict() instead"
+        entries = self.entries(self.value) or {}
+        numbered = [key for key, value in entries.items() if isinstance(value, Tensor)]
+        if numbered:
+            text += f", but their keys are no names ({', '.join(map(self.key_text, numbered[:3]))})"
+        return text
+
+    def _pick(self, path: object, key: str) -> Found:
+        self.looks_into_objects = True
+        for with_arrays in (False, True):
+            self.with_arrays = with_arrays
+            found = next(self._at(self.value, key, ()), None)
+            if found is not None and found.weights:
+                return found
+        known = [repr(found.key) for found in self._all()]
+        raise InputError(
+            f"{path} has no state dict at {key!r}; there is {', '.join(known) or 'none at all'}"
+        )
+
+    def _at(self, value: object, key: str, path: tuple[str, ...]) -> Iterator[Found]:
+        """Yield where `key` leads; a key in the file can itself hold dots."""
+        entries = self.entries(value)
+        if entries is None or len(path) > _DEEPEST:
+            return
+        if not key:
+            yield Found(path, entries, self.weights(entries))
+        for name in entries:
+            if type(name) is str and name and f"{key}.".startswith(f"{name}."):
+                yield from self._at(entries[name], key[len(name) + 1 :], (*path, name))
+
+    def _candidates(self, fits: Callable[[Entries, Weights], bool]) -> list[Found]:
+        """Return the outermost mappings that fit; an optimizer's state is not looked into."""
+        found: list[Found] = []
+        waiting: list[tuple[tuple[str, ...], object]] = [((), self.value)]
+        seen: set[int] = set()
+        for path, value in waiting:  # grows while it is walked: breadth first
+            entries = self.entries(value)
+            if entries is None or id(value) in seen:
+                continue
+            seen.add(id(value))
+            weights = self.weights(entries) if self._has_names(value) else {}
+            if fits(entries, weights):
+                found.append(Found(path, entries, weights))
+                continue
+            waiting += [
+                ((*path, name), inner)
+                for name, inner in entries.items()
+                if type(name) is str and not name.lower().startswith("optim")
+                if len(path) < _DEEPEST and isinstance(inner, dict | StandIn | list | tuple)
+            ]
+        return found
+
+    def _has_names(self, value: object) -> bool:
+        """Whether its entries have names of their own; a list at the top is taken as it always was."""
+        return isinstance(value, dict | StandIn) or not self.looks_into_objects
+
+    def hooked(self, found: Sequence[Found]) -> set[str]:
+        """Return the classes of the modules found whose state_dict runs hooks, which are code."""
+        waiting: list[Any] = [
+            value for one in found if self.is_module(value := self._value_at(one.path))
+        ]
+        names: set[str] = set()
+        while waiting:
+            module = waiting.pop()
+            state: Any = self.attributes(module)
+            hooks = state.get("_state_dict_hooks")
+            if isinstance(hooks, dict) and not all(map(_keeps_names, hooks.values())):
+                names.add(module.class_name)
+            if not self._script(module):
+                waiting += [child for _, child in self._parts(module)[1]]
+        return names
+
+    # --- what is left out ---
+
+    def dropped(self, found: Sequence[Found]) -> Iterator[Dropped]:
+        """Yield whatever the state dicts do not hold as a named tensor, on the way there too."""
+        outside = "outside the state dict"
+        outside += "s " if len(found) > 1 else " "
+        outside += ", ".join(repr(one.key) for one in found)
+        paths = {one.path for one in found}
+        on_the_way = {path[:depth] for path in paths for depth in range(len(path) + 1)}
+        for prefix in sorted(on_the_way - paths, key=len):
+            for name, value in (self.entries(self._value_at(prefix)) or {}).items():
+                if (*prefix, name) not in on_the_way:
+                    yield self._drop((*prefix, name), f"{outside}: {self.describe(value)}")
+        for one in found:
+            for name, value in one.entries.items():
+                if name not in one.weights:
+                    reason = "not a tensor" if type(name) is str else "its key is not a string"
+                    yield self._drop((*one.path, name), f"{reason}: {self.describe(value)}")
+
+    def _value_at(self, path: tuple[str, ...]) -> object:
+        value = self.value
+        for name in path:
+            value = (self.entries(value) or {})[name]
+        return value
+
+    def _drop(self, path: tuple[object, ...], reason: str) -> Dropped:
+        return Dropped(_printable(".".join(map(self.key_text, path))), _printable(reason))
+
+    def key_text(self, key: object) -> str:
+        """Return a key as people read it."""
+        if isinstance(key, Key):
+            key = key.value
+            return repr(key) if _is_simple(key) else self.describe(key)
+        return str(key)
+
+    def describe(self, value: object) -> str:
+        """Return in a few words what `value` is."""
+        match value:
+            case Tensor():
+                return f"a tensor of shape {list(value.shape)}"
+            case dict():
+                return self._describe_mapping(type(value).__name__, value)
+            case StandIn():
+                return self._describe_object(value)
+            case Collection():
+                return f"{value.kind} of {len(value.items)}"
+            case Text():
+                return f"str of {self.length_of(value)} characters"
+            case str() if len(value) > _LONGEST:
+                return f"str of {len(value)} characters"
+            case int() if value.bit_length() > 4000:
+                return f"int of {value.bit_length()} bits"
+            case None | bool() | int() | float() | str():
+                return f"{type(value).__name__} {value!r}"
+            case Name() | Maker():
+                return f"the name {value}"[:200] if isinstance(value, Name) else value.name
+            case _ if type(value) in _KINDS:
+                return _KINDS[type(value)]
+            case Octets() | Scalar():
+                return value.kind if isinstance(value, Octets) else value.name
+            case list() | tuple():
+                return f"{type(value).__name__} of {len(value)}"
+            case _:
+                return type(value).__name__
+
+    def _describe_mapping(self, kind: str, entries: Entries) -> str:
+        if id(entries) not in self._descriptions:
+            self.spend(len(entries))
+            tensors = sum(isinstance(inner, Tensor) for inner in entries.values())
+            text = f"{kind} of {len(entries)} entries, {tensors} of them tensors"
+            self._descriptions[id(entries)] = text
+        return self._descriptions[id(entries)]
+
+    def _describe_object(self, value: StandIn) -> str:
+        if value.items is not None:
+            return self._describe_mapping(value.class_name, value.items)
+        if value.entries is not None:
+            return f"{value.class_name} of {len(value.entries)}"
+        return value.class_name
 
 
-def _why_unwritable(tensor: torch.Tensor, *, in_memory: bool) -> str | None:
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return f"is {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')}"
-    if tensor.is_quantized:
-        return f"is quantised ({tensor.dtype})"
-    if tensor.device.type == "meta":
-        return "is on the meta device: it has no data"
-    if tensor.dtype not in _DTYPE_NAMES:
-        return f"has the dtype {tensor.dtype}"
-    if _is_packed(tensor) and (in_memory or not tensor.is_contiguous() or not tensor.ndim):
-        return f"packs several {tensor.dtype} into a byte, and does not lie in the file as it is"
-    return None
+_KINDS: dict[type, str] = {
+    Array: "ndarray",
+    NumpyDtype: "dtype",
+    TorchDtype: "dtype",
+    Storage: "TypedStorage",
+    StorageType: "type",
+    bytes: "bytes",
+}
 
 
-def _refuse_blow_up(path: Path, size: int, infos: Iterable[TensorInfo]) -> None:
-    for info in infos:
-        if info.strides is not None and info.nbytes > _LARGEST_BLOW_UP * size:
-            raise InputError(
-                f"{path}: {info.name!r} of shape {list(info.shape)} claims {info.nbytes:,} bytes "
-                f"in a file of {size:,}; it is corrupt, or expanded beyond use"
-            )
+def _named(entries: Mapping[Any, object]) -> Iterator[tuple[str, object]]:
+    return ((n, value) for n, value in entries.items() if type(n) is str and value is not None)
+
+
+def _strings(value: object) -> Iterator[str]:
+    items = value.items if isinstance(value, Collection) else []
+    return (item for item in items if type(item) is str)
+
+
+def _keeps_names(hook: object) -> bool:
+    """Whether a hook is torch's own that only notes a version: spectral_norm's."""
+    return isinstance(hook, StandIn) and hook.class_name.startswith("SpectralNorm")
+
+
+def _is_of_numbers(value: object) -> bool:
+    return isinstance(value, Tensor) or numpy_dtype(getattr(value, "dtype", None)) is not None
+
+
+def _is_mostly_weights(entries: Entries, weights: Weights) -> bool:
+    return 2 * len(weights) > len(entries) and any(
+        isinstance(value.shape, tuple) and len(value.shape) >= 2 for value in weights.values()
+    )
+
+
+def _has_weights(_: Entries, weights: Weights) -> bool:
+    return bool(weights)
+
+
+def _is_simple(value: object) -> bool:
+    """Whether its repr is short."""
+    if type(value) is tuple:
+        return (
+            len(value) <= 8
+            and all(type(part) in (int, str, bool) for part in value)
+            and all(not isinstance(part, int) or part.bit_length() < 64 for part in value)
+        )
+    return type(value) is int and value.bit_length() < 4000
+
+
+def _printable(text: str) -> str:
+    """Return `text` without halves of surrogate pairs, which no file can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()

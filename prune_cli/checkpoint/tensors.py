@@ -67,12 +67,26 @@ DTYPES: dict[str, Dtype] = {
 }
 
 
+class Piece(NamedTuple):
+    """A part of a tensor that lies in another file than its shard's own.
+
+    `part` is the index of the file in `Shard.parts`, `offset` that of its first byte there;
+    `start` and `shape` are where in the tensor it goes, `strides` as in TensorInfo.
+    """
+
+    part: int
+    offset: int
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """What a header says of one tensor.
 
     `shard` is the index of its file in `Checkpoint.shards`, `offset` that of its first byte in
-    the file (None: the tensor lives in memory). `strides`, in elements, are None where the
+    the file (None: it is made up of `pieces`). `strides`, in elements, are None where the
     elements lie in order without gaps, as they always do in safetensors. `flip` are the bits of
     each element that are inverted when it is read: the sign of a view that torch left negated.
     """
@@ -84,6 +98,7 @@ class TensorInfo:
     offset: int | None = None
     strides: tuple[int, ...] | None = None
     flip: int = 0
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def elements(self) -> int:

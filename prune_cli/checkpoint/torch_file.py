@@ -1,418 +1,498 @@
-"""Reads what torch.save and torch.jit.save write, without reading the weights.
+"""Reads what torch.save, torch.jit.save and pickle.dump write, without running what is in it.
 
-The pickle runs through torch's own restricted unpickler, the one behind `weights_only=True`; its
-storages are slices of the mapped file, so a tensor knows where in the file it lies and its bytes
-can be streamed. This holds for the zip format (torch >= 1.6) and for the legacy one before it.
-`--unsafe-load` hands the file to torch.load instead and keeps its tensors in memory.
+Of a file only its pickle and its zip directory are read; a tensor becomes the place of its bytes
+in the file. That place is real: what is stored otherwise, such as arrays of NumPy in old pickles,
+is unpacked into a temporary file without a name.
 
-Not here: which part of what was unpickled is the state dict (`state_dict`).
+See also: `pickles` and `torch_names` (what a pickle means), `archive` and `legacy` (where it is),
+`state_dict` (which of its tensors are wanted).
 """
 
+import codecs
 import contextlib
-import importlib
-import io
-import os
-import pickletools
+import gc
+import math
 import re
-import warnings
-import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
+from typing import NamedTuple, cast
 
-import torch
-from torch import _weights_only_unpickler as restricted
-from torch.storage import TypedStorage, UntypedStorage
+from prune_cli.checkpoint.archive import (
+    ZIP_MAGIC,
+    Archive,
+    CompressedMemberError,
+    Member,
+    read_archive,
+    read_member,
+)
+from prune_cli.checkpoint.contents import Checkpoint, Shard
+from prune_cli.checkpoint.legacy import LEGACY_MAGIC, bytes_as_legacy, read_legacy
+from prune_cli.checkpoint.loading import Loading
+from prune_cli.checkpoint.pickles import (
+    CorruptPickleError,
+    Machine,
+    Maker,
+    Octets,
+    Program,
+    Text,
+    run_pickle,
+)
+from prune_cli.checkpoint.spool import Spool
+from prune_cli.checkpoint.state_dict import Content, Found, ScriptClass
+from prune_cli.checkpoint.strided import Place, find_overlaps, find_parameter_aliases
+from prune_cli.checkpoint.tensors import DTYPES, Piece, TensorInfo, nbytes
+from prune_cli.checkpoint.torch_names import (
+    DTYPE_NAMES,
+    TABLE,
+    Array,
+    NumpyDtype,
+    Storage,
+    StorageType,
+    Tensor,
+    elements_spanned,
+    numpy_dtype,
+)
+from prune_cli.errors import InputError
 
-from prune_cli.errors import InputError, UnsafePickleError, UsageError
+_LARGEST_BLOW_UP = 64
+"""Expanded tensors take less room in a torch file than packed. Beyond this factor it is a trap."""
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_NEWEST_PROTOCOL = 3
-"""Of pickle; the next one puts everything into frames, which torch's unpickler does not know."""
-
-
-class Extent(NamedTuple):
-    """A part of a file, in bytes."""
-
-    start: int
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class _Container:
-    """Where a file of torch.save keeps things: the pickled object, and each storage by its key."""
-
-    format: str
-    pickle: bytes
-    storages: Mapping[str, Extent]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a torch file held, and in which format."""
-
-    content: object
-    format: str
-
-
-def load_safely(path: Path, mapped: UntypedStorage, *, allow_globals: Sequence[str] = ()) -> Loaded:
-    """Unpickles the file at `path` with `weights_only` semantics; its tensors lie in `mapped`.
-
-    Args:
-        path: a file of torch.save, in the zip or the legacy format.
-        mapped: the whole file.
-        allow_globals: dotted names of what the pickle may use besides torch's own list. A class
-            that is not here needs no more: its objects are no tensors, and are dropped.
-
-    Raises:
-        UnsafePickleError: the pickle asks for other globals.
-        InputError: the file is truncated or corrupt, or is a TorchScript archive.
-        UsageError: a name in `allow_globals` is none.
-    """
-    allowed = torch.serialization.safe_globals(_import_globals(allow_globals))
-    with allowed, _quiet_and_final(path):
-        with path.open("rb") as file:
-            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-            container = _read_zip(path, file) if is_zip else _read_legacy(path, file)
-        storages = {
-            key: mapped[extent.start : extent.start + extent.nbytes]
-            for key, extent in container.storages.items()
-        }
-        return Loaded(_unpickle(path, container.pickle, storages.__getitem__), container.format)
+_SMALL_PICKLE = 64 << 20
+_STEPS_PER_BYTE, _STEPS = 20, 1_000_000
+_CODE_LIMIT = 64 << 20
+_VERSIONS = range(
+    1, 11
+)  # kMinSupportedFileFormatVersion and kMax... of caffe2/serialize/versions.h
 
 
-def load_unsafely(path: Path) -> Loaded:
-    """Loads the file at `path` with torch.load or torch.jit.load, which run the code in it.
+def open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
+    """Return the Checkpoint of one shard that `file`, which the user calls `path`, is.
 
     Raises:
-        InputError: that failed.
+        InputError: it is corrupt; there is no state dict, or more than one; or it holds tensors
+            that cannot be had from its bytes.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):
-            is_zip = zipfile.is_zipfile(path)
-            if is_zip and _is_torchscript(zipfile.ZipFile(path).namelist()):
-                return Loaded(torch.jit.load(str(path), map_location="cpu"), "torchscript")
-            content = torch.load(path, map_location="cpu", weights_only=False, mmap=is_zip)
-    except Exception as error:  # code of the file's author ran: it can raise anything
+        with _collector_paused():
+            return _to_checkpoint(path, file, _unpickle(file, path), loading)
+    except CompressedMemberError as error:
+        raise InputError(f"{path}: {error}") from error
+    except CorruptPickleError as error:
         raise InputError(
-            f"{path}: loading it failed: {type(error).__name__}: {error}; a class it needs must "
-            "be importable here (PYTHONPATH=. prune-cli ...)"
+            f"{path}: it is corrupt or truncated, so copy or download it again: {error}"
         ) from error
-    if isinstance(content, torch.nn.Module):
-        return Loaded(content, "module")
-    return Loaded(content, "torch" if is_zip else "torch-legacy")
 
 
 @contextlib.contextmanager
-def _quiet_and_final(path: Path) -> Any:
-    """Turns whatever reading a corrupt file raises into an InputError."""
+def _collector_paused() -> Iterator[None]:
+    """Keep Python from looking for cycles among objects that are all still wanted."""
+    was_on = gc.isenabled()
+    gc.disable()
     try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except (InputError, OSError):
-        raise
-    except Exception as error:  # a corrupt pickle raises what the opcode it runs into raises
-        raise InputError(
-            f"{path}: it is corrupt or truncated, so copy or download it again: "
-            f"{type(error).__name__}: {_first_line(error)}"
-        ) from error
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no message"])[0]
+# --- The formats ------------------------------------------------------------------------------
 
 
-# --- the two formats ------------------------------------------------------------------------
+class _Unpickled(NamedTuple):
+    """What a file held, and in which format."""
+
+    content: Content
+    format: str
 
 
-def _read_zip(path: Path, file: IO[bytes]) -> _Container:
-    archive = zipfile.ZipFile(file)
-    members = {member.filename: member for member in archive.infolist()}
-    if _is_torchscript(members):
-        raise InputError(
-            f"{path} is a TorchScript archive, which holds code; --unsafe-load runs it "
-            "(do so only if you trust where it comes from)"
-        )
-    root = next((name.split("/")[0] for name in members if _is_data_pickle(name)), None)
-    if root is None:
-        raise InputError(f"{path} is a zip file, but not one of torch.save: it has no data.pkl")
-    extents = {name: _stored(path, file, member) for name, member in members.items()}
-    if b"big" in _read(file, extents.get(f"{root}/byteorder")):
-        raise InputError(f"{path} was written on a big-endian machine; save it again on this one")
-    prefix = f"{root}/data/"
-    storages = {
-        name.removeprefix(prefix): extent
-        for name, extent in extents.items()
-        if name.startswith(prefix)
-    }
-    return _Container("torch", _read(file, extents[f"{root}/data.pkl"]), storages)
+def _unpickle(file: Shard, path: Path) -> _Unpickled:
+    start = bytes(file.mapped[:32])
+    if start.startswith(ZIP_MAGIC):
+        return _unpickle_archive(file, path)
+    whole = Program(file.buffer, 0, file.nbytes)
+    if start[2:].startswith(LEGACY_MAGIC):
+        try:
+            value = read_legacy(whole, _table(whole))
+        except InputError as error:
+            raise InputError(f"{path} {error}") from error
+        return _of(file, value, "torch-legacy", file.nbytes)
+    ran = run_pickle(whole, _table(whole))
+    if ran.stop < file.nbytes:
+        raise CorruptPickleError(f"{file.nbytes - ran.stop:,} bytes follow its pickle")
+    return _of(file, ran.value, "pickle", file.nbytes)
 
 
-def _is_data_pickle(name: str) -> bool:
-    return name.count("/") == 1 and name.endswith("/data.pkl")
-
-
-def _is_torchscript(names: Any) -> bool:
-    return any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in names)
-
-
-def _stored(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Extent:
-    """Where the bytes of `member` are; torch never compresses, so they can be mapped.
-
-    Its checksum is not looked at, because torch can be told not to write one.
-    """
-    if member.compress_type != zipfile.ZIP_STORED:
-        raise InputError(f"{path}: {member.filename!r} is compressed; save it with torch.save")
-    file.seek(member.header_offset)
-    header = file.read(zipfile.sizeFileHeader)  # type: ignore[attr-defined]
-    name_length, extra_length = header[26:28], header[28:30]
-    start = member.header_offset + len(header)
-    start += int.from_bytes(name_length, "little") + int.from_bytes(extra_length, "little")
-    if not header.startswith(_ZIP_MAGIC) or start + member.file_size > _size(file):
-        raise InputError(f"{path}: {member.filename!r} is not where the zip directory says")
-    return Extent(start, member.file_size)
-
-
-def _read_legacy(path: Path, file: IO[bytes]) -> _Container:
-    """The legacy format: five pickles (magic, version, system, object, storage keys), storages.
-
-    Where a storage lies follows from the sizes of those before it, and these from the object's
-    pickle, so that one runs twice: here over storages that only note what is asked of them.
-    """
-    file.seek(0)
-    pickles = [_next_pickle(file) for _ in range(5)]
-    if not _unpickle(path, pickles[2], _no_storage).get("little_endian", True):
-        raise InputError(f"{path} was written on a big-endian machine; save it again on this one")
-    itemsizes: dict[str, int] = {}
-    _unpickle(path, pickles[3], lambda _: UntypedStorage(0, device="meta"), itemsizes)
-    storages: dict[str, Extent] = {}
-    for key in _unpickle(path, pickles[4], _no_storage):
-        elements = int.from_bytes(file.read(8), "little")
-        extent = Extent(file.tell(), elements * itemsizes[key])
-        if sum(extent) > _size(file):
-            raise InputError(f"{path} is truncated: its storage {key!r} ends outside the file")
-        storages[key] = extent
-        file.seek(sum(extent))
-    return _Container("torch-legacy", pickles[3], storages)
-
-
-def _no_storage(key: str) -> UntypedStorage:
-    raise ValueError(f"storage {key!r} is asked for where none can be")
-
-
-def _next_pickle(file: IO[bytes]) -> bytes:
-    start = file.tell()
-    for _ in pickletools.genops(file):
-        pass
-    return _read(file, Extent(start, file.tell() - start))
-
-
-def _read(file: IO[bytes], extent: Extent | None) -> bytes:
-    if extent is None:
-        return b""
-    file.seek(extent.start)
-    return file.read(extent.nbytes)
-
-
-def _size(file: IO[bytes]) -> int:
-    return os.fstat(file.fileno()).st_size
-
-
-# --- the restricted unpickler ---------------------------------------------------------------
-
-
-class _Unpickler(restricted.Unpickler):
-    """torch's, which fills no mapping but its own: here also those that the user has allowed."""
-
-    def _check_set_item_target(self, opcode: str) -> None:
-        if type(self.stack[-1]) not in restricted._get_user_allowed_globals().values():
-            super()._check_set_item_target(opcode)
-
-
-def _unpickle(
-    path: Path,
-    pickle: bytes,
-    storage_of: Callable[[str], UntypedStorage],
-    itemsizes: dict[str, int] | None = None,
-) -> Any:
-    """The object that `pickle` describes, its storages taken from `storage_of(key)`.
-
-    `itemsizes`, if given, receives the bytes per element of each storage, by key.
-    """
-
-    def persistent_load(saved_id: tuple[Any, ...]) -> TypedStorage:
-        kind, storage_type, key, _location, _elements, *view = saved_id
-        if kind not in ("storage", b"storage"):
-            raise ValueError(f"unknown persistent id {kind!r}")
-        dtype = torch.uint8 if storage_type is UntypedStorage else storage_type.dtype
-        storage = storage_of(key)
-        if itemsizes is not None:
-            itemsizes[key] = dtype.itemsize
-        elif view and view[0] is not None:
-            _, offset, elements = view[0]
-            storage = storage[offset * dtype.itemsize : (offset + elements) * dtype.itemsize]
-        return TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
-
-    unpickler: Any = _Unpickler(io.BytesIO(pickle), encoding="utf-8")
-    unpickler.persistent_load = persistent_load
-    try:
-        return unpickler.load()
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:
-        if unread := _why_unread(pickle, error):
-            raise InputError(
-                f"{path} {unread}, which torch's restricted unpickler does not read; --unsafe-load "
-                "does, if you trust where the file comes from"
-            ) from error
-        if wanted := _unsafe_globals(pickle) or _unsafe_class(error):
-            raise UnsafePickleError(_unsafe_message(path, wanted), wanted) from error
-        if absent := _absent_globals():
-            raise InputError(
-                f"{path} cannot be read without {', '.join(absent)}, which cannot be imported here; "
-                f"install what defines it ({type(error).__name__}: {_first_line(error)})"
-            ) from error
-        raise
-
-
-def _why_unread(pickle: bytes, error: Exception) -> str | None:
-    """What the restricted unpickler lacks for `pickle`, whatever is allowed."""
-    protocol = pickle[1] if pickle.startswith(b"\x80") else 0
-    if protocol > _NEWEST_PROTOCOL:
-        return f"was saved with pickle_protocol={protocol} instead of torch's own"
-    if "Only persistent_load of storage" in str(error):
-        return "holds a whole module in the legacy format"
-    filled = re.search(r"Can only (?:append|extend|SETITEM).* but got <class '([\w.]+)", str(error))
-    return f"holds a {filled[1]} with entries" if filled else None
-
-
-def _unsafe_message(path: Path, wanted: Sequence[str]) -> str:
-    flags = " ".join(f"--allow-global {name}" for name in wanted)
-    return (
-        f"{path} asks for {len(wanted)} global(s) that are not allowed: {', '.join(wanted)}\n"
-        f"to let exactly these through: {flags}\n"
-        "to load it whatever it does, if you trust where it comes from: --unsafe-load"
+def _of(file: Shard, value: object, format: str, size: int) -> _Unpickled:
+    content = Content(
+        value,
+        length_of=partial(_length, file.mapped),
+        steps=_STEPS + _STEPS_PER_BYTE * size,
     )
+    return _Unpickled(content, "module" if content.is_module(value) else format)
 
 
-def _unsafe_globals(pickle: bytes) -> list[str]:
-    """The globals that `pickle` names and that are not allowed, sorted; it is not run."""
-    allowed = {*restricted._get_allowed_globals(), *restricted._get_user_allowed_globals()}
-    found: set[str] = set()
-    strings: list[str] = []
-    with contextlib.suppress(Exception):  # a corrupt pickle: those up to the fault are named
-        for opcode, argument, _ in pickletools.genops(pickle):
-            if opcode.name == "GLOBAL":
-                found.add(_python3_name(*str(argument).split(" ", 1)))
-            elif opcode.name == "STACK_GLOBAL":
-                found.add(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
-    return sorted(found - allowed)
+def _table(program: Program) -> Mapping[tuple[str, str], object]:
+    """TABLE, with storages that lie in the pickle as bytes, as pickle.dump has them."""
+
+    def load(machine: Machine, content: object) -> object:
+        machine.spend(getattr(content, "nbytes", 0))
+        return bytes_as_legacy(program, content, TABLE)
+
+    return {**TABLE, ("torch.storage", "_load_from_bytes"): Maker("storage", load, copies=True)}
 
 
-def _unsafe_class(error: Exception) -> list[str]:
-    """The class that an allowed function made and the unpickler would not fill."""
-    named = re.search(r"Can only (?:build|create).* but got <class '([\w.]+)'", str(error))
-    return [named[1]] if named else []
+def _unpickle_archive(file: Shard, path: Path) -> _Unpickled:
+    archive = read_archive(file.mapped, path)
+    pickled = archive.stored("data.pkl")
+    if pickled is None:
+        raise InputError(f"{path} is a zip file, but not one of torch.save: it has no data.pkl")
+    _check_byte_order(file, archive, path)
+    _check_version(file, archive)
+    program = _program(file, pickled)
+    value = run_pickle(program, _table(program), partial(find_storage, archive)).value
+    unpickled = _of(file, value, "torch", pickled.nbytes)
+    if "constants.pkl" not in archive.members:
+        return unpickled
+    scripts = dict(_script_classes(file, archive))
+    return _Unpickled(replace(unpickled.content, scripts=scripts), "torchscript")
 
 
-def _python3_name(module: str, name: str) -> str:
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-    return f"{module}.{name}"
+def _check_byte_order(file: Shard, archive: Archive, path: Path) -> None:
+    order = _small_text(file, archive.stored("byteorder"))
+    if order == "big":
+        raise InputError(f"{path} was written on a big-endian machine; save it again on this one")
+    if order not in ("", "little"):
+        raise CorruptPickleError("its byte order is neither little nor big")
 
 
-# --- what is allowed ------------------------------------------------------------------------
+def _check_version(file: Shard, archive: Archive) -> None:
+    """Raise where torch's own reader does."""
+    found = archive.stored(".data/version") or archive.stored("version")
+    text = _small_text(file, found).strip()
+    if not text.isdecimal() or int(text) not in _VERSIONS:
+        raise CorruptPickleError(
+            f"its file format version is {text or 'missing'}; known are {_VERSIONS[0]} to "
+            f"{_VERSIONS[-1]}"
+        )
 
 
-def _import_globals(names: Sequence[str]) -> list[Any]:
-    """What `names` lead to, with the names; where that is not here, something in its place."""
-    malformed = [name for name in names if not re.fullmatch(r"\w+(\.\w+)+", name)]
-    if malformed:
-        raise UsageError(f"--allow-global {malformed[0]}: that is no name; write module.Name")
-    found = {part: thing for name in names for part, thing in _find_global(name).items()}
-    return [(thing, name) for name, thing in found.items()]
+def _small_text(file: Shard, member: Member | None) -> str:
+    if member is None:
+        return ""
+    return str(file.mapped[member.start : min(member.stop, member.start + 16)], "ascii", "replace")
 
 
-def _find_global(name: str) -> dict[str, Any]:
-    if name != "numpy.dtype":
-        return {name: _import(name)}
-    import numpy as np  # each kind of dtype is of a class of its own
-
-    kinds = {f"numpy.dtypes.{kind}": getattr(np.dtypes, kind) for kind in np.dtypes.__all__}
-    return {name: np.dtype, **kinds}
+def _program(file: Shard, member: Member) -> Program:
+    """Return where a pickle is: small ones are copied, which is faster to go through."""
+    if member.nbytes <= _SMALL_PICKLE:
+        return read_member_program(file.mapped, member)
+    return Program(file.buffer, member.start, member.stop)
 
 
-def _import(name: str) -> Any:
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        told = f"{attribute}, which cannot be imported here"
-        return _OfStandIns(told, (_StandIn,), {"__module__": module})
-    except Exception as error:  # the module runs: it can raise anything
-        raise UsageError(
-            f"--allow-global {name}: importing it failed: {type(error).__name__}: {error}"
-        ) from error
+def read_member_program(content: memoryview, member: Member) -> Program:
+    """Return the pickle that a member is, copied."""
+    return Program(read_member(content, member), 0, member.nbytes, member.start)
 
 
-def _absent_globals() -> list[str]:
-    """Those of the user's that have a stand-in."""
-    allowed = restricted._get_user_allowed_globals()
-    return sorted(name for name, thing in allowed.items() if isinstance(thing, _OfStandIns))
+def find_storage(archive: Archive, saved: object) -> Storage:
+    """Return the storage that a persistent id of a zip file means."""
+    match saved:
+        case ("storage", StorageType(dtype), str(key), _, int(elements)):
+            member = archive.stored(f"data/{key}")
+        case _:
+            raise CorruptPickleError("it refers to an unknown kind of object")
+    if member is None:
+        raise CorruptPickleError(f"it has no storage {key[:40]!r}")
+    if elements * (dtype.itemsize if dtype else 1) != member.nbytes:
+        raise CorruptPickleError(f"its storage {key[:40]!r} has another size than its tensors say")
+    return Storage(dtype, member.start, member.nbytes)
 
 
-_HOLDING_VALUES = (torch.Tensor, TypedStorage, UntypedStorage)
+_CLASS = re.compile(
+    r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]]*)\]\n  __buffers__ = \[([^\]]*)\]",
+    re.MULTILINE,
+)
+_STRING = re.compile(r'"([^"]*)"')
 
 
-class _OfStandIns(type):
-    """Their attributes, such as a class within the class, are not here either."""
-
-    def __getattr__(cls, name: str) -> "_OfStandIns":
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return cls
-
-
-class _StandIn(metaclass=_OfStandIns):
-    """In place of an object whose class is not here: nothing of it is kept, and nothing is run."""
-
-    def __new__(cls, *parts: object) -> Self:
-        cls._refuse_tensors(parts)
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        self._refuse_tensors(state)
-
-    def __setitem__(self, key: object, value: object) -> None:
-        self._refuse_tensors((key, value))
-
-    @classmethod
-    def _refuse_tensors(cls, parts: object) -> None:
-        """What is lost without a word must not be what somebody wants pruned."""
-        if any(isinstance(part, _HOLDING_VALUES) for part in _walk(parts)):
-            raise InputError(
-                f"there are tensors in a {cls.__module__}.{cls.__name__}; install what defines it, or name its "
-                "folder: PYTHONPATH=. prune-cli ..."
+def _script_classes(file: Shard, archive: Archive) -> Iterator[tuple[str, ScriptClass]]:
+    """Yield the modules that the code of a TorchScript archive declares; it is only searched."""
+    left = _CODE_LIMIT
+    for path, member in archive.members.items():
+        if not path.startswith("code/") or not path.endswith(".py"):
+            continue
+        left -= member.nbytes
+        if left < 0:
+            raise CorruptPickleError("its code is too long")
+        text = str(read_member(file.mapped, member), "utf-8", "replace")
+        module = path.removeprefix("code/").removesuffix(".py").replace("/", ".")
+        for name, parameters, buffers in _CLASS.findall(text):
+            yield (
+                f"{module}.{name}",
+                ScriptClass(
+                    frozenset(_STRING.findall(parameters)), frozenset(_STRING.findall(buffers))
+                ),
             )
 
 
-def _walk(value: object) -> Iterator[object]:
-    """`value` and all that it holds."""
-    waiting, seen = [value], set()
-    for part in waiting:  # grows while it is walked
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        yield part
-        if isinstance(part, Mapping):
-            waiting += [*part.keys(), *part.values()]
-        elif isinstance(part, list | tuple | set | frozenset):
-            waiting += part
-        elif not isinstance(part, type):
-            waiting += getattr(part, "__dict__", {}).values()
+def _length(mapped: memoryview, text: Text) -> int:
+    """Return how many characters a Text has."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+    stop = text.at + text.nbytes
+    return sum(
+        len(decoder.decode(bytes(mapped[at : min(at + (1 << 20), stop)])))
+        for at in range(text.at, stop, 1 << 20)
+    )
+
+
+# --- Its tensors ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A tensor as a Checkpoint has it, and where it lies."""
+
+    info: TensorInfo
+    place: Place
+
+
+def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Loading) -> Checkpoint:
+    content = unpickled.content
+    found = content.find(path, loading.state_dict_keys)
+    weights = dict(named_weights(found))
+    problems = problems_of(content.value, weights)
+    refuse_unwritable(path, problems, loading)
+    spool = Spool(file)
+    placed = {
+        name: _place(file, spool, name, value)
+        for name, value in weights.items()
+        if name not in problems
+    }
+    parts = spool.parts()
+    infos = {name: one.info for name, one in placed.items()}
+    _refuse_blow_up(path, file.nbytes, infos.values())
+    places = {name: one.place for name, one in placed.items()}
+    aliases = find_parameter_aliases(infos.values(), places)
+    stored = {name: info for name, info in infos.items() if name not in aliases}
+    return Checkpoint(
+        path=path,
+        format=unpickled.format,
+        shards=(replace(file, tensors=tuple(stored.values()), parts=parts),),
+        aliases=aliases,
+        overlaps=find_overlaps({name: places[name] for name in stored}),
+        dropped=tuple(content.dropped(found)),
+        notes=tuple(_notes(content, found)),
+        unwritable={_printable(name): why for name, why in problems.items()},
+    )
+
+
+def named_weights(found: Sequence[Found]) -> Iterator[tuple[str, Tensor | Array]]:
+    """Yield every tensor by its name; those of several state dicts have their key before it."""
+    for one in found:
+        prefix = f"{one.key}." if len(found) > 1 and one.path else ""
+        for name, value in one.weights.items():
+            yield prefix + name, value
+
+
+def _notes(content: Content, found: Sequence[Found]) -> Iterator[str]:
+    hooked = sorted(content.hooked(found))
+    if hooked:
+        yield (
+            "state dict hooks are code, and did not run: names can differ from state_dict()'s in "
+            + ", ".join(hooked[:5])
+        )
+
+
+def _place(file: Shard, spool: Spool, name: str, value: Tensor | Array) -> _Placed:
+    return (
+        _place_tensor(name, value)
+        if isinstance(value, Tensor)
+        else _place_array(file, spool, name, value)
+    )
+
+
+def _place_tensor(name: str, tensor: Tensor) -> _Placed:
+    assert tensor.dtype
+    itemsize = tensor.dtype.itemsize
+    dtype, shape = DTYPE_NAMES[tensor.dtype.name], _stored_shape(tensor)
+    if 0 in tensor.shape:
+        return _Placed(TensorInfo(name, dtype, shape, 0, 0), Place(0, 0, (dtype, shape)))
+    start, strides = tensor.start, tensor.strides
+    stop = start + elements_spanned(tensor.shape, strides) * itemsize
+    flip = _flip(tensor)
+    plain = is_packed(tensor.shape, strides)
+    info = TensorInfo(name, dtype, shape, 0, start, None if plain else strides, flip)
+    layout = (dtype, tensor.shape, strides, flip)
+    return _Placed(info, Place(start, stop, layout, _steps(tensor.shape, strides, itemsize)))
+
+
+def _steps(
+    shape: Sequence[int], strides: Sequence[int], itemsize: int
+) -> tuple[tuple[int, int], ...]:
+    steps = [(n, stride * itemsize) for n, stride in zip(shape, strides, strict=True) if n > 1]
+    return (*steps, (itemsize, 1))
+
+
+def is_packed(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the elements lie in order without gaps (torch's is_contiguous)."""
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _flip(tensor: Tensor) -> int:
+    """Return the bits of each element that are inverted when it is read: signs."""
+    assert tensor.dtype
+    bits = tensor.dtype.itemsize * 8
+    signs = 1 << (bits - 1)
+    flip = signs if tensor.is_conj else 0
+    if tensor.is_neg:
+        both = signs | 1 << (bits // 2 - 1)
+        flip ^= both if tensor.dtype.name.startswith("complex") else signs
+    return flip
+
+
+def _stored_shape(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape that safetensors records: float4 is packed in pairs, counted one by one."""
+    if not _is_subbyte(tensor) or not tensor.shape:
+        return tensor.shape
+    return (*tensor.shape[:-1], tensor.shape[-1] * 2)
+
+
+def _is_subbyte(tensor: Tensor) -> bool:
+    return tensor.dtype is not None and DTYPES[DTYPE_NAMES[tensor.dtype.name]].bits < 8
+
+
+def _place_array(file: Shard, spool: Spool, name: str, array: Array) -> _Placed:
+    """Place an array of NumPy: in the file where its bytes lie there, or else in the spool."""
+    dtype = cast(str, numpy_dtype(array.dtype))
+    shape = _array_shape(array)
+    itemsize = DTYPES[dtype].bits // 8
+    strides = _fortran_strides(shape) if array.is_fortran else None
+    if strides is None or is_packed(shape, strides):
+        strides = None
+    size = nbytes(dtype, shape)
+    if size == 0:
+        return _Placed(TensorInfo(name, dtype, shape, 0, 0), Place(0, 0, (dtype, shape)))
+    layout = (dtype, shape, strides)
+    steps = _steps(shape, strides or _c_strides(shape), itemsize)
+    if isinstance(array.content, Octets) and not array.content.is_latin1:
+        if array.content.nbytes != size:
+            raise CorruptPickleError(f"the array {name!r} has another size than its shape says")
+        start = array.content.at
+        info = TensorInfo(name, dtype, shape, 0, start, strides)
+        return _Placed(info, Place(start, start + size, layout, steps))
+    start = spool.put(array.content, size)
+    piece = Piece(0, start, (0,) * len(shape), shape, strides)
+    info = TensorInfo(name, dtype, shape, 0, pieces=(piece,))
+    beyond = file.nbytes + start  # an address that nothing in the file has
+    return _Placed(info, Place(beyond, beyond + size, layout, steps))
+
+
+def _array_shape(array: Array) -> tuple[int, ...]:
+    if not isinstance(array.shape, tuple) or not all(
+        type(n) is int and 0 <= n < 1 << 62 for n in array.shape
+    ):
+        raise CorruptPickleError("the shape of an array is none")
+    if len(array.shape) > 64:
+        raise CorruptPickleError("an array has too many dims")
+    return array.shape
+
+
+def _c_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
+
+
+def _fortran_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[:dim]) for dim in range(len(shape)))
+
+
+# --- What is refused --------------------------------------------------------------------------
+
+
+def problems_of(top: object, weights: Mapping[str, Tensor | Array]) -> dict[str, str]:
+    """Return the tensors that cannot be had from bytes, or not under their name -> why."""
+    problems = {name: why for name, value in weights.items() if (why := _problem(name, value))}
+    return problems | _empty_shells(top, weights)
+
+
+def refuse_unwritable(path: object, problems: Mapping[str, str], loading: Loading) -> None:
+    """Raise InputError for tensors that cannot be had from bytes, unless they may be dropped."""
+    if not problems or loading.drop_unwritable:
+        return
+    listed = [f"{name!r} {problem}" for name, problem in problems.items()]
+    more = f"; and {len(listed) - 20} more" if len(listed) > 20 else ""
+    raise InputError(
+        f"{path} holds {len(listed)} tensor(s) that safetensors cannot: "
+        + "; ".join(listed[:20])
+        + more
+        + ". Save them dense, unquantised and under other names, or leave them out"
+    )
+
+
+def _problem(name: str, value: Tensor | Array) -> str | None:
+    return _why_unnameable(name) or (
+        _why_unwritable(value) if isinstance(value, Tensor) else _why_no_array(value)
+    )
+
+
+def _why_unnameable(name: str) -> str | None:
+    if name == "__metadata__":
+        return "has a name that safetensors reserves"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "has a name that is no text"
+    return None
+
+
+def _why_unwritable(tensor: Tensor) -> str | None:
+    if tensor.problem:
+        return tensor.problem
+    assert tensor.dtype
+    if tensor.dtype.name not in DTYPE_NAMES:
+        return f"has the dtype torch.{tensor.dtype.name}"
+    if _is_subbyte(tensor) and not (tensor.shape and is_packed(tensor.shape, tensor.strides)):
+        return (
+            f"packs several torch.{tensor.dtype.name} into a byte, and does not lie in the file "
+            "as it is"
+        )
+    return None
+
+
+def _why_no_array(array: Array) -> str | None:
+    order = array.dtype.order if isinstance(array.dtype, NumpyDtype) else "?"
+    if order in (">", "!"):
+        return "is a big-endian NumPy array; save it in the byte order of this machine"
+    return None
+
+
+def _empty_shells(top: object, weights: Mapping[str, Tensor | Array]) -> dict[str, str]:
+    """Return the empty weights that DeepSpeed leaves in place of those it keeps elsewhere."""
+    empty = [name for name, value in weights.items() if value.shape == (0,)]
+    by_deepspeed = isinstance(top, dict) and "ds_version" in top
+    if not empty or not (by_deepspeed or len(empty) == len(weights)):
+        return {}
+    why = (
+        "is empty: DeepSpeed ZeRO-3 keeps the weights in other files; run zero_to_fp32.py, which "
+        "lies beside them, and prune what it writes"
+    )
+    return dict.fromkeys(empty, why)
+
+
+def _refuse_blow_up(path: Path, size: int, infos: Iterable[TensorInfo]) -> None:
+    for info in infos:
+        if info.strides is not None and info.nbytes > _LARGEST_BLOW_UP * size:
+            raise InputError(
+                f"{path}: {info.name!r} of shape {list(info.shape)} claims {info.nbytes:,} bytes "
+                f"in a file of {size:,}; it is corrupt, or expanded beyond use"
+            )
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,1 +1,1 @@
-"""CLI: the command line."""
+"""The command line: a file for each command, the options in groups, and main()."""

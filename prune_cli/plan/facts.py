@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from prune_cli.amounts import Amount
 from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
 
 RANDOM, REPLAYED, REMOVED, SHRUNK = "random_structured", "apply", "remove", "shrink"
 """The methods of plans, as a report names them."""
@@ -26,6 +27,7 @@ class Options:
         bake: whether the zeros are permanent; else NAME_orig and NAME_mask are written.
         with_bias: whether the bias elements of pruned channels go too.
         rules: of a recipe; without one, the options above are the only rule.
+        shrink: what only `shrink` was asked for; None where that is not the method.
     """
 
     amount: Amount | None
@@ -37,6 +39,7 @@ class Options:
     bake: bool = True
     with_bias: bool = False
     rules: tuple[Rule, ...] = ()
+    shrink: ShrinkOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +98,16 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that was decided; `items` and `skipped` are sorted by name."""
+    """Everything that was decided; `items` and `skipped` are sorted by name.
+
+    `shrink` has the channels that leave the checkpoint, beside those of `items` that are zeroed.
+    """
 
     method: str
     options: Options
     items: tuple[PlanItem, ...]
     skipped: tuple[Skipped, ...] = ()
+    shrink: ShrinkPlan | None = None
 
 
 def derive_seed(seed: int, name: str) -> int:

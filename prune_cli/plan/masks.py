@@ -1,5 +1,6 @@
 """Masks that a checkpoint has already: whether they can be made permanent, and what they take away."""
 
+import math
 from collections.abc import Sequence
 
 from prune_cli.channels import live_channels, masked_elements, other_channels
@@ -28,7 +29,20 @@ def refuse_odd_masks(checkpoint: Checkpoint) -> None:
 def live(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> Sequence[int]:
     """Return the channels of `parameter` that are not pruned yet, by its mask if it has one."""
     info = parameter.mask or parameter.tensor
+    if len(info.pieces) > 1:
+        return _live_by_rows(checkpoint, info, dim)
     return live_channels(checkpoint.bits(info), dim, info.dtype)
+
+
+def _live_by_rows(checkpoint: Checkpoint, info: TensorInfo, dim: int) -> Sequence[int]:
+    """live_channels, a few rows at a time: a tensor in pieces would have to be put together."""
+    step = max(_BLOCK // max(math.prod(info.shape[1:]), 1), 1)
+    found: set[int] = set()
+    for first in range(0, info.shape[0], step):
+        bits = checkpoint.rows(info, first, min(first + step, info.shape[0]))
+        channels = live_channels(bits, dim, info.dtype)
+        found.update(channel + first if dim == 0 else channel for channel in channels)
+    return sorted(found)
 
 
 def dead(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> tuple[int, ...]:

@@ -7,29 +7,24 @@ gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema
 import json
 import re
 import sys
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any
 
 import prune_cli
 from prune_cli.checkpoint import Checkpoint, Dropped
 from prune_cli.errors import InputError
-from prune_cli.jsontext import encode
+from prune_cli.jsontext import check_keys, decode, encode
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
-from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import ShrinkPlan
 
-SCHEMA = 1
+SCHEMA = 2
+"""What is written. Version 1, which is read too, had no `options.shrink`."""
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
-
-_OPTIONAL = {"follows", "shrink"}
-"""The keys that are there only if there is something to say."""
-
-_Fact = TypeVar("_Fact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +87,8 @@ class Report:
     tensors: tuple[PlanItem, ...]
     skipped: tuple[Skipped, ...]
     dropped: tuple[Dropped, ...]
-    shrink: Mapping[str, Any] | None = None
-    """What was removed, where that is the method: the JSON of a `shrink.ShrinkPlan`."""
+    shrink: ShrinkPlan | None = None
+    """What was removed, where that is the method."""
     schema: int = SCHEMA
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What to tell the user; not part of the JSON."""
@@ -101,16 +96,10 @@ class Report:
     @property
     def plan(self) -> Plan:
         """The plan that it reports."""
-        return Plan(self.method, self.options, self.tensors, self.skipped)
+        return Plan(self.method, self.options, self.tensors, self.skipped, self.shrink)
 
 
-def make_report(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    output: Output | None,
-    *,
-    shrink: Mapping[str, Any] | None = None,
-) -> Report:
+def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Report:
     """The Report of `plan` on `checkpoint`; `output` is None for a dry run."""
     return Report(
         tool=Tool("prune-cli", prune_cli.__version__, torch_version()),
@@ -127,7 +116,7 @@ def make_report(
         tensors=plan.items,
         skipped=plan.skipped,
         dropped=checkpoint.dropped,
-        shrink=shrink,
+        shrink=plan.shrink,
         notes=(*checkpoint.notes, *_tied(checkpoint)),
     )
 
@@ -173,7 +162,7 @@ def to_json(report: Report) -> str:
         "schema": report.schema,
         "tool": asdict(report.tool),
         "method": report.method,
-        "options": asdict(report.options),
+        "options": _given(report.options),
         "input": asdict(report.input),
         "output": asdict(report.output) if report.output else None,
         "totals": asdict(report.totals),
@@ -181,9 +170,21 @@ def to_json(report: Report) -> str:
         "skipped": [asdict(skip) for skip in report.skipped],
         "dropped": [asdict(drop) for drop in report.dropped],
     }
-    text = encode(facts if report.shrink is None else {**facts, "shrink": report.shrink})
+    if report.shrink:
+        facts["shrink"] = _given(report.shrink)
+    text = encode(facts)
     # A file's name can have bytes that are no text; JSON cannot.
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _given(fact: Options | ShrinkPlan) -> dict[str, Any]:
+    """Its fields, but for those that say nothing."""
+    optional = {entry.name for entry in fields(fact) if entry.default is None}
+    return {
+        key: value
+        for key, value in asdict(fact).items()
+        if key not in optional or value is not None
+    }
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
@@ -224,22 +225,23 @@ def from_json(text: str) -> Report:
     if _HALF_CHARACTER.search(text) and not _is_text(found):
         raise InputError("it holds half a character (a lone surrogate), so it is no text")
     schema = _take(found, "schema", int)
-    if schema != SCHEMA:
+    if not 1 <= schema <= SCHEMA:
         raise InputError(f"its schema is {schema}; this version of prune-cli reads {SCHEMA}")
-    _check_keys("the report", found, {entry.name for entry in fields(Report)} - {"notes"})
+    keys = {entry.name for entry in fields(Report)} - {"notes"}
+    check_keys("the report", found, keys - {"shrink"}, keys)
     output = found["output"]
     return Report(
         schema=schema,
-        tool=_build(Tool, _take(found, "tool", dict)),
+        tool=decode(Tool, _take(found, "tool", dict)),
         method=_take(found, "method", str),
-        options=_options(_take(found, "options", dict)),
-        input=_build(Input, _take(found, "input", dict)),
-        output=None if output is None else _build(Output, _take(found, "output", dict)),
-        totals=_build(Totals, _take(found, "totals", dict)),
-        tensors=tuple(_build(PlanItem, row) for row in _take(found, "tensors", list)),
-        skipped=tuple(_build(Skipped, row) for row in _take(found, "skipped", list)),
-        dropped=tuple(_build(Dropped, row) for row in _take(found, "dropped", list)),
-        shrink=_take(found, "shrink", dict) if "shrink" in found else None,
+        options=decode(Options, _take(found, "options", dict)),
+        input=decode(Input, _take(found, "input", dict)),
+        output=None if output is None else decode(Output, _take(found, "output", dict)),
+        totals=decode(Totals, _take(found, "totals", dict)),
+        tensors=tuple(decode(PlanItem, row) for row in _take(found, "tensors", list)),
+        skipped=tuple(decode(Skipped, row) for row in _take(found, "skipped", list)),
+        dropped=tuple(decode(Dropped, row) for row in _take(found, "dropped", list)),
+        shrink=decode(ShrinkPlan, _take(found, "shrink", dict)) if "shrink" in found else None,
     )
 
 
@@ -251,45 +253,8 @@ def _is_text(found: object) -> bool:
     return True
 
 
-def _options(found: Mapping[str, Any]) -> Options:
-    rules = [_build(Rule, rule) for rule in _take(found, "rules", list)]
-    return replace(_build(Options, {**found, "rules": []}), rules=tuple(rules))
-
-
 def _take(found: object, key: str, kind: type) -> Any:
     value = found.get(key) if isinstance(found, dict) else None
     if not isinstance(value, kind):
         raise InputError(f"{key!r} is missing, or is no {kind.__name__}")
     return value
-
-
-def _build(kind: type[_Fact], found: object) -> _Fact:
-    """A `kind` from a JSON object that has exactly its fields, each of the type it has there."""
-    hints = _hints(cast(Hashable, kind))
-    if not isinstance(found, dict):
-        raise InputError(f"{kind.__name__}: expected an object, not {found!r:.80}")
-    _check_keys(kind.__name__, found, hints.keys())
-    values = {}
-    for name, value in found.items():
-        values[name] = tuple(value) if isinstance(value, list) else value
-        if not _fits(values[name], hints[name]):
-            raise InputError(f"{kind.__name__}: {name!r} cannot be {value!r:.80}")
-    return kind(**values)
-
-
-def _check_keys(what: str, found: Mapping[str, object], keys: Collection[str]) -> None:
-    missing, unknown = {*keys} - _OPTIONAL - found.keys(), found.keys() - {*keys}
-    if missing:
-        raise InputError(f"{what} lacks {', '.join(map(repr, sorted(missing)))}")
-    if unknown:
-        raise InputError(f"{what} has the unknown {', '.join(map(repr, sorted(unknown)))}")
-
-
-_hints = cache(get_type_hints)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)[0]
-        return isinstance(value, tuple) and all(type(entry) is inner for entry in value)
-    return type(value) in (get_args(hint) or (hint,))

@@ -26,9 +26,9 @@ from prune_cli.write.paths import STDOUT
 if TYPE_CHECKING:
     from prune_cli.inspection.inspection import Inspection, Line, ParameterFacts, ZeroCount
     from prune_cli.plan.facts import PlanItem
+    from prune_cli.plan.shrink import ShrinkPlan
     from prune_cli.report.comparison import Comparison, Pair, TensorComparison
     from prune_cli.report.report import Report
-    from prune_cli.shrink.plan import ShrinkPlan
     from prune_cli.verify.verify import Verification
     from prune_cli.write.progress import OnTensor
 
@@ -82,10 +82,17 @@ def show_error(error: PruneError) -> None:
         _print(f"       {escape(line)}")
 
 
+def show_tips(tips: Iterable[str]) -> None:
+    """What may help."""
+    for tip in tips:
+        _print(f"[bold]tip:[/] {escape(tip)}")
+
+
 def show_interrupted() -> None:
     """That a signal ended it, and what is left."""
     _print(
-        "[bold red]interrupted:[/] nothing is left, but of a folder what is finished: see --resume"
+        "[bold red]interrupted:[/] partial output removed; finished shards are kept "
+        "(continue with --resume)"
     )
 
 
@@ -188,9 +195,8 @@ def show_shrunk(
 
 
 def _print_shrunk(report: "Report", console: Console) -> None:
-    from prune_cli.shrink.plan import ShrinkPlan
-
-    plan = ShrinkPlan.from_facts(report.shrink or {})
+    plan = report.shrink
+    assert plan is not None
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("channels of", overflow="fold", ratio=1)
     for heading in ("dim", "before", "after", "coupled"):
@@ -218,12 +224,11 @@ def _shrink_summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
     yield "FLOPs of one forward pass " + _change(effect.flops_before, effect.flops_after)
     if output:
         yield "bytes " + _change(report.input.bytes, output.bytes)
-    latency = (report.shrink or {}).get("latency")
-    if latency:
-        before, after = latency["milliseconds"]["before"], latency["milliseconds"]["after"]
+    if latency := plan.latency:
+        before, after = latency.milliseconds["before"], latency.milliseconds["after"]
         yield (
             f"latency {before:.2f} ms -> {after:.2f} ms ([bold]{before / after:.2f}x[/] as fast; "
-            f"medians of {latency['rounds']} in turns, {latency['threads']} thread(s))"
+            f"medians of {latency.rounds} in turns, {latency.threads} thread(s))"
         )
     for reason, roots in _by_reason(plan):
         yield f"left whole {escape(_some(roots))}: {escape(reason)}"

@@ -27,8 +27,8 @@ from prune_cli.report.comparison import (
     shared_channels,
     why_unlike,
 )
+from prune_cli.report.groups import show_groups_as_tensors
 from prune_cli.report.report import Report
-from prune_cli.shrink.groups import show_groups_as_tensors
 
 MAX_TENSORS = 1000
 """A page shows no more tensors; the report has every one."""

@@ -14,9 +14,7 @@ The tour, from the bottom up:
     effect.py       parameters, FLOPs, latency
     export.py       a torch.export program
     huggingface.py  models described by a config.json
-    plan.py         ShrinkPlan: frozen facts
-    groups.py       a report of shrink with a row for each group, for all that shows rows
-    removal.py      a plan as what is taken out of a checkpoint; whether a report of it holds together
+    request.py      what the planning is asked: a model, and what of it to remove
     subject.py      the model that is shrunk, recorded, and the names of its tensors
     proposals.py    which channels are to go: drawn, or zero already
     config.py       which numbers of a config.json stand for them

@@ -12,8 +12,9 @@ from typing import Literal
 
 from torch import nn
 
+from prune_cli.plan.shrink import Attribute
+
 Side = Literal["out", "in"]
-Attribute = int | tuple[int, ...]
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
 _PLAIN_NORMS = (nn.LayerNorm, nn.RMSNorm)

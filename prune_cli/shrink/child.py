@@ -20,14 +20,13 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from prune_cli import errors
 from prune_cli.errors import PruneError, RequestError
-from prune_cli.plan.selection import Rule
-
-if TYPE_CHECKING:
-    from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
+from prune_cli.jsontext import decode
+from prune_cli.plan.shrink import ShrinkPlan
+from prune_cli.shrink.request import Request, Source
 
 DEFAULT_TIME_LIMIT = 300.0
 """Seconds; what is left of the child's imports is part of it."""
@@ -71,7 +70,7 @@ class PlanningChild:
     def plan(
         self,
         source: Source,
-        options: ShrinkOptions,
+        wanted: Request,
         checkpoint: Mapping[str, tuple[int, ...]] | None = None,
         *,
         time_limit: float = DEFAULT_TIME_LIMIT,
@@ -80,7 +79,7 @@ class PlanningChild:
 
         Args:
             source: The model.
-            options: What to remove.
+            wanted: What to remove.
             checkpoint: The shape of each tensor of the checkpoint; None plans for the model alone.
             time_limit: In seconds from now.
 
@@ -93,7 +92,7 @@ class PlanningChild:
             "answer": str(self._answer),
             "path": [str(Path.cwd()), *sys.path],
             "source": asdict(source),
-            "options": asdict(options),
+            "wanted": asdict(wanted),
             "checkpoint": checkpoint,
         }
         self._ask(json.dumps(request), time_limit)
@@ -131,10 +130,8 @@ class PlanningChild:
 
 
 def _read_answer(answer: Mapping[str, Any]) -> ShrinkPlan:
-    from prune_cli.shrink.plan import ShrinkPlan
-
     if "plan" in answer:
-        return ShrinkPlan.from_facts(answer["plan"])
+        return decode(ShrinkPlan, answer["plan"])
     kind = getattr(errors, answer["error"], None)
     if isinstance(kind, type) and issubclass(kind, PruneError):
         raise kind(answer["message"])
@@ -170,34 +167,13 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
         checkpoint = request["checkpoint"]
         shapes = checkpoint and {name: tuple(shape) for name, shape in checkpoint.items()}
-        plan = plan_shrink(_source(request["source"]), _options(request["options"]), shapes)
+        source, wanted = decode(Source, request["source"]), decode(Request, request["wanted"])
+        plan = plan_shrink(source, wanted, shapes)
     except PruneError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except Exception:  # noqa: BLE001 - a bug: the parent shows the traceback
         return {"error": "bug", "message": traceback.format_exc()}
-    return {"plan": plan.to_facts()}
-
-
-def _source(facts: Mapping[str, Any]) -> Source:
-    from prune_cli.shrink.plan import Source
-
-    return Source(**{**facts, "examples": tuple(facts["examples"])})
-
-
-def _options(facts: Mapping[str, Any]) -> ShrinkOptions:
-    from prune_cli.shrink.plan import ShrinkOptions
-
-    rules = tuple(
-        Rule(tuple(rule["modules"]), tuple(rule["params"]), rule["amount"], rule["dim"])
-        for rule in facts["rules"]
-    )
-    zeros = facts["zeros"] and {
-        name: {int(dim): tuple(channels) for dim, channels in dims.items()}
-        for name, dims in facts["zeros"].items()
-    }
-    return ShrinkOptions(
-        **{**facts, "rules": rules, "exclude": tuple(facts["exclude"]), "zeros": zeros}
-    )
+    return {"plan": asdict(plan)}
 
 
 def _die_with_parent(place: Path) -> None:

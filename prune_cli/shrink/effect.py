@@ -5,33 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from prune_cli.plan.shrink import Effect, Latency
 from prune_cli.shrink.model import Inputs, count_parameters
 from prune_cli.shrink.trace import call_model
-
-
-@dataclass(frozen=True)
-class Effect:
-    """Before and after; FLOPs are those of one forward pass on the example."""
-
-    parameters_before: int
-    parameters_after: int
-    flops_before: int
-    flops_after: int
-
-
-@dataclass(frozen=True)
-class Latency:
-    """The median time of one forward pass, in milliseconds, of models run in turns."""
-
-    milliseconds: Mapping[str, float]
-    rounds: int
-    threads: int
 
 
 def compare(whole: nn.Module, shrunk: nn.Module, inputs: Inputs) -> Effect:

@@ -5,8 +5,6 @@ No code of the folder is run. Not here: which numbers may change (planning.py).
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prune_cli.errors import InputError, RequestError, UsageError
+from prune_cli.plan.config import CONFIG_NAME, edit_config, read_config
 from prune_cli.shrink.model import Example
-
-CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,24 @@ class ModelFolder:
         Raises:
             RequestError: transformers cannot build it.
         """
+        return self._build(changes or {}, "meta", attn_implementation="eager")
+
+    def build_to_run(self, changes: Mapping[str, int] | None = None) -> nn.Module:
+        """The model on the CPU, as it runs, with the weights that its code gives it.
+
+        Raises:
+            RequestError: transformers cannot build it.
+        """
+        return self._build(changes or {}, "cpu")
+
+    def _build(self, changes: Mapping[str, int], device: str, **options: str) -> nn.Module:
         transformers = _transformers()
-        raw = edit_config(self.raw, changes or {})
+        raw = edit_config(self.raw, changes)
         try:
-            config_class = type(self._config())
-            config = config_class.from_dict(raw, attn_implementation="eager")
+            config = type(self._config()).from_dict(raw, **options)
             config.use_cache = False
             model_class = getattr(transformers, self._architecture())
-            with torch.device("meta"), _RealNumbers():
+            with torch.device(device), _RealNumbers():
                 model: nn.Module = model_class(config)
             return model.eval()
         except Exception as error:  # configs check themselves, with whatever exceptions
@@ -148,47 +155,7 @@ def read_folder(path: str | Path) -> ModelFolder:
     Raises:
         InputError: It has none, or it is no JSON object.
     """
-    config = Path(path) / CONFIG_NAME
-    try:
-        raw = json.loads(config.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{config} cannot be read: {error.strerror}; name the code with --model"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{config} is no JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{config} is no JSON object")
-    return ModelFolder(Path(path), raw)
-
-
-def edit_config(raw: Mapping[str, Any], changes: Mapping[str, int]) -> dict[str, Any]:
-    """A copy of a config with some numbers replaced, or added where the config has a default.
-
-    Example:
-        `edit_config({"hidden_sizes": [64, 128]}, {"hidden_sizes.0": 48})` gives
-        `{"hidden_sizes": [48, 128]}`.
-
-    Raises:
-        RequestError: A list that the key goes into is not there.
-    """
-    edited = copy.deepcopy(dict(raw))
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        place: Any = edited
-        for parent in parents:
-            if isinstance(place, dict) and parent not in place:
-                raise RequestError(
-                    f"{CONFIG_NAME} does not spell out {parent!r}; add it there first"
-                )
-            place = place[int(parent) if isinstance(place, list) else parent]
-        place[int(last) if isinstance(place, list) else last] = value
-    return edited
-
-
-def config_text(edited: Mapping[str, Any]) -> str:
-    """A config as transformers writes it."""
-    return json.dumps(edited, indent=2, ensure_ascii=False) + "\n"
+    return ModelFolder(Path(path), read_config(Path(path)))
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int]]:

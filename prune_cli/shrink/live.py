@@ -1,26 +1,23 @@
-"""The models with their weights, as they were and as they are: for --export and --measure.
+"""The model before and after, whole in memory: for --export and --measure, only when asked for.
 
-Unlike everything else here this holds whole models in memory, so it is done only when asked for.
+See also: effect.py, the clock; export.py, the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+import copy
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from prune_cli.checkpoint import Checkpoint
-from prune_cli.errors import RequestError
+from prune_cli.plan.shrink import Latency, ShrinkPlan
 from prune_cli.shrink.effect import measure_latency
 from prune_cli.shrink.export import export_program
 from prune_cli.shrink.huggingface import read_folder
-from prune_cli.shrink.load import load_shrunk
+from prune_cli.shrink.load import load_shrunk, resize
 from prune_cli.shrink.model import Inputs, build_model, make_inputs, parse_example
-from prune_cli.shrink.plan import Source
+from prune_cli.shrink.request import Source
 
 
 def export_shrunk(source: Source, output: Path, program: Path) -> None:
@@ -34,10 +31,33 @@ def export_shrunk(source: Source, output: Path, program: Path) -> None:
     export_program(model, inputs, program)
 
 
-def measure_effect(source: Source, checkpoint: Checkpoint, output: Path) -> dict[str, Any]:
-    """The latency of the model before and after, timed in turns: the facts for the report."""
-    small, inputs = _shrunk(source, output)
-    return asdict(measure_latency({"before": _whole(source, checkpoint), "after": small}, inputs))
+def measure_effect(source: Source, plan: ShrinkPlan) -> Latency:
+    """Time the model before and after, in turns.
+
+    Both have the weights that the model's code gives them, not the checkpoint's: the plan alone
+    says how much is computed, so this comes before anything is written.
+    """
+    if source.is_folder:
+        folder = read_folder(source.model)
+        whole, small = folder.build_to_run(), folder.build_to_run(plan.config)
+        inputs = _folder_inputs(Path(source.model), source, whole)
+    else:
+        whole = build_model(source.model, source.arguments, "cpu")
+        small = _without_channels(whole, plan)
+        inputs = make_inputs([parse_example(text) for text in source.examples], "cpu")
+    return measure_latency({"before": whole, "after": small}, inputs)
+
+
+def _without_channels(whole: nn.Module, plan: ShrinkPlan) -> nn.Module:
+    small = copy.deepcopy(whole)
+    resize(small, plan.resizing)
+    tensors = small.state_dict()
+    for name, dims in plan.kept.items():
+        values = whole.state_dict()[name]
+        for dim, kept in dims.items():
+            values = values.index_select(dim, torch.tensor(kept))
+        tensors[name].copy_(values)
+    return small
 
 
 def _shrunk(source: Source, output: Path) -> tuple[nn.Module, Inputs]:
@@ -46,31 +66,6 @@ def _shrunk(source: Source, output: Path) -> tuple[nn.Module, Inputs]:
         return model, _folder_inputs(output, source, model)
     model = load_shrunk(build_model(source.model, source.arguments, "cpu"), output)
     return model, make_inputs([parse_example(text) for text in source.examples], "cpu")
-
-
-def _whole(source: Source, checkpoint: Checkpoint) -> nn.Module:
-    if source.is_folder:
-        return read_folder(source.model).load()
-    model = build_model(source.model, source.arguments, "cpu")
-    try:
-        model.load_state_dict(_state_dict(checkpoint))
-    except RuntimeError as error:
-        raise RequestError(
-            f"{checkpoint.path} does not load into {source.model}: {error}"
-        ) from error
-    return model
-
-
-def _state_dict(checkpoint: Checkpoint) -> Mapping[str, torch.Tensor]:
-    tensors = {}
-    for parameter in checkpoint.parameters:
-        values = checkpoint.tensor(parameter.tensor)
-        if parameter.mask:
-            mask = checkpoint.tensor(parameter.mask)
-            values = torch.where(mask != 0, values, torch.zeros_like(values))
-        for name in (parameter.name, *checkpoint.names_of.get(parameter.tensor.name, ())):
-            tensors[name] = values
-    return tensors
 
 
 def _folder_inputs(folder: Path, source: Source, model: nn.Module) -> Inputs:

@@ -1,14 +1,12 @@
 """Load a shrunk checkpoint back into freshly built model code; torch and safetensors are enough.
 
 The file says itself how to resize the model: one key of its `__metadata__` holds the shapes and the
-attributes that changed. Not here: how they came about (plan.py).
+attributes that changed. See also: plan/shrink.py, whose Resizing that is.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,52 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from prune_cli.errors import InputError, RequestError
-from prune_cli.shrink.channels import Attribute
+from prune_cli.plan.shrink import METADATA_KEY, Resizing
 from prune_cli.shrink.trace import named_tensors
 
-METADATA_KEY = "prune_cli.shrink"
-"""The key in the `__metadata__` of a safetensors file under which the Resizing stands, as JSON."""
-
-_SCHEMA = 1
 _Model = TypeVar("_Model", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Resizing:
-    """How a freshly built model differs from the shrunk one.
-
-    Attributes:
-        shapes: The new shape of every tensor that changes, by its name in the state dict.
-        attributes: For each module that changes, the attributes that count channels.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    attributes: Mapping[str, Mapping[str, Attribute]]
-
-    def to_json(self) -> str:
-        """The value for `METADATA_KEY`; the keys stand in the order of the model."""
-        facts = {"schema": _SCHEMA, "shapes": self.shapes, "attributes": self.attributes}
-        return json.dumps(facts, separators=(",", ":"), ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Resizing:
-        """Read what `to_json` wrote.
-
-        Raises:
-            InputError: It is something else.
-        """
-        try:
-            facts = json.loads(text)
-            if facts["schema"] != _SCHEMA:
-                raise InputError(f"its schema is {facts['schema']!r}, this version reads {_SCHEMA}")
-            shapes = {name: _sizes(shape) for name, shape in facts["shapes"].items()}
-            attributes = {
-                module: {name: _count(value) for name, value in values.items()}
-                for module, values in facts["attributes"].items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"the record of what was shrunk is damaged ({error})") from error
-        return cls(shapes, attributes)
 
 
 def load_shrunk(model: _Model, path: str | Path) -> _Model:
@@ -142,16 +98,6 @@ def _is_count(value: Any) -> bool:
     return type(value) is int or (
         isinstance(value, tuple) and all(type(item) is int for item in value)
     )
-
-
-def _count(value: Any) -> Attribute:
-    return value if type(value) is int else _sizes(value)
-
-
-def _sizes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(size) is int and size > 0 for size in value):
-        raise ValueError(f"{value!r} is no list of sizes")
-    return tuple(value)
 
 
 def _files(path: Path) -> list[Path]:

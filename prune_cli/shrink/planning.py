@@ -14,14 +14,14 @@ from dataclasses import replace
 from torch import nn
 
 from prune_cli.errors import RequestError
+from prune_cli.plan.shrink import Group, Resizing, ShrinkPlan, Whole
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
 from prune_cli.shrink.axes import Axes, Axis, Owner
 from prune_cli.shrink.channels import NotSliceableError, changed_attributes
 from prune_cli.shrink.config import by_number, config_of
 from prune_cli.shrink.effect import compare
 from prune_cli.shrink.huggingface import ModelFolder, read_folder
-from prune_cli.shrink.load import Resizing, resize
-from prune_cli.shrink.plan import Group, ShrinkOptions, ShrinkPlan, Source, Whole
+from prune_cli.shrink.load import resize
 from prune_cli.shrink.proposals import (
     NOT_SELECTED,
     Proposal,
@@ -30,13 +30,14 @@ from prune_cli.shrink.proposals import (
     in_all_blocks,
     places,
 )
+from prune_cli.shrink.request import Request, Source
 from prune_cli.shrink.subject import Shapes, checkpoint_names, make_subject, renamed_zeros
 from prune_cli.shrink.trace import trace
 
 Build = Callable[[Sequence[Unit]], nn.Module]
 
 
-def plan_shrink(source: Source, options: ShrinkOptions, checkpoint: Shapes | None) -> ShrinkPlan:
+def plan_shrink(source: Source, options: Request, checkpoint: Shapes | None) -> ShrinkPlan:
     """Plan to shrink the model of `source`.
 
     Args:

@@ -18,10 +18,11 @@ from prune_cli.errors import AmountError, RequestError
 from prune_cli.module import draw_channels
 from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.selection import Rule, Selection, select
+from prune_cli.plan.shrink import Whole
 from prune_cli.shrink.axes import Owner
 from prune_cli.shrink.channels import Cut, NotSliceableError
 from prune_cli.shrink.coupling import Coupling, CouplingGraph
-from prune_cli.shrink.plan import ShrinkOptions, Whole, Zeros
+from prune_cli.shrink.request import Request, Zeros
 from prune_cli.shrink.subject import Subject
 
 NOT_SELECTED = "it is not selected"
@@ -65,7 +66,7 @@ class Unit:
 class Proposer:
     """Carries what was left whole from step to step. A class because every step adds to it."""
 
-    def __init__(self, subject: Subject, options: ShrinkOptions, zeros: Zeros | None) -> None:
+    def __init__(self, subject: Subject, options: Request, zeros: Zeros | None) -> None:
         self.subject, self.options, self.zeros = subject, options, zeros
         self.graph = CouplingGraph(subject.model, subject.inputs)
         self.whole: list[Whole] = []

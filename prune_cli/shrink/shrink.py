@@ -1,30 +1,29 @@
-"""Shrink a checkpoint: plan from its headers and the model's code, then stream it through `apply`."""
+"""Shrink a checkpoint: plan from its headers and the model's code, then go through the one pipeline."""
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prune_cli.amounts import check_amount
-from prune_cli.api import apply_plan, report_dry_run
+from prune_cli.amounts import Amount, check_amount
+from prune_cli.api import carry_out
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
-from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
+from prune_cli.checkpoint.tensors import DTYPES, Parameter
 from prune_cli.errors import UsageError
-from prune_cli.module import live_channels
-from prune_cli.plan.facts import Options, Plan
-from prune_cli.plan.selection import Amount, Rule
-from prune_cli.report.report import Report, to_json
+from prune_cli.plan import masks
+from prune_cli.plan.facts import SHRUNK, Options, Plan
+from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
+from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, PlanningChild
-from prune_cli.shrink.live import export_shrunk, measure_effect
-from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
-from prune_cli.shrink.removal import METHOD, make_removal
-from prune_cli.write.atomic import write_file
-from prune_cli.write.checks import check_can_write
+from prune_cli.shrink.request import Request, Source
 from prune_cli.write.progress import OnTensor
-from prune_cli.write.target import check_destination, find_destination, find_report_destination
+from prune_cli.write.target import Execution, find_target
 
 
 def shrink_checkpoint(
@@ -86,7 +85,7 @@ def shrink_checkpoint(
         planner: A child that was started before, so that its imports are done by now.
 
     Returns:
-        What was done; `report.shrink` is the plan, for `ShrinkPlan.from_facts`.
+        What was done; `report.shrink` is the ShrinkPlan.
 
     Raises:
         PruneError: Whatever a user can cause; its class says what.
@@ -101,50 +100,97 @@ def shrink_checkpoint(
     if dry_run and (export or measure):
         raise UsageError("a dry run writes no model that could be exported or measured")
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, loading)
-    destination = find_destination(
+    target = find_target(
         checkpoint,
-        output=None if output is None else Path(output),
-        report=None if report is None else Path(report),
+        output,
+        report=report,
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
-        workers=workers,
-        reads=reads,
+        dry_run=dry_run,
+        reads=[*reads, *_code(model)],
+        writes=[export] if export else (),
     )
-    if dry_run:
-        reported = find_report_destination(checkpoint, report=report, force=force, reads=reads)
-    else:
-        check_destination(checkpoint, destination)
-        check_can_write([Path(export)] if export else [], [], force=force)
+    options = Options(
+        amount=None if amount is None else check_amount(amount),
+        dim=0,
+        seed=seed,
+        modules=tuple(modules),
+        exclude=tuple(exclude),
+        rules=tuple(rules),
+        shrink=ShrinkOptions(
+            round_to, from_zeros, model, _spelt(model_arguments or {}), tuple(examples)
+        ),
+    )
     source = find_source(checkpoint, model, model_arguments or {}, examples)
-    everything = Rule(tuple(modules), ("weight",), 0 if amount is None else check_amount(amount), 0)
+    decide = partial(
+        _decide,
+        checkpoint,
+        source,
+        options,
+        time_limit=time_limit,
+        planner=planner,
+        measure=measure,
+    )
+    written = carry_out(checkpoint, decide, target, Execution("cpu", workers, on_tensor))
+    if export and target.output:
+        from prune_cli.shrink.live import export_shrunk
+
+        export_shrunk(source, target.output, Path(export))
+    return written
+
+
+def _code(model: str | None) -> list[Path]:
+    """The file that a factory "path/file.py:factory" is in."""
+    file = (model or "").rpartition(":")[0]
+    return [Path(file)] if file.endswith(".py") else []
+
+
+def _spelt(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The arguments of a factory as `--model-arg` has them: what cannot be told is refused."""
+    odd = [name for name, value in arguments.items() if not _is_literal(value)]
+    if odd:
+        raise UsageError(
+            f"the model argument {odd[0]!r} is no Python literal, so no report could name it; "
+            "build it in the factory"
+        )
+    return {name: repr(value) for name, value in arguments.items()}
+
+
+def _is_literal(value: Any) -> bool:
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def _decide(
+    checkpoint: Checkpoint,
+    source: Source,
+    options: Options,
+    *,
+    time_limit: float,
+    planner: PlanningChild | None,
+    measure: bool,
+) -> Plan:
+    asked = options.shrink
+    assert asked is not None
     decided = plan_checkpoint(
         checkpoint,
         source,
-        tuple(rules) or (everything,),
-        exclude=tuple(exclude),
-        seed=seed,
-        round_to=round_to,
-        from_zeros=from_zeros,
+        options.rules or (Rule(options.modules, ("weight",), options.amount or 0, 0),),
+        exclude=options.exclude,
+        seed=options.seed,
+        round_to=asked.round_to,
+        from_zeros=asked.from_zeros,
         time_limit=time_limit,
         planner=planner,
     )
-    removal = make_removal(decided, source.model if source.is_folder else None)
-    options = Options(
-        amount=amount, seed=seed, modules=tuple(modules), exclude=tuple(exclude), rules=tuple(rules)
-    )
-    plan = Plan(METHOD, options, ())
-    if dry_run:
-        return report_dry_run(checkpoint, plan, reported, removal=removal)
-    written = apply_plan(checkpoint, plan, destination, removal=removal, on_tensor=on_tensor)
-    if export:
-        export_shrunk(source, destination.output, Path(export))
     if measure:
-        latency = measure_effect(source, checkpoint, destination.output)
-        written = replace(written, shrink={**removal.facts, "latency": latency})
-        if destination.report:
-            write_file(destination.report, to_json(written).encode())
-    return written
+        from prune_cli.shrink.live import measure_effect
+
+        decided = replace(decided, latency=measure_effect(source, decided))
+    return Plan(SHRUNK, options, (), shrink=decided)
 
 
 def find_source(
@@ -186,9 +232,9 @@ def plan_checkpoint(
         PruneError: As `PlanningChild.plan`.
     """
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
-    options = ShrinkOptions(rules, exclude, seed, round_to, zeros)
+    wanted = Request(rules, exclude, seed, round_to, zeros)
     with planner or PlanningChild() as child:
-        return child.plan(source, options, _shapes(checkpoint), time_limit=time_limit)
+        return child.plan(source, wanted, _shapes(checkpoint), time_limit=time_limit)
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -201,15 +247,15 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 def _zeros(checkpoint: Checkpoint) -> Iterator[tuple[str, dict[int, tuple[int, ...]]]]:
     """For every tensor, along each of its axes, the channels that are all zero or all masked."""
     for parameter in checkpoint.parameters:
-        dims = _zero_channels(checkpoint, parameter.mask or parameter.tensor)
+        dims = _zero_channels(checkpoint, parameter)
         if parameter.mask is None or dims:
             for name in (parameter.name, *checkpoint.names_of.get(parameter.tensor.name, ())):
                 yield name, dims
 
 
-def _zero_channels(checkpoint: Checkpoint, info: TensorInfo) -> dict[int, tuple[int, ...]]:
+def _zero_channels(checkpoint: Checkpoint, parameter: Parameter) -> dict[int, tuple[int, ...]]:
+    info = parameter.mask or parameter.tensor
     if not math.prod(info.shape) or not DTYPES[info.dtype].holds_zero:
         return {}
-    tensor = checkpoint.tensor(info)
-    dead = {dim: all_but(live_channels(tensor, dim), size) for dim, size in enumerate(info.shape)}
+    dead = {dim: masks.dead(checkpoint, parameter, dim) for dim in range(len(info.shape))}
     return {dim: channels for dim, channels in dead.items() if channels}

@@ -13,7 +13,7 @@ from torch import nn
 from prune_cli.errors import RequestError
 from prune_cli.shrink.huggingface import ModelFolder
 from prune_cli.shrink.model import Example, Inputs, build_model, make_inputs, parse_example
-from prune_cli.shrink.plan import Source, Zeros
+from prune_cli.shrink.request import Source, Zeros
 from prune_cli.shrink.trace import Trace, named_tensors, trace
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -44,13 +44,13 @@ from prune_cli.plan.facts import (
 )
 from prune_cli.plan.replay import misfits, plan_removal, replay
 from prune_cli.plan.selection import Rule, matcher, split_name
+from prune_cli.plan.shrink import ShrinkPlan, edited_texts
 from prune_cli.report.report import Output, Report, read_report, sum_up
-from prune_cli.shrink.removal import record_problems, removal_problems, reported_removal
 from prune_cli.verify.differences import NOWHERE, ComparingSink, Offsets, first_bits
+from prune_cli.verify.shrink import output_problems, report_problems, source_problems
 from prune_cli.write.layout import (
     OutputFile,
     OutputTensor,
-    Removal,
     index_name,
     lay_out_like,
     output_name,
@@ -208,7 +208,7 @@ def _check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]
         for fact in _row_problems(report, item, rows, written):
             yield Disagreement(fact, item.name)
     if report.shrink is not None:
-        yield from map(Disagreement, removal_problems(report.shrink, report.options.seed))
+        yield from map(Disagreement, report_problems(report.shrink, report.options.seed))
     if not _is_same(report.totals, sum_up(report.tensors)):
         yield Disagreement("the totals of the report are not the sums of its rows")
 
@@ -337,7 +337,7 @@ def _check_output(report: Report, told: Output, written: Checkpoint) -> Iterator
     for item in report.tensors:
         yield from _tensor_problems(report, item, written)
     if report.shrink is not None:
-        for name, fact in record_problems(report.shrink, written):
+        for name, fact in output_problems(report.shrink, written):
             yield Disagreement(fact, name)
     for skip in report.skipped:
         if not {skip.name, skip.name + ORIG_SUFFIX} & written.tensors.keys():
@@ -505,18 +505,16 @@ def _check_contents(
     others = [item for item in report.tensors if item.name not in usable]
     yield from _check_channels(others, report, written)
     plan = replace(report.plan, items=tuple(usable.values()))
-    try:
-        removal = None if report.shrink is None else reported_removal(report.shrink, original)
-    except RequestError as error:
-        yield Disagreement(str(error))
+    if report.shrink and (misfitting := source_problems(report.shrink, original)):
+        yield Disagreement(f"the report does not fit the source: {'; '.join(misfitting[:8])}")
         return
-    files = lay_out_like(original, plan, written.shards, removal=removal)
+    files = lay_out_like(original, plan, written.shards)
     for file, shard in zip(files, written.shards, strict=True):
         problems = list(_header_problems(file, shard))
         yield from problems or _layout_problems(file, shard)
         yield from _compare(file, shard, original, workers, on_tensor)
     if written.is_folder and original.is_folder:
-        yield from _folder_problems(written, original, files, removal)
+        yield from _folder_problems(written, original, files, report.shrink)
 
 
 def _is_usable(report: Report, item: PlanItem, original: Checkpoint) -> bool:
@@ -557,7 +555,7 @@ def _folder_problems(
     written: Checkpoint,
     original: Checkpoint,
     files: Sequence[OutputFile],
-    removal: Removal | None,
+    shrink: ShrinkPlan | None,
 ) -> Iterator[Disagreement]:
     """That the index has the source's metadata, and that all other files are copies."""
     name = index_name(original)
@@ -573,7 +571,7 @@ def _folder_problems(
             if not _is_same(metadata.get(key), there.get(key)):
                 yield Disagreement(f"the metadata {key!r} of {name} is not the source's")
     made = {name, FOLDER_REPORT, *(file.name for file in files)}
-    texts = removal.texts if removal else {}
+    texts = edited_texts(shrink, original.path)
     for other in original.others:
         copy = written.path / other
         if other in made:

@@ -9,8 +9,8 @@ import torch
 
 from prune_cli.channels import Bits
 from prune_cli.errors import DeviceError
+from prune_cli.module import zero_channels_
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SIGNED = {2: np.int16, 4: np.int32, 8: np.int64}
 
 
@@ -26,7 +26,7 @@ class Accelerator:
             return
         here = torch.from_numpy(bits.view(_SIGNED.get(bits.itemsize, np.uint8)))
         there = here.to(self.device)
-        there.index_fill_(dim, torch.from_numpy(channels).to(self.device), 0)
+        zero_channels_(there, dim, torch.from_numpy(channels).to(self.device))
         here.copy_(there.cpu())
 
 

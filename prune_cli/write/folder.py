@@ -114,9 +114,9 @@ def _fingerprint(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
     digest = hashlib.sha256()
     for content in (*output.texts.values(), *(shard.header for shard in output.shards)):
         digest.update(hashlib.sha256(content).digest())
-    for shard in checkpoint.shards:
-        facts = shard.path.stat()
-        digest.update(f"{shard.name}:{facts.st_size}:{facts.st_mtime_ns};".encode())
+    for file in checkpoint.files:
+        facts = file.path.stat()
+        digest.update(f"{file.name}:{facts.st_size}:{facts.st_mtime_ns};".encode())
     return digest.hexdigest().encode()
 
 
@@ -133,7 +133,7 @@ def _is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
         and all(path.is_file() and path.read_bytes() == texts[path] for path in texts)
         and all(_is_whole(output.folder / shard.name, shard) for shard in output.shards)
         and all((output.folder / name).exists() for name in output.others)
-        and max(_changed(shard.path) for shard in checkpoint.shards) <= _changed(reports[0])
+        and max(_changed(file.path) for file in checkpoint.files) <= _changed(reports[0])
     )
 
 

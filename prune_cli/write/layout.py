@@ -7,11 +7,10 @@ before a weight is read. Names and numbers only.
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any
 
 from prune_cli.checkpoint import Checkpoint, Shard
 from prune_cli.checkpoint.tensors import (
@@ -22,27 +21,8 @@ from prune_cli.checkpoint.tensors import (
 )
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import Plan, PlanItem
+from prune_cli.plan.shrink import added_metadata, kept_channels
 from prune_cli.write.header import encode_header, in_layout_order
-
-Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
-"""For a tensor's name and a dim: the channels that stay, where some are removed."""
-
-
-@dataclass(frozen=True)
-class Removal:
-    """Channels that leave the file, beside a plan of those that are zeroed.
-
-    Attributes:
-        kept: the channels that stay.
-        metadata: more of it, for every output file.
-        facts: what the report says of it, as JSON.
-        texts: files that replace those of the input folder (its config.json).
-    """
-
-    kept: Kept
-    metadata: Mapping[str, str]
-    facts: Mapping[str, Any]
-    texts: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +79,22 @@ def lay_out(
     checkpoint: Checkpoint,
     plan: Plan,
     *,
-    removal: Removal | None = None,
     max_shard_size: int | None = None,
 ) -> tuple[OutputFile, ...]:
     """The files that `plan` makes of `checkpoint`.
 
     Args:
         checkpoint: the input.
-        plan: what is zeroed.
-        removal: what is removed, for `shrink`.
+        plan: what is zeroed, and what is removed.
         max_shard_size: in bytes; without it, there is one file for each shard of the input,
             but for those that held nothing but masks that are baked now.
 
     Raises:
         RequestError: two tensors or two files of the output would have one name.
     """
-    groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
+    groups = _output_tensors(checkpoint, plan)
     _refuse_twice([tensor.info.name for _, group in groups for tensor in group])
-    common = _common_metadata(removal)
+    common = _common_metadata(plan)
     if max_shard_size is None:
         _refuse_twice([output_name(shard.name) for shard in checkpoint.shards])
         return tuple(
@@ -132,18 +110,16 @@ def lay_out_like(
     checkpoint: Checkpoint,
     plan: Plan,
     shards: Sequence[Shard],
-    *,
-    removal: Removal | None = None,
 ) -> tuple[OutputFile, ...]:
     """lay_out for an output that is there: a file for each of its `shards`, in their order.
 
     If these are not the files that lay_out gives, the output was split anew, and its tensors are
     expected where they are.
     """
-    files = lay_out(checkpoint, plan, removal=removal)
+    files = lay_out(checkpoint, plan)
     names = [shard.name for shard in shards]
     place = {info.name: shard.name for shard in shards for info in shard.tensors}
-    groups = _output_tensors(checkpoint, plan, removal.kept if removal else {})
+    groups = _output_tensors(checkpoint, plan)
     if len(files) == len(names) == 1:
         return files
     if [file.name for file in files] == names and not _is_split_anew(files, groups, place):
@@ -151,7 +127,7 @@ def lay_out_like(
     dealt: dict[str, list[OutputTensor]] = {name: [] for name in names}
     for tensor in chain.from_iterable(group for _, group in groups):
         dealt[place.get(tensor.info.name, names[0])].append(tensor)
-    return _files(checkpoint, dealt, _common_metadata(removal))
+    return _files(checkpoint, dealt, _common_metadata(plan))
 
 
 def output_name(name: str) -> str:
@@ -188,9 +164,9 @@ def encode_index(checkpoint: Checkpoint, files: Iterable[OutputFile]) -> bytes:
 _Group = tuple[Shard, list[OutputTensor]]
 
 
-def _output_tensors(checkpoint: Checkpoint, plan: Plan, kept: Kept) -> list[_Group]:
+def _output_tensors(checkpoint: Checkpoint, plan: Plan) -> list[_Group]:
     """What becomes of each shard of the input; one of which nothing is left is not among them."""
-    items = {item.name: item for item in plan.items}
+    items, kept = {item.name: item for item in plan.items}, kept_channels(plan.shrink)
     groups: list[_Group] = [(shard, []) for shard in checkpoint.shards]
     for parameter in checkpoint.parameters:
         item = items.get(parameter.name)
@@ -237,8 +213,8 @@ def _refuse_twice(names: Sequence[str]) -> None:
 # --- files -----------------------------------------------------------------------------------
 
 
-def _common_metadata(removal: Removal | None) -> dict[str, str]:
-    return {**(removal.metadata if removal else {}), "format": "pt"}
+def _common_metadata(plan: Plan) -> dict[str, str]:
+    return {**added_metadata(plan.shrink), "format": "pt"}
 
 
 def _files(

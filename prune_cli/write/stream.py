@@ -208,12 +208,14 @@ class _Stream:
     def _select(self, info: TensorInfo, tensor: OutputTensor, first: int, last: int) -> Bits:
         """A copy of the rows `first` to `last` of what `tensor` keeps of `info`."""
         kept = dict(tensor.keep)
+        if not kept:
+            return self._checkpoint.rows(info, first, last)
         bits = np.atleast_1d(self._checkpoint.bits(info))
         rows = kept.pop(0, None)
         bits = bits[first:last] if rows is None else bits.take(rows[first:last], axis=0)
         for dim, indices in kept.items():
             bits = bits.take(indices, axis=dim)
-        return bits if tensor.keep else bits.copy()
+        return bits
 
     def _place(self, tensor: OutputTensor) -> tuple[int, int]:
         """The file descriptor and the offset that the source of `tensor` is at."""

@@ -183,7 +183,7 @@ def _reports(target: Target) -> list[Path]:
 
 
 def _inputs(checkpoint: Checkpoint, target: Target) -> list[Path]:
-    files = [*(shard.path for shard in checkpoint.shards), *target.reads]
+    files = [*(file.path for file in checkpoint.files), *target.reads]
     if checkpoint.index:
         files.append(checkpoint.path / checkpoint.index.name)
     return files + [checkpoint.path / name for name in checkpoint.others]
@@ -193,7 +193,7 @@ def _check_folder(output: Path, checkpoint: Checkpoint, target: Target) -> None:
     """Refuse an output folder that touches an input, or, for a run that starts, is not empty."""
     with output_errors(output):
         folder = resolve(output)
-    inputs = [checkpoint.path, *(shard.path for shard in checkpoint.shards), *target.reads]
+    inputs = [checkpoint.path, *(file.path for file in checkpoint.files), *target.reads]
     if checkpoint.is_folder and folder.is_relative_to(resolve(checkpoint.path)):
         raise OutputError(f"{output} is the input folder or inside it; choose another --output")
     if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):

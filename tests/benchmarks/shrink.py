@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import ShrinkPlan
 from prune_cli.shrink.effect import measure_latency
 from prune_cli.shrink.load import resize
 from prune_cli.shrink.model import make_inputs, parse_example
-from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
 from prune_cli.shrink.planning import plan_shrink
+from prune_cli.shrink.request import Request, Source
 from tests.benchmarks import inputs, models
 from tests.benchmarks.checkpoints import Setup
 from tests.benchmarks.rows import Result, Row
@@ -98,7 +99,7 @@ def _three(name: str, arguments: dict[str, object]) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     original = getattr(models, name)(**arguments).eval()
     source = Source(f"{_MODULE}:{name}", False, arguments, (models.EXAMPLES[name],))
-    plan = plan_shrink(source, ShrinkOptions((Rule(("*",), ("weight",), AMOUNT, 0),)), None)
+    plan = plan_shrink(source, Request((Rule(("*",), ("weight",), AMOUNT, 0),)), None)
     masked, shrunk = copy.deepcopy(original), copy.deepcopy(original)
     resize(shrunk, plan.resizing)
     with torch.no_grad():

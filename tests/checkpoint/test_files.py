@@ -83,7 +83,7 @@ def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
 
     writer.join()
     info = checkpoint.tensors["conv.weight"]
-    assert build.same_bits(checkpoint.tensor(info), build.tensors()["conv.weight"])
+    assert build.same_bits(build.tensor(checkpoint, info), build.tensors()["conv.weight"])
 
 
 @pytest.mark.parametrize("saver", build.SAVERS)
@@ -98,7 +98,7 @@ def test_stdin_is_read_like_a_file(
 
     assert checkpoint.tensors.keys() == build.tensors().keys()
     info = checkpoint.tensors["fc.weight"]
-    assert build.same_bits(checkpoint.tensor(info), build.tensors()["fc.weight"])
+    assert build.same_bits(build.tensor(checkpoint, info), build.tensors()["fc.weight"])
 
 
 def test_a_closed_stdin_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:

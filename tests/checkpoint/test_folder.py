@@ -45,7 +45,7 @@ def test_each_layout_is_understood(tmp_path: Path, names: list[str], index: str 
 
     assert [shard.name for shard in checkpoint.shards] == names
     for name, tensor in WEIGHTS.items():
-        assert build.same_bits(checkpoint.tensor(checkpoint.tensors[name]), tensor)
+        assert build.same_bits(build.tensor(checkpoint, checkpoint.tensors[name]), tensor)
     assert checkpoint.others == ("config.json", "tokenizer/vocab.txt")
     assert (checkpoint.index.name if checkpoint.index else None) == index
 

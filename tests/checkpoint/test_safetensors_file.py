@@ -25,7 +25,7 @@ def test_every_dtype_is_read_as_it_was_written(tmp_path: Path, dtype: str) -> No
         assert checkpoint.tensors["w"].dtype == oracle.get_slice("w").get_dtype()
         assert list(checkpoint.tensors["w"].shape) == oracle.get_slice("w").get_shape()
     if dtype != "F4":
-        assert build.same_bits(checkpoint.tensor(checkpoint.tensors["w"]), tensor)
+        assert build.same_bits(build.tensor(checkpoint, checkpoint.tensors["w"]), tensor)
 
 
 def test_odd_names_shapes_and_metadata_are_kept(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_odd_names_shapes_and_metadata_are_kept(tmp_path: Path) -> None:
         "e": (0, 4),
     }
     assert checkpoint.shards[0].metadata == {"author": "π", "format": "pt"}
-    assert checkpoint.tensor(checkpoint.tensors["ä.[x].重み"]) == 3
+    assert build.tensor(checkpoint, checkpoint.tensors["ä.[x].重み"]) == 3
 
 
 def test_aliases_of_save_model_are_understood(tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_a_file_larger_than_memory_is_mapped(tmp_path: Path) -> None:
 
     checkpoint = open_checkpoint(path)
 
-    assert checkpoint.tensor(checkpoint.tensors["w"])[-1, -1] == 0
+    assert build.tensor(checkpoint, checkpoint.tensors["w"])[-1, -1] == 0

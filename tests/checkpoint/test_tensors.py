@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from prune_cli.checkpoint.tensors import DTYPES, TensorInfo, blocks, nbytes, pair_masks, resolve_dim
+from prune_cli.checkpoint.tensors import DTYPES, TensorInfo, nbytes, pair_masks, resolve_dim
 from prune_cli.errors import DimError
+from prune_cli.write.blocks import blocks
 from prune_cli.write.header import encode_header, in_layout_order
 from tests import build
 

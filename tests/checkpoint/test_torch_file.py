@@ -26,7 +26,7 @@ both_formats = pytest.mark.parametrize("save", FORMATS.values(), ids=FORMATS)
 
 def read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     """The tensor called `name`."""
-    return checkpoint.tensor(checkpoint.tensors[name])
+    return build.tensor(checkpoint, checkpoint.tensors[name])
 
 
 @both_formats

@@ -12,7 +12,7 @@ import pytest
 from tests import build
 from tests.conftest import Run
 from tests.report.test_comparison import item, report, write
-from tests.test_page import shrunk
+from tests.show.test_page import shrunk
 
 
 @pytest.fixture(autouse=True)

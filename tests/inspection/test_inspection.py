@@ -488,7 +488,7 @@ def test_inspect_of_safetensors_does_not_import_torch(tmp_path: Path) -> None:
     """Neither a file nor a folder of safetensors needs torch, with globs or without."""
     folder = build.write_folder(tmp_path / "f", {"model.safetensors": build.tensors()}, index=None)
     program = (
-        "import sys; from prune_cli.cli.commands import main\n"
+        "import sys; from prune_cli.cli.main import main\n"
         "codes = [main(['inspect', path, *more]) for path in sys.argv[1:]\n"
         "         for more in ([], ['--json'], ['--globs'], ['--module', 'conv'])]\n"
         "sys.exit('torch' in sys.modules or any(codes))"

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from prune_cli.amounts import check_amount, parse_amount
+from prune_cli.amounts import Amount, check_amount, parse_amount
 from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.cli.sizes import parse_size
 from prune_cli.errors import InputError, SelectionError, UsageError
 from prune_cli.plan.recipe import read_recipe
-from prune_cli.plan.selection import Amount, Rule, Selection, select
+from prune_cli.plan.selection import Rule, Selection, select
 
 NAMES = [
     "weight",

@@ -14,6 +14,7 @@ import torch
 
 from prune_cli import Rule, apply_report, prune_checkpoint, read_report, remove_masks
 from prune_cli.errors import InputError
+from prune_cli.plan.shrink import Effect, Group, Latency, ShrinkPlan
 from prune_cli.report.report import Report, from_json, sum_up, to_json
 from tests import build
 
@@ -168,12 +169,17 @@ GOOD = """{"schema": 1, "tool": {"name": "prune-cli", "version": "0", "torch": "
   "shape": [2, 2], "dim": 0, "amount": 1, "seed": 3, "channels": 2, "already_pruned": [], "pruned": [1]}],
 "skipped": [], "dropped": []}"""
 
+SHRUNK = """{"kept": {"a.w": {"0": [0]}}, "shapes": {"a.w": [1, 2]}, "attributes": {"a": {"out_features": 1}},
+"config": {}, "groups": [{"root": "a.w", "dim": 0, "amount": 1, "seed": 3, "channels": 2, "blocks": 1,
+  "removed": [1], "members": [["a.w", 0]]}], "whole": [],
+"effect": {"parameters_before": 4, "parameters_after": 2, "flops_before": 4, "flops_after": 2}}"""
+
 BAD_REPORTS = {
     "not-json": "{",
     "too-deep": "[" * 100_000,
     "list": "[]",
     "empty": "{}",
-    "newer": broken(schema=2),
+    "newer": broken(schema=3),
     "schema-text": broken(schema="1"),
     "method": broken(method=3),
     "tool": broken(tool=[]),
@@ -190,6 +196,24 @@ BAD_REPORTS = {
     "output": broken(output=3),
     "skipped": broken(skipped=[{"name": "a"}]),
     "dropped": broken(dropped=None),
+    "shrink-null": broken(shrink=None),
+    "shrink-options": broken(options__shrink={"round_to": 1}),
+} | {
+    f"shrink-{name}": broken(shrink={**json.loads(SHRUNK), **changes})
+    for name, changes in {
+        "unknown": {"more": 1},
+        "key": {"kept": {"a.w": {"first": [0]}}},
+        "negative": {"kept": {"a.w": {"-1": [0]}}},
+        "zeros": {"kept": {"a.w": {"00": [0]}}},
+        "huge": {"kept": {"a.w": {"9" * 5000: [0]}}},
+        "float": {"kept": {"a.w": {"0": [0.0]}}},
+        "shape": {"shapes": {"a.w": [1, "2"]}},
+        "attribute": {"attributes": {"a": {"in_features": None}}},
+        "config": {"config": {"hidden_size": "8"}},
+        "group": {"groups": [{"root": "a.w"}]},
+        "effect": {"effect": None},
+        "latency": {"latency": {"milliseconds": {"before": "1"}, "rounds": 1, "threads": 1}},
+    }.items()
 }
 
 
@@ -198,6 +222,34 @@ def test_a_good_report_is_read() -> None:
     validate(GOOD)
 
     assert isinstance(from_json(GOOD), Report)
+
+
+def test_a_report_of_shrink_is_read_and_written_again() -> None:
+    """As a ShrinkPlan; of version 1, which did not say what it was asked for, and of this one."""
+    asked = {"round_to": 8, "from_zeros": False, "model": "m.py:f", "model_arguments": {"n": "[1]"}}
+    latency = {"milliseconds": {"before": 2.5, "after": 1.0}, "rounds": 20, "threads": 1}
+    old = broken(method="shrink", shrink=json.loads(SHRUNK))
+    new = broken(
+        schema=2,
+        method="shrink",
+        options__shrink={**asked, "examples": ["1x3"]},
+        shrink={**json.loads(SHRUNK), "latency": latency},
+    )
+
+    for text in (old, new):
+        validate(text)
+        assert json.loads(to_json(from_json(text))) == json.loads(text)
+    assert from_json(old).options.shrink is None
+    assert from_json(new).shrink == ShrinkPlan(
+        kept={"a.w": {0: (0,)}},
+        shapes={"a.w": (1, 2)},
+        attributes={"a": {"out_features": 1}},
+        config={},
+        groups=(Group("a.w", 0, 1, 3, 2, 1, (1,), (("a.w", 0),)),),
+        whole=(),
+        effect=Effect(4, 2, 4, 2),
+        latency=Latency({"before": 2.5, "after": 1.0}, 20, 1),
+    )
 
 
 @pytest.mark.parametrize("text", BAD_REPORTS.values(), ids=BAD_REPORTS)

@@ -10,10 +10,9 @@ import pytest
 from prune_cli.checkpoint import Dropped
 from prune_cli.plan.facts import PlanItem, Skipped
 from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import Effect, Group, ShrinkPlan, Whole
 from prune_cli.report.report import Report, sum_up
 from prune_cli.show.page import MAX_TENSORS, render_page
-from prune_cli.shrink.effect import Effect
-from prune_cli.shrink.plan import Group, ShrinkPlan, Whole
 from tests.report.test_comparison import item, report
 
 COLUMNS = {12: 64, 6: 128}
@@ -288,7 +287,7 @@ def shrunk(removed: tuple[int, ...], members: int = 1) -> Report:
         whole=(Whole("fc.weight", 0, 10, "it is an output of the model"),),
         effect=Effect(1000, 750, 9000, 6000),
     )
-    return replace(report(), method="shrink", shrink=plan.to_facts(), skipped=())
+    return replace(report(), method="shrink", shrink=plan, skipped=())
 
 
 def test_groups_of_shrink_are_rows() -> None:

@@ -40,13 +40,13 @@ def plan(name: str, amount: float = 0.25, checkpoint=None, **options):
     """The plan for a model of nets.py, made in this process."""
     from prune_cli.plan.selection import Rule
     from prune_cli.shrink.model import find_factory
-    from prune_cli.shrink.plan import ShrinkOptions, Source
     from prune_cli.shrink.planning import plan_shrink
+    from prune_cli.shrink.request import Request, Source
 
     examples = find_factory(f"{NETS}:example").__globals__["EXAMPLES"][name]
     rules = options.pop("rules", (Rule(("*",), ("weight",), amount, 0),))
     return plan_shrink(
-        Source(f"{NETS}:{name}", examples=examples), ShrinkOptions(rules, **options), checkpoint
+        Source(f"{NETS}:{name}", examples=examples), Request(rules, **options), checkpoint
     )
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from prune_cli.errors import RequestError, UsageError
+from prune_cli.jsontext import decode
 from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import ShrinkPlan
 from prune_cli.shrink import child as child_module
 from prune_cli.shrink.child import PlanningChild
-from prune_cli.shrink.plan import ShrinkOptions, ShrinkPlan, Source
+from prune_cli.shrink.request import Request, Source
 from tests.shrink.builders import NETS, plan
 
-OPTIONS = ShrinkOptions((Rule(("*",), ("weight",), 0.25, 0),))
+OPTIONS = Request((Rule(("*",), ("weight",), 0.25, 0),))
 
 
 def test_the_child_plans_the_same() -> None:
@@ -64,7 +66,7 @@ def test_a_child_whose_parent_was_killed_ends_and_tidies_up(tmp_path: Path) -> N
         "answer": str(place),
         "path": sys.path,
         "source": {**source, "examples": ["1x3"]},
-        "options": asdict(OPTIONS),
+        "wanted": asdict(OPTIONS),
         "checkpoint": None,
     }
     command = [sys.executable, "-m", "prune_cli.shrink.child"]
@@ -106,20 +108,20 @@ def test_the_child_answers_what_it_was_asked(
     monkeypatch.setattr(child_module, "_die_with_parent", lambda _: None)
     monkeypatch.setattr(sys, "path", sys.path)
     found = []
-    for model, examples in ((f"{NETS}:Plain", ["1x3x16x16"]), (f"{NETS}:Plain", []), (None, [])):
+    for shapes, examples in ((None, ["1x3x16x16"]), (None, []), (3, ["1x3x16x16"])):
         request = {
             "answer": str(tmp_path / "answer.json"),
             "path": sys.path,
-            "source": {"model": model, "is_folder": False, "arguments": {}, "examples": examples},
-            "options": asdict(OPTIONS),
-            "checkpoint": None,
+            "source": asdict(Source(f"{NETS}:Plain", examples=tuple(examples))),
+            "wanted": asdict(OPTIONS),
+            "checkpoint": shapes,
         }
         monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request) + "\n"))
 
         child_module.main()
 
         found.append(json.loads((tmp_path / "answer.json").read_text()))
-    assert ShrinkPlan.from_facts(found[0]["plan"]) == plan("Plain")
+    assert decode(ShrinkPlan, found[0]["plan"]) == plan("Plain")
     assert found[1]["error"] == "UsageError"
     assert found[2]["error"] == "bug"
     assert "Traceback" in found[2]["message"]

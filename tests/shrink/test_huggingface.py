@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prune_cli.errors import InputError, RequestError
+from prune_cli.plan.config import config_text, edit_config
 from prune_cli.plan.selection import Rule
-from prune_cli.shrink.huggingface import config_text, edit_config, read_folder
-from prune_cli.shrink.plan import ShrinkOptions, Source
+from prune_cli.shrink.huggingface import read_folder
 from prune_cli.shrink.planning import plan_shrink
+from prune_cli.shrink.request import Request, Source
 from prune_cli.shrink.shrink import shrink_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -71,7 +72,7 @@ def test_from_pretrained_loads_what_was_sliced(name: str, tmp_path: Path) -> Non
     save_model(tmp_path / "whole", name)
     state = load_file(tmp_path / "whole" / "model.safetensors")
     source = Source(str(tmp_path / "whole"), is_folder=True)
-    options = ShrinkOptions((Rule(("*",), ("weight",), 0.25, 0),))
+    options = Request((Rule(("*",), ("weight",), 0.25, 0),))
     shapes = {key: tuple(value.shape) for key, value in state.items()}
 
     made = plan_shrink(source, options, shapes)
@@ -98,7 +99,7 @@ def test_an_mlp_that_lost_channels_is_the_masked_one(tmp_path: Path) -> None:
     whole = save_model(tmp_path / "whole", "llama")
     source = Source(str(tmp_path / "whole"), is_folder=True)
     rules = (Rule(("*.mlp.*",), ("weight",), 0.25, 0),)
-    made = plan_shrink(source, ShrinkOptions(rules), None)
+    made = plan_shrink(source, Request(rules), None)
     raw = json.loads((tmp_path / "whole" / "config.json").read_text())
     config = whole.config_class.from_dict(edit_config(raw, made.config))
     small = type(whole)(config).eval()
@@ -123,7 +124,7 @@ def test_what_the_config_cannot_say_is_refused(tmp_path: Path) -> None:
     rules = (Rule(("*.layer.0.intermediate.dense",), ("weight",), 0.25, 0),)
 
     with pytest.raises(RequestError, match=r"no number in config\.json stands for it alone"):
-        plan_shrink(Source(str(tmp_path / "whole"), is_folder=True), ShrinkOptions(rules), None)
+        plan_shrink(Source(str(tmp_path / "whole"), is_folder=True), Request(rules), None)
 
 
 def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:
@@ -160,6 +161,6 @@ def test_zeros_go_as_far_as_one_number_can_say(tmp_path: Path) -> None:
     small = type(whole).from_pretrained(tmp_path / "small").eval()
     text = torch.arange(12)[None]
     assert done.shrink is not None
-    assert done.shrink["config"] == {"intermediate_size": 60}
-    assert [group["removed"] for group in done.shrink["groups"]] == [(1, 2, 3, 5), (0, 4, 6, 9)]
+    assert done.shrink.config == {"intermediate_size": 60}
+    assert [group.removed for group in done.shrink.groups] == [(1, 2, 3, 5), (0, 4, 6, 9)]
     torch.testing.assert_close(small(text).logits, whole(text).logits)

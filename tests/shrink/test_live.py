@@ -37,7 +37,7 @@ def test_a_file_is_exported_and_measured(tmp_path: Path) -> None:
     (x,) = inputs("Residual")
     torch.testing.assert_close(program(x), loaded(x))
     assert done.shrink is not None
-    assert set(done.shrink["latency"]["milliseconds"]) == {"before", "after"}
+    assert set(done.shrink.latency.milliseconds) == {"before", "after"}
     assert (
         verify_checkpoint(
             tmp_path / "small.safetensors", source=tmp_path / "model.pt"
@@ -67,7 +67,7 @@ def test_a_masked_checkpoint_is_measured_as_it_computes(tmp_path: Path) -> None:
     small = load_shrunk(build("Plain"), tmp_path / "small.safetensors")
     (x,) = inputs("Plain")
     assert done.shrink is not None
-    assert [group["removed"] for group in done.shrink["groups"]] == [tuple(range(8))]
+    assert [group.removed for group in done.shrink.groups] == [tuple(range(8))]
     torch.testing.assert_close(small(x), model.eval()(x))
 
 
@@ -84,7 +84,7 @@ def test_a_folder_is_exported_and_measured(tmp_path: Path) -> None:
 
     assert (tmp_path / "x.pt2").stat().st_size > 0
     assert done.shrink is not None
-    assert done.shrink["latency"]["rounds"] == 20
+    assert done.shrink.latency.rounds == 20
 
 
 def test_latencies_are_medians_of_turns() -> None:

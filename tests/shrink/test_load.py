@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prune_cli.errors import InputError, RequestError
+from prune_cli.plan.shrink import METADATA_KEY, Resizing
 from prune_cli.shrink.export import export_program
-from prune_cli.shrink.load import METADATA_KEY, Resizing, load_shrunk
+from prune_cli.shrink.load import load_shrunk
 from tests.shrink.builders import build, inputs, plan, prune_live, slice_state
 
 

@@ -1,16 +1,18 @@
 """Which channels go, held against Torch-Pruning on the live model, bit for bit."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from prune_cli.errors import AmountError, RequestError, SelectionError
+from prune_cli.jsontext import decode
 from prune_cli.module import draw_channels
 from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import ShrinkPlan
 from prune_cli.shrink.load import resize
-from prune_cli.shrink.plan import ShrinkPlan
 from tests.shrink.builders import build, inputs, plan, prune_live, slice_state
 
 SHRUNK = {
@@ -90,10 +92,10 @@ def test_a_plan_survives_json() -> None:
     """What is written into a report is read back equal, and twice the same plan is the same text."""
     made = plan("Concatenated")
 
-    text = json.dumps(made.to_facts())
+    text = json.dumps(asdict(made))
 
-    assert ShrinkPlan.from_facts(json.loads(text)) == made
-    assert json.dumps(plan("Concatenated").to_facts()) == text
+    assert decode(ShrinkPlan, json.loads(text)) == made
+    assert json.dumps(asdict(plan("Concatenated"))) == text
 
 
 @pytest.mark.parametrize("seed", range(6))

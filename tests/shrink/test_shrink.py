@@ -1,5 +1,7 @@
 """A checkpoint on disk becomes a smaller one, streamed."""
 
+from ast import literal_eval
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prune_cli.errors import RequestError, UsageError
+from prune_cli.report.report import read_report
 from prune_cli.shrink.load import load_shrunk
-from prune_cli.shrink.plan import ShrinkPlan
 from prune_cli.shrink.shrink import shrink_checkpoint
 from tests.shrink.builders import NETS, build, inputs, plan, prune_live, slice_state
 
@@ -27,9 +29,9 @@ def test_the_streamed_file_is_the_live_model(name: str, tmp_path: Path) -> None:
         amount=0.25,
     )
 
-    live = prune_live(model, (x,), ShrinkPlan.from_facts(done.shrink))
+    live = prune_live(model, (x,), done.shrink)
     written = load_file(tmp_path / "small.safetensors")
-    assert ShrinkPlan.from_facts(done.shrink) == plan(name)
+    assert done.shrink == plan(name)
     assert all(torch.equal(written[key], tensor) for key, tensor in live.state_dict().items())
     loaded = load_shrunk(build(name), tmp_path / "small.safetensors")
     torch.testing.assert_close(loaded(x), live(x))
@@ -50,10 +52,8 @@ def test_zeros_of_a_checkpoint_go(tmp_path: Path) -> None:
         from_zeros=True,
     )
 
-    assert {group.root: group.removed for group in ShrinkPlan.from_facts(done.shrink).groups} == {
-        "f1.weight": (2, 9)
-    }
-    expected = slice_state(model, ShrinkPlan.from_facts(done.shrink))
+    assert {group.root: group.removed for group in done.shrink.groups} == {"f1.weight": (2, 9)}
+    expected = slice_state(model, done.shrink)
     written = load_file(tmp_path / "small.safetensors")
     assert all(torch.equal(written[key], tensor) for key, tensor in expected.items())
 
@@ -76,7 +76,7 @@ def test_a_folder_needs_no_code(tmp_path: Path) -> None:
     small, info = transformers.ViTForImageClassification.from_pretrained(
         tmp_path / "small", output_loading_info=True
     )
-    assert ShrinkPlan.from_facts(done.shrink).config == {"intermediate_size": 48}
+    assert done.shrink.config == {"intermediate_size": 48}
     assert small.config.intermediate_size == 48
     assert not any(info.values())
 
@@ -102,3 +102,28 @@ def test_nothing_is_written_for_another_model(tmp_path: Path) -> None:
         )
 
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_the_report_says_what_a_run_can_be_repeated_from(tmp_path: Path) -> None:
+    """Everything that decides: the model, its inputs, the dim of the channels, the rounding."""
+    save_file(build("Plain").state_dict(), tmp_path / "model.safetensors")
+    asked = {"model": f"{NETS}:Plain", "examples": ["1x3x16x16"], "amount": 0.25, "round_to": 4}
+
+    done = shrink_checkpoint(tmp_path / "model.safetensors", tmp_path / "a.safetensors", **asked)
+
+    told = read_report(tmp_path / "a.report.json").options
+    assert told == done.options
+    assert told.shrink is not None
+    again = {
+        "amount": told.amount,
+        "seed": told.seed,
+        "modules": told.modules,
+        "exclude": told.exclude,
+        "rules": told.rules,
+        **asdict(told.shrink),
+        "model_arguments": {n: literal_eval(v) for n, v in told.shrink.model_arguments.items()},
+    }
+    shrink_checkpoint(tmp_path / "model.safetensors", tmp_path / "b.safetensors", **again)
+    assert told.dim == 0
+    assert told.shrink.round_to == 4
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()

@@ -3,8 +3,6 @@
 import errno
 import os
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,123 +67,15 @@ def test_an_unfinished_file_is_removed(tmp_path: Path, error: type[BaseException
     assert (tmp_path / "out").read_text() == "old"
 
 
-def test_a_filled_file_is_written_over(tmp_path: Path, source: int) -> None:
-    """Its bytes are what is written, and what is not written of it is no hole."""
-    del source
-    with pending(tmp_path / "out") as file:
-        file.fill(tmp_path / "source")
-        file.set_size(len(CONTENT) + 5)
-        assert not file.sink.is_sparse
-        file.sink.write(bytes(len(CONTENT)), 0)
-        file.sink.write(b"after", len(CONTENT))
-        file.commit()
-
-    assert (tmp_path / "out").read_bytes() == bytes(len(CONTENT)) + b"after"
-
-
-@pytest.mark.parametrize("content", [b"", CONTENT])
-def test_filling_ends_with_the_source(tmp_path: Path, content: bytes) -> None:
-    """A file that nobody stops is filled with all of it."""
-    (tmp_path / "source").write_bytes(content)
-    with pending(tmp_path / "out") as file:
-        others = threading.active_count()
-        file.fill(tmp_path / "source")
-        while threading.active_count() > others:
-            time.sleep(0.001)
-        file.commit()
-
-    assert (tmp_path / "out").read_bytes() == content
-
-
-def test_what_cannot_be_filled_is_sparse_again(small_disk: Path, tmp_path: Path) -> None:
-    """Where there is no room for the input, there may be for an output that is mostly zeros."""
-    (tmp_path / "source").write_bytes(CONTENT)
-    with pending(small_disk / "out") as file:
-        file.fill(tmp_path / "source")
-        time.sleep(0.2)  # no room is left after 64 kB
-        file.set_size(len(CONTENT))
-        assert file.sink.is_sparse
-        file.sink.write(b"x", len(CONTENT) - 1)
-        file.commit()
-
-    assert (small_disk / "out").read_bytes() == bytes(len(CONTENT) - 1) + b"x"
-
-
-def test_a_process_without_threads_fills_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was only to save time."""
-
-    def refuse(_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-
-    with pending(tmp_path / "out") as file:
-        file.fill(tmp_path / "out")
-        file.set_size(3)
-        file.commit()
-
-    assert (tmp_path / "out").read_bytes() == bytes(3)
-
-
-def test_filling_may_fail(tmp_path: Path) -> None:
-    """Nothing depends on it: whoever reads the source tells what is wrong with it."""
-    with pending(tmp_path / "out") as file:
-        file.fill(tmp_path / "no such file")
-        file.set_size(3)
-        file.sink.write(b"abc", 0)
-        file.commit()
-
-    assert (tmp_path / "out").read_bytes() == b"abc"
-
-
 def test_holes_are_zero(tmp_path: Path) -> None:
     """What is never written of a file that has its size is zero."""
     with pending(tmp_path / "out") as file:
         file.set_size(10)
-        assert file.sink.is_sparse and file.sink.seekable
+        file.sink.zero(9, 0)
         file.sink.write(b"x", 9)
         file.commit()
 
     assert (tmp_path / "out").read_bytes() == bytes(9) + b"x"
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_who_waits_to_write_reads_meanwhile(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, fails: bool
-) -> None:
-    """Only a file that may not be far away; and if that fails, all is written all the same."""
-    pwrite, sendfile = os.pwrite, os.sendfile
-    is_first_in, is_second_waiting = threading.Event(), threading.Event()
-    reads = []
-
-    def write_slowly(descriptor: int, data: memoryview, at: int) -> int:
-        is_first_in.set()
-        is_second_waiting.wait(0.2)
-        return pwrite(descriptor, data, at)
-
-    def read(target: int, descriptor: int, at: int, nbytes: int) -> int:
-        is_second_waiting.set()
-        reads.append((at, nbytes))
-        if fails:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return sendfile(target, descriptor, at, nbytes)
-
-    monkeypatch.setattr(os, "pwrite", write_slowly)
-    monkeypatch.setattr(os, "sendfile", read)
-
-    with pending(tmp_path / "out") as file:
-        file.set_size(8)
-        first = threading.Thread(target=file.sink.write, args=(b"abcd", 0))
-        first.start()
-        assert is_first_in.wait(10)
-        file.sink.write(b"efgh", 4)
-        first.join()
-        file.commit()
-
-    assert (tmp_path / "out").read_bytes() == b"abcdefgh"
-    assert reads == ([(4, 4)] if kind == "nameless" else [])
 
 
 @pytest.mark.parametrize("start", [0, 1, 1 << 20])
@@ -255,15 +145,16 @@ def test_a_stream_goes_forward_only(source: int) -> None:
 
     sink.write(b"abc", 0)
     sink.copy(source, 65, 3, 3)
+    sink.zero(2, 6)
 
-    assert os.read(read, 10) == b"abcABC"
-    assert not sink.seekable and not sink.is_sparse
+    assert os.read(read, 10) == b"abcABC\0\0"
+    assert not sink.seekable
     for at in (0, 7):
-        with pytest.raises(ValueError, match="a stream is at byte 6"):
+        with pytest.raises(ValueError, match="a stream is at byte 8"):
             sink.write(b"x", at)
     os.close(read)
     with pytest.raises(OutputError, match="stdout was closed"):
-        sink.write(b"x", 6)
+        sink.write(b"x", 8)
     os.close(write)
 
 

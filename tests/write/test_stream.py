@@ -16,8 +16,6 @@ from prune_cli.write.layout import lay_out
 from prune_cli.write.stream import write_output
 from tests import build
 
-CPU = torch.device("cpu")
-
 
 def anonymous_bytes() -> int:
     """How much memory this process has that the kernel cannot take back."""
@@ -94,7 +92,7 @@ def test_a_shard_that_is_gone_is_an_input_error(tmp_path: Path) -> None:
         pytest.raises(InputError, match="x cannot be read: No such file"),
         pending(tmp_path / "out") as output,
     ):
-        write_output(file, checkpoint, output.sink, device=CPU)
+        write_output(file, checkpoint, output.sink)
 
     assert list(tmp_path.iterdir()) == []
 

@@ -143,7 +143,7 @@ def miscount(facts: Mapping[str, Any]) -> None:
         (shorten, "the new shape of a1.bias in the report do not fit"),
         (reseed, "does not follow from the seed 0"),
         (disorder, "are not in order"),
-        (forget, "says not which channels a1.bias keeps"),
+        (forget, "does not say which channels a1.bias keeps"),
         (miscount, "the metadata 'prune_cli.shrink'"),
     ],
 )

@@ -1,29 +1,26 @@
 """A report of shrink as one of pruning: its groups are the rows, so all that shows rows shows them.
 
-Not here: the plan that it is read from (`plan`).
+See also: plan/shrink.py, whose facts these are.
 """
 
 from dataclasses import replace
 
 from prune_cli.plan.facts import PlanItem, Skipped
 from prune_cli.plan.selection import split_name
+from prune_cli.plan.shrink import Group
 from prune_cli.report.report import Report, Totals
-from prune_cli.shrink.plan import Group, ShrinkPlan
 
 
 def show_groups_as_tensors(report: Report) -> Report:
-    """`report`, and if it is one of shrink with a row for each group that lost channels.
+    """Return `report`, and if it is one of shrink with a row for each group that lost channels.
 
     A row is named after the root of its group and has its channels; the tensors that lost some
     with it are its `aliases`, and it has no shape. Elements are those of the whole model, and
     zero are those that went. Groups that were left whole are skipped.
-
-    Raises:
-        InputError: what it says of shrink is no plan.
     """
-    if report.shrink is None:
+    plan = report.shrink
+    if plan is None:
         return report
-    plan = ShrinkPlan.from_facts(report.shrink)
     before, after = plan.effect.parameters_before, plan.effect.parameters_after
     return replace(
         report,

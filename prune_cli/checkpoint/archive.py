@@ -1,0 +1,220 @@
+"""Finds the members of a zip file as torch's own reader finds them, and refuses what is ambiguous.
+
+torch compresses code alone, so everything else lies in the file as it is. A file in which
+the directory and what it points to disagree, in which members overlap or have the same name, can
+be read in more than one way: it is refused.
+
+Format: APPNOTE.TXT of PKWARE; torch's reader: caffe2/serialize/inline_container.cc.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from prune_cli.errors import InputError
+
+ZIP_MAGIC = b"PK\x03\x04"
+
+_END = struct.Struct("<4s4H2LH")
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR_64 = struct.Struct("<4sLQL")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_LONGEST_COMMENT = 1 << 16
+_UNKNOWN = 0xFFFFFFFF
+_ENCRYPTED = 1
+_STORED, _DEFLATED = 0, 8
+
+
+class Member(NamedTuple):
+    """A member of the archive: where its bytes are, and how many it means once unpacked."""
+
+    start: int
+    stop: int
+    nbytes: int
+    is_compressed: bool = False
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The members of a zip file that lie in its first folder, by their names within it."""
+
+    members: Mapping[str, Member]
+
+    def stored(self, name: str) -> Member | None:
+        """Return a member that has to lie in the file as it is, if it is there.
+
+        Raises:
+            CompressedMemberError: it does not.
+        """
+        found = self.members.get(name)
+        if found and found.is_compressed:
+            raise CompressedMemberError(f"{name!r} is compressed; save it with torch.save")
+        return found
+
+
+class CompressedMemberError(Exception):
+    """A member is compressed that torch does not compress."""
+
+
+def read_member(content: memoryview, member: Member) -> bytes:
+    """Return what a member means.
+
+    Raises:
+        CompressedMemberError: it is compressed, but not as its size says.
+    """
+    packed = bytes(content[member.start : member.stop])
+    if not member.is_compressed:
+        return packed
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        unpacked = unpacker.decompress(packed, member.nbytes + 1)
+    except zlib.error as error:
+        raise CompressedMemberError(f"its compressed code is damaged: {error}") from None
+    if len(unpacked) != member.nbytes:
+        raise CompressedMemberError("its compressed code has another size than it says")
+    return unpacked
+
+
+class _Entry(NamedTuple):
+    """What the directory says of a member."""
+
+    name: bytes
+    flags: int
+    method: int
+    packed: int
+    nbytes: int
+    header: int
+
+
+def read_archive(content: memoryview, path: object) -> Archive:
+    """Return the members of the zip file that `content` is.
+
+    Raises:
+        InputError: it is no zip file of torch's, is truncated, or is ambiguous.
+    """
+    try:
+        start, entries = _directory(content)
+        members = {entry.name: _locate(content, entry) for entry in entries}
+        _refuse_overlaps(members, entries, start)
+    except (_UnreadableError, struct.error) as error:
+        raise InputError(
+            f"{path}: it is corrupt or truncated, so copy or download it again: {error}"
+        ) from None
+    root = entries[0].name.partition(b"/")[0] + b"/" if entries else b""
+    return Archive(
+        {
+            str(name[len(root) :], "utf-8", "replace"): extent
+            for name, extent in members.items()
+            if name.startswith(root)
+        }
+    )
+
+
+class _UnreadableError(Exception):
+    """Why the archive cannot be read."""
+
+
+def _directory(content: memoryview) -> tuple[int, list[_Entry]]:
+    """Return where the directory begins, and its entries."""
+    tail = max(0, len(content) - _LONGEST_COMMENT - _END.size)
+    found = bytes(content[tail:]).rfind(b"PK\x05\x06")
+    if found < 0:
+        raise _UnreadableError("it has no zip directory")
+    end = tail + found
+    _, disk, _, _, count, nbytes, start, _ = _END.unpack_from(content, end)
+    if _UNKNOWN in (nbytes, start) or count == 0xFFFF:
+        count, nbytes, start, end = _directory_64(content, end)
+    if disk or start + nbytes > end:
+        raise _UnreadableError("its zip directory is not where it says")
+    entries = list(_entries(content[start : start + nbytes]))
+    if len(entries) != count:
+        raise _UnreadableError(
+            f"its zip directory has {len(entries):,} entries instead of {count:,}"
+        )
+    if len({entry.name for entry in entries}) < count:
+        raise _UnreadableError("two of its zip members have the same name")
+    return start, entries
+
+
+def _directory_64(content: memoryview, end: int) -> tuple[int, int, int, int]:
+    if end < _LOCATOR_64.size:
+        raise _UnreadableError("its zip directory is not where it says")
+    magic, _, at, _ = _LOCATOR_64.unpack_from(content, end - _LOCATOR_64.size)
+    if magic != b"PK\x06\x07" or at > end:
+        raise _UnreadableError("its zip directory is not where it says")
+    magic, *_, count, nbytes, start = _END_64.unpack_from(content, at)
+    if magic != b"PK\x06\x06":
+        raise _UnreadableError("its zip directory is not where it says")
+    return count, nbytes, start, at
+
+
+def _entries(directory: memoryview) -> Iterator[_Entry]:
+    at = 0
+    while at < len(directory):
+        fields = _ENTRY.unpack_from(directory, at)
+        magic, _, _, flags, method, _, _, _, packed, nbytes, name, extra, comment = fields[:13]
+        if magic != b"PK\x01\x02":
+            raise _UnreadableError("its zip directory is damaged")
+        at += _ENTRY.size
+        text = bytes(directory[at : at + name])
+        more = bytes(directory[at + name : at + name + extra])
+        nbytes, packed, header = _sizes_64(more, nbytes, packed, fields[-1])
+        at += name + extra + comment
+        if at > len(directory):
+            raise _UnreadableError("its zip directory is damaged")
+        yield _Entry(text, flags, method, packed, nbytes, header)
+
+
+def _sizes_64(extra: bytes, *sizes: int) -> list[int]:
+    """Return `sizes`, those that do not fit 32 bits out of the extra field 1."""
+    if _UNKNOWN not in sizes:
+        return list(sizes)
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            return [next(wide, size) if size == _UNKNOWN else size for size in sizes]
+        at += 4 + length
+    return list(sizes)
+
+
+def _locate(content: memoryview, entry: _Entry) -> Member:
+    """Return where the bytes of a member are, which its local header has to confirm."""
+    name = str(entry.name[:80], "utf-8", "replace")
+    if entry.flags & _ENCRYPTED or entry.method not in (_STORED, _DEFLATED):
+        raise _UnreadableError(f"{name!r} is encrypted, or compressed in an unknown way")
+    if entry.method == _STORED and entry.packed != entry.nbytes:
+        raise _UnreadableError(f"{name!r} has two sizes")
+    if entry.header + _LOCAL.size > len(content):
+        raise _UnreadableError(f"{name!r} is not where the zip directory says")
+    magic, _, _, method, _, _, _, packed, nbytes, name_length, extra = _LOCAL.unpack_from(
+        content, entry.header
+    )
+    at = entry.header + _LOCAL.size
+    if magic != ZIP_MAGIC or content[at : at + name_length] != entry.name:
+        raise _UnreadableError(f"{name!r} is not where the zip directory says")
+    if method != entry.method or not all(
+        here in (there, 0, _UNKNOWN)  # where the sizes follow the member, or are in an extra field
+        for here, there in ((packed, entry.packed), (nbytes, entry.nbytes))
+    ):
+        raise _UnreadableError(f"{name!r} has another size than the zip directory says")
+    start = at + name_length + extra
+    return Member(start, start + entry.packed, entry.nbytes, entry.method == _DEFLATED)
+
+
+def _refuse_overlaps(
+    members: Mapping[bytes, Member], entries: list[_Entry], directory: int
+) -> None:
+    """Raise where two members have bytes in common, or one reaches into the directory."""
+    at = 0
+    for entry in sorted(entries, key=lambda entry: entry.header):
+        if entry.header < at:
+            name = str(entry.name[:80], "utf-8", "replace")
+            raise _UnreadableError(f"{name!r} overlaps another zip member")
+        at = members[entry.name].stop
+    if at > directory:
+        raise _UnreadableError("its zip members reach into the directory")

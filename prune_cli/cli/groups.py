@@ -1,0 +1,370 @@
+"""The options that commands share, in groups: each option stands once, a command takes a group.
+
+To add an option, add a field to its group, and every command with that group has it. What an
+option means to the core is said here too, by the methods of its group. See also: grouped.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prune_cli.cli.completion import complete_device, complete_module
+
+if TYPE_CHECKING:
+    from prune_cli import checkpoint
+    from prune_cli.amounts import Amount
+    from prune_cli.checkpoint import Checkpoint
+    from prune_cli.plan.selection import Rule
+    from prune_cli.write.progress import OnTensor
+    from prune_cli.write.target import Execution, Target
+
+# The panels of the help.
+WHAT = "What is pruned"
+HOW = "How"
+WHERE = "Where it goes"
+LOADING = "Reading the checkpoint"
+MODEL = "The model"
+SHOWN = "What is shown"
+
+CheckpointPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A file of safetensors or torch.save, a model folder or its index, or - for stdin.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How many channels go: one amount for all, or a recipe."""
+
+    amount: Annotated[
+        str | None,
+        typer.Option(
+            "--amount",
+            "-a",
+            metavar="AMOUNT",
+            help="3 is three channels of each tensor; 0.25 or 25% is that part of its live ones.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            metavar="FILE",
+            help="TOML file of \\[\\[rules]]: module, param, amount, dim; the last match wins.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+
+    def parsed(self) -> "Amount | None":
+        """Return the amount as a number."""
+        from prune_cli.amounts import parse_amount
+
+        return None if self.amount is None else parse_amount(self.amount)
+
+    def rules(
+        self, modules: tuple[str, ...], params: tuple[str, ...], dim: int
+    ) -> "tuple[Rule, ...]":
+        """Return the rules of the recipe, what they leave out filled in; none without a recipe."""
+        from prune_cli.plan.recipe import read_recipe
+
+        if self.recipe is None:
+            return ()
+        return read_recipe(
+            self.recipe, modules=modules, params=params, amount=self.parsed(), dim=dim
+        )
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Which modules are meant."""
+
+    modules: Annotated[
+        list[str],
+        typer.Option(
+            "--module",
+            "-m",
+            metavar="GLOB",
+            help="Pattern of dotted module names; * crosses dots. Repeatable, or a,b.",
+            autocompletion=complete_module,
+            rich_help_panel=WHAT,
+        ),
+    ] = field(default_factory=lambda: ["*"])
+    exclude: Annotated[
+        list[str],
+        typer.Option(
+            "--exclude",
+            "-x",
+            metavar="GLOB",
+            help="Pattern of modules to leave alone. Repeatable, or a,b.",
+            autocompletion=complete_module,
+            rich_help_panel=WHAT,
+        ),
+    ] = field(default_factory=list)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of --module."""
+        return split_patterns(self.modules)
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The patterns of --exclude."""
+        return split_patterns(self.exclude)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What the channels of a module are."""
+
+    dim: Annotated[
+        int,
+        typer.Option(
+            "--dim",
+            "-d",
+            metavar="DIM",
+            help="The dim whose indices are channels.",
+            rich_help_panel=WHAT,
+        ),
+    ] = -1
+    params: Annotated[
+        list[str],
+        typer.Option(
+            "--param",
+            "-p",
+            metavar="GLOB",
+            help="Pattern of parameter names (an LSTM needs weight_*). Repeatable, or a,b.",
+            rich_help_panel=WHAT,
+        ),
+    ] = field(default_factory=lambda: ["weight"])
+    with_bias: Annotated[
+        bool,
+        typer.Option(
+            "--with-bias",
+            help="Prune the bias element of each pruned channel too (dim 0).",
+            rich_help_panel=WHAT,
+        ),
+    ] = False
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of --param."""
+        return split_patterns(self.params)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance depends on."""
+
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            "-s",
+            metavar="SEED",
+            help="The same seed gives the same bytes.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many threads work."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Threads.",
+            show_default="one for each core, at most 8",
+            rich_help_panel=HOW,
+        ),
+    ] = None
+
+    def execution(self, on_tensor: "OnTensor | None" = None) -> "Execution":
+        """Return how the output is made."""
+        from prune_cli.write.target import Execution
+
+        return Execution("cpu", self.workers, on_tensor)
+
+
+@dataclass(frozen=True)
+class Running(Workers):
+    """Workers, and where channels are zeroed."""
+
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            "-D",
+            metavar="DEVICE",
+            help="Where channels are zeroed: cpu, cuda, cuda:1, mps, auto. The bytes are the same.",
+            autocompletion=complete_device,
+            rich_help_panel=HOW,
+        ),
+    ] = "cpu"
+
+    def execution(self, on_tensor: "OnTensor | None" = None) -> "Execution":
+        """Return how the output is made."""
+        return replace(super().execution(on_tensor), device=self.device)
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What is said on stderr."""
+
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=HOW)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the output and its report go."""
+
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            "-n",
+            help="Plan and show, and write nothing but a --report.",
+            rich_help_panel=HOW,
+        ),
+    ] = False
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A file (a folder for a folder), or - for stdout.",
+            show_default="NAME.pruned.safetensors beside the input",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            "-r",
+            metavar="FILE",
+            help="The JSON report, or - for stdout.",
+            show_default="beside the output",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-shard-size",
+            metavar="SIZE",
+            help="Split the output into a folder of shards of at most this: 5GB, 500MiB.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
+    force: Annotated[
+        bool,
+        typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=WHERE),
+    ] = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted run that writes a folder.",
+            rich_help_panel=WHERE,
+        ),
+    ] = False
+
+    def target(
+        self,
+        checkpoint: "Checkpoint",
+        *,
+        reads: Sequence[Path | None] = (),
+        writes: Sequence[Path | None] = (),
+        suffix: str = "pruned",
+    ) -> "Target":
+        """Return where the output goes; `reads` and `writes` are further files of the command."""
+        from prune_cli.write.target import find_target
+
+        return find_target(
+            checkpoint,
+            self.output,
+            report=self.report,
+            force=self.force,
+            resume=self.resume,
+            max_shard_size=self.shard_bytes,
+            dry_run=self.dry_run,
+            suffix=suffix,
+            reads=list(filter(None, reads)),
+            writes=list(filter(None, writes)),
+        )
+
+    @property
+    def shard_bytes(self) -> int | None:
+        """The size of --max-shard-size."""
+        from prune_cli.cli.sizes import parse_size
+
+        return None if self.max_shard_size is None else parse_size(self.max_shard_size)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which parts of a checkpoint are wanted."""
+
+    state_dict_key: Annotated[
+        list[str],
+        typer.Option(
+            "--state-dict-key",
+            metavar="KEY",
+            help="Where the state dict is nested (model.ema); repeatable, '*' for every one.",
+            show_default="found by structure",
+            rich_help_panel=LOADING,
+        ),
+    ] = field(default_factory=list)
+    drop_unwritable: Annotated[
+        bool,
+        typer.Option(
+            "--drop-unwritable",
+            help="Leave out tensors that cannot be had from bytes (sparse, quantised, DTensor).",
+            rich_help_panel=LOADING,
+        ),
+    ] = False
+
+    def chosen(self) -> "checkpoint.Loading":
+        """Return what the core wants to know."""
+        from prune_cli import checkpoint
+
+        return checkpoint.Loading(tuple(self.state_dict_key), self.drop_unwritable)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """In which form something is shown."""
+
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", "-j", help="Write JSON to stdout.", rich_help_panel=SHOWN),
+    ] = False
+
+
+def split_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return `patterns` one by one: "a,b" is two; a comma in brackets belongs to its pattern.
+
+    Example:
+        >>> split_patterns(["a,b.*", "c"])
+        ('a', 'b.*', 'c')
+    """
+    import re
+
+    parts = (part for pattern in patterns for part in re.split(r",(?![^\[]*\])", pattern))
+    return tuple(part for part in parts if part)

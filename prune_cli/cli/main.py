@@ -1,0 +1,125 @@
+"""The command line: its commands, its version, and the only place that catches.
+
+A command is a file beside this one, and a name in COMMANDS: its function, `@grouped`, takes groups
+of options as objects. What a command needs it imports inside, so that `--help` starts at once.
+"""
+
+import errno
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from prune_cli.cli import signals
+from prune_cli.cli.apply import apply
+from prune_cli.cli.complaints import CommandLineError, ParserError, complain
+from prune_cli.cli.inspect import inspect
+from prune_cli.cli.random_structured import random_structured
+from prune_cli.cli.remove import remove
+from prune_cli.cli.report import report
+from prune_cli.cli.shrink import shrink
+from prune_cli.cli.verify import verify
+from prune_cli.errors import OutputError, PruneError
+
+COMMANDS = (random_structured, apply, remove, verify, inspect, report, shrink)
+"""Every command, in the order of the help; each is called like its function."""
+
+
+class _Command(TyperCommand):
+    """A command whose help names the values, and no types of Python's."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """The same for the help of all commands."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: Any) -> Any:
+    for parameter in parameters:
+        parameter.display_type = lambda *_, **__: ""
+    return parameters
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in COMMANDS:
+    name = command.__name__.replace("_", "-")
+    app.command(name, cls=_Command, no_args_is_help=True)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from prune_cli.cli.version import describe_version
+        from prune_cli.show import console
+
+        console.write_stdout(describe_version() + "\n")
+        raise typer.Exit
+
+
+@app.callback()
+def prune(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            help="Show the versions of prune-cli and torch, and the devices.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Remove channels at random, reproducibly, from any PyTorch checkpoint, from the shell."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `argv` is without the name of the program."""
+    try:
+        arguments = None if argv is None else list(argv)
+        return app(args=arguments, prog_name="prune-cli", standalone_mode=False) or 0
+    except SystemExit as end:
+        # 1 is what Typer and Rich end with when nobody reads the help that they print.
+        return OutputError.exit_code if end.code == 1 else int(end.code or 0)
+    except (Exception, signals.Interrupted) as error:
+        exit_code = _show_interrupted() if signals.has_come() else _show(error)
+        if exit_code is None:
+            raise
+        return exit_code
+
+
+def _show(error: BaseException) -> int | None:
+    """Say what a user can cause, and return its exit code; None for a bug."""
+    from prune_cli.show import console
+
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help is shown
+        return 2
+    if isinstance(error, ParserError):
+        error = complain(error)
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        # Typer and Rich print help, and this is what a full stdout gives.
+        place = error.filename or "stdout"
+        error = OutputError(f"{place} cannot be written: {error.strerror}")
+    if not isinstance(error, PruneError):
+        return None
+    console.show_error(error)
+    if isinstance(error, CommandLineError):
+        console.show_tips(error.tips)
+    return error.exit_code
+
+
+def _show_interrupted() -> int:
+    from prune_cli.show import console
+
+    console.show_interrupted()
+    return signals.INTERRUPTED

@@ -1,0 +1,65 @@
+"""`prune-cli random-structured`: the main job."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prune_cli.cli import groups
+from prune_cli.cli.grouped import grouped
+
+if TYPE_CHECKING:
+    from prune_cli.plan.facts import Plan
+
+Bake = Annotated[
+    bool,
+    typer.Option(
+        "--bake/--keep-masks",
+        help="Write zeros, or NAME_orig and NAME_mask as torch has them.",
+        rich_help_panel=groups.WHERE,
+    ),
+]
+
+
+@grouped
+def random_structured(
+    checkpoint: groups.CheckpointPath,
+    amounts: groups.Amounts,
+    channels: groups.Channels,
+    modules: groups.Modules,
+    draw: groups.Draw,
+    running: groups.Running,
+    messages: groups.Messages,
+    outputs: groups.Outputs,
+    loading: groups.Loading,
+    bake: Bake = True,
+) -> None:
+    """Prune channels at random: write a checkpoint with zeros in them, and a JSON report.
+
+    [bold]Example:[/] prune-cli random-structured model.pt --amount 0.25 --dim 0
+    """
+    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.pipeline import carry_out
+
+    amount = amounts.parsed()
+    rules = amounts.rules(modules.patterns, channels.patterns, channels.dim)
+    opened = open_checkpoint(checkpoint, loading.chosen())
+
+    def decide() -> "Plan":
+        from prune_cli.plan.draw import make_plan
+        from prune_cli.plan.facts import Options
+
+        options = Options(
+            amount,
+            channels.dim,
+            draw.seed,
+            modules=modules.patterns,
+            exclude=modules.excluded,
+            params=channels.patterns,
+            bake=bake,
+            with_bias=channels.with_bias,
+            rules=rules,
+        )
+        return make_plan(opened, options)
+
+    target = outputs.target(opened, reads=[amounts.recipe])
+    carry_out(opened, decide, target, running, messages)

@@ -1,0 +1,86 @@
+"""`prune-cli report`: what reports say, one or several side by side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prune_cli.cli import groups, signals
+from prune_cli.cli.completion import complete_report
+from prune_cli.cli.grouped import grouped
+from prune_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from prune_cli.report.report import Report
+
+Reports = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="REPORTS",
+        help="Reports of prune-cli, or - for stdin.",
+        show_default=False,
+        autocompletion=complete_report,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page to look at."""
+
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write a page with a picture of the channels of each tensor, or - for stdout.",
+            rich_help_panel=groups.SHOWN,
+        ),
+    ] = None
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", "-f", help="Replace an existing page.", rich_help_panel=groups.SHOWN
+        ),
+    ] = False
+
+
+@grouped
+def report(reports: Reports, page: Page, shown: groups.Shown, messages: groups.Messages) -> None:
+    """Show what a report says; compare several: amounts, seeds, and the channels they share.
+
+    [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
+    """
+    from prune_cli.report.comparison import compare_reports, read_reports, to_json
+    from prune_cli.report.groups import show_groups_as_tensors
+    from prune_cli.show import console
+    from prune_cli.write.checks import check_can_write
+    from prune_cli.write.paths import STDOUT
+
+    if shown.as_json and page.html == STDOUT:
+        raise UsageError("--json and --html cannot both go to stdout")
+    if page.html:
+        check_can_write([page.html], reports, force=page.force)
+    found = read_reports(reports)
+    rows = {name: show_groups_as_tensors(each) for name, each in found.items()}
+    if page.html:
+        _write_page(page.html, found)
+    if shown.as_json:
+        console.write_stdout(to_json(compare_reports(rows)))
+    elif page.html != STDOUT and not messages.quiet:
+        if len(found) > 1:
+            console.show_comparison(compare_reports(rows))
+        else:
+            console.print_report(*found.values())
+    if not messages.quiet:
+        console.show_written([page.html])
+
+
+def _write_page(path: Path, reports: "Mapping[str, Report]") -> None:
+    from prune_cli.show.page import render_page
+    from prune_cli.write.atomic import write_file
+
+    with signals.Orderly():
+        write_file(path, render_page(reports).encode())

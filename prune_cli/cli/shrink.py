@@ -1,0 +1,153 @@
+"""`prune-cli shrink`: the channels really go."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prune_cli.cli import groups, signals
+from prune_cli.cli.grouped import grouped
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is removed, and how much of it."""
+
+    from_zeros: Annotated[
+        bool,
+        typer.Option(
+            "--from-zeros",
+            help="Draw nothing: remove what is all zero already, where the output stays the same.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = False
+    round_to: Annotated[
+        int,
+        typer.Option(
+            "--round-to",
+            metavar="N",
+            min=1,
+            help="Leave channels in multiples of this.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """The code of the model, and what it is tried with."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="CODE",
+            help="The code of the model, pkg.mod:factory or path/file.py:factory; it is run. A "
+            "Hugging Face folder needs none.",
+            rich_help_panel=groups.MODEL,
+        ),
+    ] = None
+    model_arg: Annotated[
+        list[str],
+        typer.Option(
+            "--model-arg",
+            metavar="NAME=VALUE",
+            help="For the factory. Repeatable.",
+            rich_help_panel=groups.MODEL,
+        ),
+    ] = field(default_factory=list)
+    example: Annotated[
+        list[str],
+        typer.Option(
+            "--example",
+            metavar="SHAPE",
+            help="An input of the model, [NAME=]SHAPE[:DTYPE], as 1x3x224x224. Repeatable.",
+            rich_help_panel=groups.MODEL,
+        ),
+    ] = field(default_factory=list)
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write a torch.export program too (small.pt2), which needs no model code.",
+            rich_help_panel=groups.WHERE,
+        ),
+    ] = None
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Time the model before and after.", rich_help_panel=groups.HOW
+        ),
+    ] = False
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            "--time-limit",
+            metavar="SECONDS",
+            min=1,
+            help="For planning.",
+            rich_help_panel=groups.HOW,
+        ),
+    ] = 300
+
+
+@grouped
+def shrink(
+    checkpoint: groups.CheckpointPath,
+    amounts: groups.Amounts,
+    modules: groups.Modules,
+    removal: Removal,
+    model: Model,
+    draw: groups.Draw,
+    workers: groups.Workers,
+    messages: groups.Messages,
+    outputs: groups.Outputs,
+    loading: groups.Loading,
+) -> None:
+    """Remove channels for good, in every layer coupled to them: a smaller and faster model.
+
+    [bold]Example:[/] prune-cli shrink model.pt --model nets.py:resnet --example 1x3x224x224 -a 0.25
+    """
+    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.show import console
+    from prune_cli.shrink.child import PlanningChild
+
+    rules = amounts.rules(modules.patterns, ("weight",), 0)
+    with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
+        opened = open_checkpoint(checkpoint, loading.chosen())
+        from prune_cli.shrink.model import parse_model_arguments
+        from prune_cli.shrink.shrink import shrink_checkpoint
+
+        with console.progress(opened.nbytes, quiet=messages.quiet) as on_tensor:
+            done = shrink_checkpoint(
+                opened,
+                outputs.output,
+                model=model.model,
+                model_arguments=parse_model_arguments(model.model_arg),
+                examples=tuple(model.example),
+                amount=amounts.parsed(),
+                seed=draw.seed,
+                round_to=removal.round_to,
+                modules=modules.patterns,
+                exclude=modules.excluded,
+                rules=rules,
+                from_zeros=removal.from_zeros,
+                time_limit=model.time_limit,
+                report=outputs.report,
+                dry_run=outputs.dry_run,
+                force=outputs.force,
+                resume=outputs.resume,
+                max_shard_size=outputs.shard_bytes,
+                workers=workers.workers,
+                reads=list(filter(None, [amounts.recipe])),
+                export=model.export,
+                measure=model.measure,
+                on_tensor=on_tensor,
+                planner=planner,
+            )
+    target = outputs.target(opened)
+    console.show_shrunk(
+        done, written=[target.output, target.report, model.export], quiet=messages.quiet
+    )

@@ -1,0 +1,78 @@
+"""`prune-cli verify`: a pruned checkpoint against its report and its source."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prune_cli.cli import groups, signals
+from prune_cli.cli.completion import complete_report
+from prune_cli.cli.grouped import grouped
+from prune_cli.errors import VerificationError
+
+Pruned = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="What prune-cli wrote: a file or a folder.")
+]
+ItsReport = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        "-r",
+        metavar="FILE",
+        help="Its report.",
+        show_default="found beside it",
+        autocompletion=complete_report,
+    ),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        "--source",
+        metavar="PATH",
+        help="The checkpoint that was pruned. With it every byte is compared, without it only "
+        "what the report names.",
+    ),
+]
+
+
+@grouped
+def verify(
+    output: Pruned,
+    workers: groups.Workers,
+    shown: groups.Shown,
+    messages: groups.Messages,
+    loading: groups.Loading,
+    report: ItsReport = None,
+    source: Source = None,
+) -> None:
+    """Check a pruned checkpoint against its report and its source.
+
+    Exits with 5 if anything disagrees, and lists it.
+
+    [bold]Example:[/] prune-cli verify model.pruned.safetensors --source model.pt
+    """
+    from prune_cli.show import console
+    from prune_cli.verify.verify import to_json, verify_checkpoint
+
+    nbytes = _nbytes(output) if source else 0
+    showing = console.progress(nbytes, quiet=messages.quiet, doing="comparing")
+    with signals.Orderly(), showing as on_tensor:
+        verification = verify_checkpoint(
+            output,
+            report=report,
+            source=source,
+            loading=loading.chosen(),
+            workers=workers.execution().threads,
+            on_tensor=on_tensor,
+        )
+    if shown.as_json:
+        console.write_stdout(to_json(verification))
+    console.show_verification(verification, quiet=messages.quiet)
+    if not verification.is_verified:
+        raise VerificationError(f"{output}: {len(verification.disagreements)} disagreement(s)")
+
+
+def _nbytes(output: Path) -> int:
+    """Return the bytes of the weights at `output`, as far as that shows from outside."""
+    files = output.glob("*.safetensors") if output.is_dir() else [output]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,202 @@
+"""ShrinkPlan: which channels leave a checkpoint, in frozen facts that need no torch.
+
+See also: shrink/planning.py, which makes it; plan/config.py, which edits a config.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prune_cli.amounts import Amount
+from prune_cli.errors import InputError
+from prune_cli.jsontext import decode
+from prune_cli.plan.config import CONFIG_NAME, config_text, edit_config, read_config
+
+METADATA_KEY = "prune_cli.shrink"
+"""The key in the `__metadata__` of a safetensors file under which the Resizing stands, as JSON."""
+
+Attribute = int | tuple[int, ...]
+"""A number of channels as a module holds it: `out_features`, or `normalized_shape`."""
+
+Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+"""For a tensor's name and a dim: the channels that stay, where some are removed."""
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ShrinkOptions:
+    """What only shrink was asked for, as the report records it.
+
+    Attributes:
+        round_to: channels are left in multiples of this.
+        from_zeros: whether what is all zero went, instead of channels that were drawn.
+        model: the factory of the model; None where the folder's config.json describes it.
+        model_arguments: for the factory, each as a Python literal.
+        examples: the model's inputs, as "1x3x224x224".
+    """
+
+    round_to: int
+    from_zeros: bool
+    model: str | None
+    model_arguments: Mapping[str, str]
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that went together.
+
+    Attributes:
+        root: the tensor that the draw is keyed by.
+        dim: its axis.
+        amount: as asked for; None where zeros were removed.
+        seed: of the group's own generator; None where zeros were removed.
+        channels: how many there were.
+        blocks: into how many equal blocks they fall that lost the same positions.
+        removed: the channels of the root that went, ascending.
+        members: every tensor and axis that lost some with them.
+    """
+
+    root: str
+    dim: int
+    amount: Amount | None
+    seed: int | None
+    channels: int
+    blocks: int
+    removed: tuple[int, ...]
+    members: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A group that was left whole, and why."""
+
+    root: str
+    dim: int
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Before and after; FLOPs are those of one forward pass on the example."""
+
+    parameters_before: int
+    parameters_after: int
+    flops_before: int
+    flops_after: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The median time of one forward pass, in milliseconds, of models run in turns."""
+
+    milliseconds: Mapping[str, float]
+    rounds: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How a freshly built model differs from the shrunk one.
+
+    Attributes:
+        shapes: the new shape of every tensor that changes, by its name in the state dict.
+        attributes: for each module that changes, the attributes that count channels.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    attributes: Mapping[str, Mapping[str, Attribute]]
+
+    def to_json(self) -> str:
+        """Return the value for `METADATA_KEY`; the keys stand in the order of the model."""
+        facts = {"schema": _SCHEMA, "shapes": self.shapes, "attributes": self.attributes}
+        return json.dumps(facts, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Resizing:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: it is something else.
+        """
+        try:
+            record = decode(_Record, json.loads(text))
+            if record.schema != _SCHEMA:
+                raise InputError(f"its schema is {record.schema}, this version reads {_SCHEMA}")
+            _refuse_no_sizes(record.shapes)
+        except (ValueError, RecursionError, InputError) as error:
+            raise InputError(f"the record of what was shrunk is damaged ({error})") from error
+        return cls(record.shapes, record.attributes)
+
+
+@dataclass(frozen=True)
+class _Record(Resizing):
+    """A Resizing as it stands in the metadata of a file."""
+
+    schema: int
+
+
+def _refuse_no_sizes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, shape in shapes.items():
+        if not all(size > 0 for size in shape):
+            raise InputError(f"the shape of {name} cannot be {list(shape)}")
+
+
+@dataclass(frozen=True)
+class ShrinkPlan:
+    """Everything that shrinking a checkpoint does; tensors by their names in the checkpoint.
+
+    Attributes:
+        kept: for each tensor and each of its axes that lost channels, the indices that stay.
+        shapes: the new shape of those tensors.
+        attributes: for each module, the attributes that count channels and change.
+        config: what to write into a Hugging Face config.json: dotted key to new value.
+        groups: the channels that go together.
+        whole: the groups that lose nothing.
+        effect: what it saves.
+        latency: of the model before and after, where it was measured.
+    """
+
+    kept: Kept
+    shapes: Mapping[str, tuple[int, ...]]
+    attributes: Mapping[str, Mapping[str, Attribute]]
+    config: Mapping[str, int]
+    groups: tuple[Group, ...]
+    whole: tuple[Whole, ...]
+    effect: Effect
+    latency: Latency | None = None
+
+    @property
+    def resizing(self) -> Resizing:
+        """What `load_shrunk` needs, for the metadata of the output."""
+        return Resizing(self.shapes, self.attributes)
+
+
+def kept_channels(plan: ShrinkPlan | None) -> Kept:
+    """Return the channels that stay, of each tensor that loses some; without a plan, of none."""
+    return plan.kept if plan else {}
+
+
+def added_metadata(plan: ShrinkPlan | None) -> dict[str, str]:
+    """Return what the metadata of every output file gets: the record that `load_shrunk` reads.
+
+    A folder with a config.json needs none: the edited config says it.
+    """
+    return {} if plan is None or plan.config else {METADATA_KEY: plan.resizing.to_json()}
+
+
+def edited_texts(plan: ShrinkPlan | None, folder: Path) -> dict[str, bytes]:
+    """Return the files that replace those of the input folder: its config.json.
+
+    Raises:
+        InputError: the folder has no config.json that can be read.
+        RequestError: the config has no place for what the plan changes in it.
+    """
+    if plan is None or not plan.config:
+        return {}
+    return {CONFIG_NAME: config_text(edit_config(read_config(folder), plan.config)).encode()}
