@@ -15,6 +15,7 @@ from prune_cli.cli import signals
 from prune_cli.cli.apply import apply
 from prune_cli.cli.complaints import CommandLineError, ParserError, complain
 from prune_cli.cli.inspect import inspect
+from prune_cli.cli.plainly import convert_plainly
 from prune_cli.cli.random_structured import random_structured
 from prune_cli.cli.remove import remove
 from prune_cli.cli.report import report
@@ -27,22 +28,23 @@ COMMANDS = (random_structured, apply, remove, verify, inspect, report, shrink)
 
 
 class _Command(TyperCommand):
-    """A command whose help names the values, and no types of Python's."""
+    """A command whose help names values and no types, and which converts them plainly."""
 
     def get_params(self, ctx: Any) -> Any:
-        return _without_types(super().get_params(ctx))
+        return _plain(super().get_params(ctx))
 
 
 class _Group(TyperGroup):
-    """The same for the help of all commands."""
+    """The same for all commands together."""
 
     def get_params(self, ctx: Any) -> Any:
-        return _without_types(super().get_params(ctx))
+        return _plain(super().get_params(ctx))
 
 
-def _without_types(parameters: Any) -> Any:
+def _plain(parameters: Any) -> Any:
     for parameter in parameters:
         parameter.display_type = lambda *_, **__: ""
+    convert_plainly(parameters)
     return parameters
 
 
