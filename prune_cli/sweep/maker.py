@@ -78,14 +78,16 @@ class RandomMaker:
         options: of every trial, but for amount, seed, allocation and criterion.
         rules: of a recipe, for each amount that a rule of it leaves open.
         loading: how a pickle may be loaded.
-        execution: how each checkpoint is written.
+        device: where channels are zeroed.
+        workers: threads of each trial.
     """
 
     path: Path
     options: Options
     rules: Mapping[Amount | None, tuple[Rule, ...]] = field(default_factory=dict)
     loading: Loading = field(default_factory=Loading)
-    execution: Execution = field(default_factory=Execution)
+    device: str = "cpu"
+    workers: int | None = None
 
     @cached_property
     def source(self) -> Checkpoint:
@@ -136,7 +138,7 @@ class RandomMaker:
         return self.rules.get(point.amount, ())
 
     def _write(self, plan: Plan, target: Target) -> Made:
-        report = carry_out(self.source, lambda: plan, target, self.execution)
+        report = carry_out(self.source, lambda: plan, target, Execution(self.device, self.workers))
         return Made(report, _achieved(self.source, report))
 
 

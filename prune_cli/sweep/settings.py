@@ -83,9 +83,8 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _build(path: Path, found: Mapping[str, Any]) -> Settings:
-    facts = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
-    }
+    facts: dict[str, Any] = dict(found)
+    facts |= {key: tuple(value) for key, value in found.items() if isinstance(value, list)}
     try:
         return Settings(**facts)
     except TypeError as error:

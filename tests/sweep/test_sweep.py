@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 import re
 import signal
@@ -699,4 +698,4 @@ def test_trials_take_little_time_of_their_own(tmp_path: Path) -> None:
 
     assert len(results.records) == 20
     assert (time.monotonic() - started) / 20 < 0.5
-    assert os.path.getsize(model) > 2_000_000
+    assert model.stat().st_size > 2_000_000
