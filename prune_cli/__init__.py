@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from prune_cli.checkpoint import Loading as Loading
     from prune_cli.checkpoint import open_checkpoint as open_checkpoint
     from prune_cli.errors import PruneError as PruneError
-    from prune_cli.inspection.inspection import inspect_checkpoint as inspect_checkpoint
+    from prune_cli.inspection.inspect import inspect_checkpoint as inspect_checkpoint
     from prune_cli.module import RandomStructured as RandomStructured
     from prune_cli.module import random_structured as random_structured
     from prune_cli.plan.draw import make_plan as make_plan
     from prune_cli.plan.selection import Rule as Rule
     from prune_cli.report.comparison import compare_reports as compare_reports
-    from prune_cli.report.comparison import read_reports as read_reports
+    from prune_cli.report.finding import read_reports as read_reports
     from prune_cli.report.report import Report as Report
     from prune_cli.report.report import read_report as read_report
     from prune_cli.show.page import render_page as render_page
@@ -62,14 +62,14 @@ _HOMES = {
     "Rule": "plan.selection",
     "apply_report": "api",
     "compare_reports": "report.comparison",
-    "inspect_checkpoint": "inspection.inspection",
+    "inspect_checkpoint": "inspection.inspect",
     "load_shrunk": "shrink.load",
     "make_plan": "plan.draw",
     "open_checkpoint": "checkpoint",
     "prune_checkpoint": "api",
     "random_structured": "module",
     "read_report": "report.report",
-    "read_reports": "report.comparison",
+    "read_reports": "report.finding",
     "remove_masks": "api",
     "render_page": "show.page",
     "shrink_checkpoint": "shrink.shrink",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 from torch.nn.utils import prune
 
-from prune_cli import Loading, Rule, prune_checkpoint, read_report
+from prune_cli import Rule, prune_checkpoint, read_report
 from prune_cli.errors import (
     DeviceError,
     InputError,
@@ -254,7 +254,7 @@ def test_what_is_in_memory_is_written_the_same(tmp_path: Path) -> None:
     module = build.torch_zip(tmp_path / "module", net)
     state = build.torch_zip(tmp_path / "state", net.state_dict())
 
-    prune_checkpoint(module, tmp_path / "a", amount=0.5, loading=Loading(unsafe=True))
+    prune_checkpoint(module, tmp_path / "a", amount=0.5)
     prune_checkpoint(state, tmp_path / "b", amount=0.5)
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -33,8 +33,17 @@ LIGHT = {
 
 @pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
 def test_help_does_not_import_torch(code: str) -> None:
-    """Neither `import prune_cli` nor any --help needs torch, numpy or safetensors."""
-    assert modules_after(code).isdisjoint({"torch", "numpy", "safetensors"})
+    """Neither `import prune_cli` nor any --help needs torch, numpy, safetensors or jinja2."""
+    assert modules_after(code).isdisjoint({"torch", "numpy", "safetensors", "jinja2"})
+
+
+def test_the_package_needs_no_console() -> None:
+    """Whoever imports `prune_cli` and never shows anything does not load Rich."""
+    code = (
+        "import prune_cli\nfrom prune_cli import inspect_checkpoint, read_report, compare_reports"
+    )
+
+    assert "rich" not in modules_after(code)
 
 
 def test_inspecting_safetensors_does_not_import_torch(tmp_path: Path) -> None:

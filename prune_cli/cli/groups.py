@@ -326,7 +326,7 @@ class Loading:
         typer.Option(
             "--state-dict-key",
             metavar="KEY",
-            help="Where the state dict is nested (model.ema); repeatable, '*' for every one.",
+            help="Where the state dict is nested (model.ema); repeatable, * for every one.",
             show_default="found by structure",
             rich_help_panel=LOADING,
         ),

@@ -78,14 +78,16 @@ def inspect(
     [bold]Example:[/] prune-cli inspect model.safetensors --module 'model.layers.*'
     """
     from prune_cli.checkpoint import open_checkpoint
-    from prune_cli.inspection.inspection import inspect as look
-    from prune_cli.inspection.inspection import to_json
-    from prune_cli.show import console
+    from prune_cli.inspection.facts import inspection_to_json
+    from prune_cli.inspection.inspect import inspect as look
+    from prune_cli.show.console import write_stdout
+    from prune_cli.show.progress import progress
+    from prune_cli.show.tree import print_globs, print_inspection
 
     if view.dim is not None and not view.zeros:
         raise UsageError("--dim says along which dim zero channels are counted; add --zeros")
     opened = open_checkpoint(checkpoint, loading.chosen())
-    showing = console.progress(opened.nbytes if view.zeros else 0, quiet=messages.quiet)
+    showing = progress(opened.nbytes if view.zeros else 0, quiet=messages.quiet)
     with signals.Orderly(), showing as on_tensor:
         found = look(
             opened,
@@ -98,8 +100,8 @@ def inspect(
             on_tensor=on_tensor,
         )
     if shown.as_json:
-        console.write_stdout(to_json(found))
+        write_stdout(inspection_to_json(found))
     elif view.globs:
-        console.show_globs(found)
+        print_globs(found)
     else:
-        console.show_inspection(found, show_all=view.show_all)
+        print_inspection(found, show_all=view.show_all)

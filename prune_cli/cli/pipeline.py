@@ -21,10 +21,11 @@ def carry_out(
     """Decide and write, with a progress bar, and show what came of it."""
     from prune_cli import api
     from prune_cli.plan.biases import count_emitting_biases
-    from prune_cli.show import console
+    from prune_cli.show.progress import progress
+    from prune_cli.show.pruned import show_report
 
-    with signals.Orderly(), console.progress(checkpoint.nbytes, quiet=messages.quiet) as on_tensor:
+    with signals.Orderly(), progress(checkpoint.nbytes, quiet=messages.quiet) as on_tensor:
         report = api.carry_out(checkpoint, decide, target, running.execution(on_tensor))
     emitting = count_emitting_biases(checkpoint, report.plan)
     written = [target.output, target.report]
-    console.show_report(report, written=written, emitting=emitting, quiet=messages.quiet)
+    show_report(report, written=written, emitting=emitting, quiet=messages.quiet)

@@ -53,9 +53,11 @@ def report(reports: Reports, page: Page, shown: groups.Shown, messages: groups.M
 
     [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
     """
-    from prune_cli.report.comparison import compare_reports, read_reports, to_json
+    from prune_cli.report.comparison import compare_reports, comparison_to_json
+    from prune_cli.report.finding import read_reports
     from prune_cli.report.groups import show_groups_as_tensors
     from prune_cli.show import console
+    from prune_cli.show.comparison import print_comparison, print_report
     from prune_cli.write.checks import check_can_write
     from prune_cli.write.paths import STDOUT
 
@@ -68,12 +70,12 @@ def report(reports: Reports, page: Page, shown: groups.Shown, messages: groups.M
     if page.html:
         _write_page(page.html, found)
     if shown.as_json:
-        console.write_stdout(to_json(compare_reports(rows)))
+        console.write_stdout(comparison_to_json(compare_reports(rows)))
     elif page.html != STDOUT and not messages.quiet:
         if len(found) > 1:
-            console.show_comparison(compare_reports(rows))
+            print_comparison(compare_reports(rows))
         else:
-            console.print_report(*found.values())
+            print_report(*found.values())
     if not messages.quiet:
         console.show_written([page.html])
 

@@ -111,7 +111,8 @@ def shrink(
     [bold]Example:[/] prune-cli shrink model.pt --model nets.py:resnet --example 1x3x224x224 -a 0.25
     """
     from prune_cli.checkpoint import open_checkpoint
-    from prune_cli.show import console
+    from prune_cli.show.progress import progress
+    from prune_cli.show.shrunk import show_shrunk
     from prune_cli.shrink.child import PlanningChild
 
     rules = amounts.rules(modules.patterns, ("weight",), 0)
@@ -120,7 +121,7 @@ def shrink(
         from prune_cli.shrink.model import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
 
-        with console.progress(opened.nbytes, quiet=messages.quiet) as on_tensor:
+        with progress(opened.nbytes, quiet=messages.quiet) as on_tensor:
             done = shrink_checkpoint(
                 opened,
                 outputs.output,
@@ -148,6 +149,4 @@ def shrink(
                 planner=planner,
             )
     target = outputs.target(opened)
-    console.show_shrunk(
-        done, written=[target.output, target.report, model.export], quiet=messages.quiet
-    )
+    show_shrunk(done, written=[target.output, target.report, model.export], quiet=messages.quiet)

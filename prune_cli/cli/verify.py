@@ -51,11 +51,13 @@ def verify(
 
     [bold]Example:[/] prune-cli verify model.pruned.safetensors --source model.pt
     """
-    from prune_cli.show import console
+    from prune_cli.show.console import write_stdout
+    from prune_cli.show.progress import progress
+    from prune_cli.show.verification import show_verification
     from prune_cli.verify.verify import to_json, verify_checkpoint
 
     nbytes = _nbytes(output) if source else 0
-    showing = console.progress(nbytes, quiet=messages.quiet, doing="comparing")
+    showing = progress(nbytes, quiet=messages.quiet, doing="comparing")
     with signals.Orderly(), showing as on_tensor:
         verification = verify_checkpoint(
             output,
@@ -66,8 +68,8 @@ def verify(
             on_tensor=on_tensor,
         )
     if shown.as_json:
-        console.write_stdout(to_json(verification))
-    console.show_verification(verification, quiet=messages.quiet)
+        write_stdout(to_json(verification))
+    show_verification(verification, quiet=messages.quiet)
     if not verification.is_verified:
         raise VerificationError(f"{output}: {len(verification.disagreements)} disagreement(s)")
 

@@ -1,22 +1,32 @@
-"""Several reports beside each other: what each pruned, and how far they pruned the same.
+"""Several reports side by side: what each pruned, and how far they pruned the same.
 
-Compared are the channels that each run pruned itself (`PlanItem.pruned`), as plain numbers. Not
-here: how it looks (`console`, `page`).
+Compared are the channels that each run pruned itself (`PlanItem.pruned`).
+See also: overlap.py for the arithmetic; `prune_cli.show` for how it looks.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from math import prod
-from pathlib import Path
 
 from prune_cli.amounts import Amount
-from prune_cli.inspection.inspection import natural_key
+from prune_cli.checkpoint.names import natural_key
 from prune_cli.jsontext import encode
 from prune_cli.plan.facts import PlanItem
-from prune_cli.report.report import Report, read_report
+from prune_cli.report.overlap import (
+    Likeness,
+    Overlap,
+    PairCount,
+    count_pair,
+    expect_shared,
+    make_overlap,
+    measure_likeness,
+    measure_overlap,
+    to_bits,
+)
+from prune_cli.report.report import Report
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 had no groups, and of pairs and tensors no more than their overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +47,16 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Overlap:
-    """How far sets of channels are the same.
+class RunGroup:
+    """The runs of one amount and dim, by their numbers from 0.
 
-    Attributes:
-        shared: how many channels are in every set.
-        union: how many are in any.
-        jaccard: shared / union; 1.0 where nothing was pruned at all.
+    `likeness` is None where no two of them can be compared.
     """
 
-    shared: int
-    union: int
-    jaccard: float
+    amount: Amount | None
+    dim: int
+    runs: tuple[int, ...]
+    likeness: Likeness | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class TensorComparison:
         pruned: for each report how many it pruned; None where it does not have the tensor.
         overlap: over the reports that have it; None if that is one, or they do not fit.
         by_chance: how many channels independent draws of these sizes share on average.
+        likeness: of any two reports that have it and fit; None if there are none.
         reason: why there is no overlap.
     """
 
@@ -71,6 +80,7 @@ class TensorComparison:
     pruned: tuple[int | None, ...]
     overlap: Overlap | None
     by_chance: float | None
+    likeness: Likeness | None
     reason: str | None
 
 
@@ -78,13 +88,19 @@ class TensorComparison:
 class Pair:
     """Two reports, by their numbers from 0, over all the tensors that both have and that fit.
 
-    `overlap` is None where there is no such tensor.
+    Attributes:
+        tensors: how many these are.
+        overlap: None where there is no such tensor.
+        by_chance: the Jaccard index that independent draws of these sizes have.
+        is_nested: whether one pruned all the channels that the other did.
     """
 
     first: int
     second: int
     tensors: int
     overlap: Overlap | None
+    by_chance: float | None
+    is_nested: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +108,13 @@ class Comparison:
     """Several reports; `tensors` are those of any of them, in the order of their names."""
 
     runs: tuple[Run, ...]
+    groups: tuple[RunGroup, ...]
     pairs: tuple[Pair, ...]
     tensors: tuple[TensorComparison, ...]
 
 
-def read_reports(paths: Iterable[Path]) -> dict[str, Report]:
-    """The reports at `paths` by the names of their files; a second one of a name is "NAME (2)".
-
-    Raises:
-        InputError: one of them cannot be read.
-    """
-    reports: dict[str, Report] = {}
-    for path in paths:
-        name, count = path.name, 1
-        while name in reports:
-            count += 1
-            name = f"{path.name} ({count})"
-        reports[name] = read_report(path)
-    return reports
-
-
 def compare_reports(reports: Mapping[str, Report]) -> Comparison:
-    """The Comparison of `reports`, by the names they are to have.
+    """Return the Comparison of `reports` by name.
 
     Example:
         >>> compare_reports({"a": read_report(a), "b": read_report(b)}).pairs[0].overlap
@@ -121,26 +122,25 @@ def compare_reports(reports: Mapping[str, Report]) -> Comparison:
     """
     rows = [{item.name: item for item in report.tensors} for report in reports.values()]
     names = sorted({name for row in rows for name in row}, key=natural_key)
+    totals: dict[_Pair, PairCount] = {}
+    tensors = [_compare(name, [row.get(name) for row in rows], totals) for name in names]
+    runs = tuple(_run(name, report) for name, report in reports.items())
     return Comparison(
-        runs=tuple(_run(name, report) for name, report in reports.items()),
-        pairs=tuple(_pair(rows, *numbers) for numbers in combinations(range(len(rows)), 2)),
-        tensors=tuple(_compare(name, [row.get(name) for row in rows]) for name in names),
+        runs=runs,
+        groups=tuple(_groups(runs, totals)),
+        pairs=tuple(_pair(*pair, totals.get(pair)) for pair in combinations(range(len(runs)), 2)),
+        tensors=tuple(tensors),
     )
 
 
-def to_json(comparison: Comparison) -> str:
-    """The comparison as JSON, a line for each tensor, ending in a newline."""
+def comparison_to_json(comparison: Comparison) -> str:
+    """Return the comparison as JSON, a line for each run, pair and tensor, ending in a newline."""
     facts = {key: list(value) for key, value in asdict(comparison).items()}
     return encode({"schema": SCHEMA, **facts})
 
 
-def shared_channels(items: Sequence[PlanItem]) -> frozenset[int]:
-    """The channels that each of `items` pruned."""
-    return frozenset.intersection(*(frozenset(item.pruned) for item in items))
-
-
 def why_unlike(items: Sequence[PlanItem]) -> str | None:
-    """Why the channels of `items`, all of one tensor, cannot be compared; None if they can."""
+    """Return why the channels of `items`, rows of one tensor, do not compare; None if they do."""
     if len(items) < 2:
         return "only one report has it"
     if len({item.dim for item in items}) > 1:
@@ -170,44 +170,67 @@ def _run(name: str, report: Report) -> Run:
     )
 
 
-def _compare(name: str, items: Sequence[PlanItem | None]) -> TensorComparison:
+# --- pairs -----------------------------------------------------------------------------------
+
+_Pair = tuple[int, int]
+"""The numbers of two runs, the smaller first."""
+
+
+def _count_pairs(items: Sequence[PlanItem | None]) -> dict[_Pair, PairCount]:
+    """Return the counts of each two runs that have a tensor and fit."""
+    there = [(number, item) for number, item in enumerate(items) if item]
+    bits = to_bits([item for _, item in there])
+    rows = [(number, item, own) for (number, item), own in zip(there, bits, strict=True)]
+    return {
+        (first, second): count_pair(one, other, bits_of_one, bits_of_other)
+        for (first, one, bits_of_one), (second, other, bits_of_other) in combinations(rows, 2)
+        if (one.dim, one.channels) == (other.dim, other.channels)
+    }
+
+
+def _pair(first: int, second: int, total: PairCount | None) -> Pair:
+    if total is None:
+        return Pair(first, second, tensors=0, overlap=None, by_chance=None, is_nested=False)
+    return Pair(
+        first=first,
+        second=second,
+        tensors=total.tensors,
+        overlap=make_overlap(total.shared, total.union),
+        by_chance=total.by_chance,
+        is_nested=total.is_nested,
+    )
+
+
+def _groups(runs: Sequence[Run], totals: Mapping[_Pair, PairCount]) -> Iterable[RunGroup]:
+    """Yield the runs of each amount and dim, in the order of the first of them."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for number, run in enumerate(runs):
+        groups.setdefault((repr(run.amount), run.dim), []).append(number)  # 1 is not 1.0
+    for (_, dim), numbers in groups.items():
+        pairs = [totals[pair] for pair in combinations(numbers, 2) if pair in totals]
+        yield RunGroup(runs[numbers[0]].amount, dim, tuple(numbers), measure_likeness(pairs))
+
+
+# --- tensors ---------------------------------------------------------------------------------
+
+
+def _compare(
+    name: str, items: Sequence[PlanItem | None], totals: dict[_Pair, PairCount]
+) -> TensorComparison:
+    """Return the comparison of one tensor, and add its pairs to `totals`."""
     there = [item for item in items if item]
     reason = why_unlike(there)
+    counts = _count_pairs(items)
+    if there[0].follows is None:  # a row that follows another repeats its channels
+        for pair, count in counts.items():
+            totals[pair] = totals[pair] + count if pair in totals else count
     return TensorComparison(
         name=name,
         follows=there[0].follows,
         channels=there[0].channels if len({item.channels for item in there}) == 1 else None,
         pruned=tuple(len(item.pruned) if item else None for item in items),
-        overlap=None if reason else _overlap(there),
-        by_chance=None if reason else _by_chance(there),
+        overlap=None if reason else measure_overlap(there),
+        by_chance=None if reason else expect_shared(there),
+        likeness=measure_likeness(counts.values()),
         reason=reason,
     )
-
-
-def _overlap(items: Sequence[PlanItem]) -> Overlap:
-    shared = len(shared_channels(items))
-    union = len(frozenset().union(*(item.pruned for item in items)))
-    return Overlap(shared, union, shared / union if union else 1.0)
-
-
-def _by_chance(items: Sequence[PlanItem]) -> float | None:
-    """Of sets drawn from the same live channels: each is in all of them with the product's odds."""
-    if len({item.already_pruned for item in items}) > 1:
-        return None
-    live = items[0].channels - len(items[0].already_pruned)
-    return live * prod(len(item.pruned) / live for item in items) if live else 0.0
-
-
-def _pair(rows: Sequence[Mapping[str, PlanItem]], first: int, second: int) -> Pair:
-    """The sums over the tensors; a row that follows another repeats it, so it is left out."""
-    both = [
-        [item, rows[second][name]]
-        for name, item in rows[first].items()
-        if name in rows[second] and item.follows is None
-    ]
-    overlaps = [_overlap(items) for items in both if why_unlike(items) is None]
-    shared = sum(overlap.shared for overlap in overlaps)
-    union = sum(overlap.union for overlap in overlaps)
-    jaccard = shared / union if union else 1.0
-    total = Overlap(shared, union, jaccard) if overlaps else None
-    return Pair(first, second, len(overlaps), total)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune_cli.checkpoint import Loading, open_checkpoint
+from prune_cli.checkpoint import open_checkpoint
 from prune_cli.checkpoint.files import is_index
 from prune_cli.errors import InputError, OutputError
 from tests import build
@@ -135,7 +135,7 @@ def test_loading_defaults_to_the_safe_way(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="--unsafe-load"):
         open_checkpoint(path)
-    assert open_checkpoint(path, Loading(unsafe=True)).format == "module"
+    assert open_checkpoint(path).format == "module"
 
 
 def test_a_file_that_was_cut_since_it_was_opened_is_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune_cli.checkpoint import Loading, open_checkpoint
+from prune_cli.checkpoint import open_checkpoint
 from prune_cli.errors import InputError
 from tests import build
 
@@ -240,4 +240,4 @@ def test_loading_options_reach_every_shard(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--unsafe-load"):
         open_checkpoint(folder)
     with pytest.raises(InputError, match="does not fit its shards"):
-        open_checkpoint(folder, Loading(unsafe=True))
+        open_checkpoint(folder)

@@ -240,7 +240,7 @@ def test_a_newer_pickle_protocol_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="saved with pickle_protocol=4.*--unsafe-load does"):
         open_checkpoint(path)
-    assert open_checkpoint(path, Loading(unsafe=True)).tensors.keys() == build.tensors().keys()
+    assert open_checkpoint(path).tensors.keys() == build.tensors().keys()
 
 
 def test_a_legacy_module_is_told(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_whole_module_loads_unsafely(tmp_path: Path, save: build.Saver) -> Non
     net = build.Net()
     path = save(tmp_path / "x", net)
 
-    checkpoint = open_checkpoint(path, Loading(unsafe=True))
+    checkpoint = open_checkpoint(path)
 
     assert checkpoint.format == "module"
     assert checkpoint.tensors.keys() == net.state_dict().keys()
@@ -315,7 +315,7 @@ def test_torchscript_loads_unsafely_only(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="TorchScript archive"):
         open_checkpoint(path)
-    checkpoint = open_checkpoint(path, Loading(unsafe=True))
+    checkpoint = open_checkpoint(path)
 
     assert checkpoint.format == "torchscript"
     assert checkpoint.tensors["weight"].shape == (2, 3)
@@ -326,7 +326,7 @@ def test_an_unsafe_load_of_plain_tensors_is_the_same(tmp_path: Path, save: build
     """With --unsafe-load a plain state dict has the same tensors."""
     path = save(tmp_path / "x", build.tensors())
 
-    checkpoint = open_checkpoint(path, Loading(unsafe=True))
+    checkpoint = open_checkpoint(path)
 
     for name, tensor in build.tensors().items():
         assert build.same_bits(read(checkpoint, name), tensor)
@@ -340,7 +340,7 @@ def test_a_class_that_is_gone_is_an_input_error(tmp_path: Path) -> None:
     rewrite_pickle(path, pickled)
 
     with pytest.raises(InputError, match=r"ModuleNotFoundError.*PYTHONPATH"):
-        open_checkpoint(path, Loading(unsafe=True))
+        open_checkpoint(path)
 
 
 def rewrite_pickle(path: Path, pickled: bytes) -> None:

@@ -69,12 +69,12 @@ def test_masks_are_kept_as_torch_has_them(run: Run, model: Path) -> None:
 
 
 def test_the_summary_says_what_was_understood(run: Run, model: Path) -> None:
-    """The amount, the biases that still emit, what was skipped and the files are on stderr."""
+    """The amount, the biases that stay, what was skipped and the files are on stderr."""
     ran = run("random-structured", model, "-a", "25%", "-d", "0")
 
     assert ran.out == ""
     assert "amount 0.25: 25% of each tensor's live channels, dim 0, seed 0" in ran.text
-    assert "in 2 module(s) the bias of a pruned channel still emits" in ran.text
+    assert "in 2 modules, pruned channels still output their bias" in ran.text
     assert "skipped bn.weight: 1-D" in ran.text
     assert "wrote" in ran.text and "model.pruned.report.json" in ran.text
 
@@ -91,7 +91,7 @@ def test_many_tensors_stay_readable(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     """The table of 500 tensors collapses to a few lines, none longer than the terminal."""
-    monkeypatch.setattr("prune_cli.show.console._stderr.width", columns)
+    monkeypatch.setattr("prune_cli.show.console.stderr.width", columns)
     names = [f"layers.{n}.{part}.weight" for n in range(125) for part in ("q", "k", "v", "mlp.up")]
     path = build.safetensors(tmp_path / "x", {name: torch.ones(8, 4) for name in names})
 
@@ -493,7 +493,7 @@ def test_the_summary_of_a_recipe_says_what_fills_it(run: Run, model: Path) -> No
 
     text = run("random-structured", model, "--recipe", recipe, "-a", "0.5", "-n").text
 
-    assert "amounts of the recipe, and 0.5 where it gives none" in text
+    assert "amounts of the recipe, or 0.5 where it gives none" in text
 
 
 def test_a_file_size_limit_leaves_nothing(model: Path) -> None:

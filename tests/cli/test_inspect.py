@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune_cli.show import console
+from prune_cli.show.numbers import format_bytes
 from tests import build
 from tests.conftest import Run
 
@@ -49,7 +49,7 @@ def test_small_checkpoint_is_shown_whole(run: Run, tmp_path: Path) -> None:
 
     assert (ran.code, ran.err) == (0, "")
     assert words(ran.out) == [
-        f"model.safetensors safetensors, {console.format_bytes(path.stat().st_size)}",
+        f"model.safetensors safetensors, {format_bytes(path.stat().st_size)}",
         "",
         "name shape dtype size dims",
         "bn 32 B",
@@ -64,8 +64,8 @@ def test_small_checkpoint_is_shown_whole(run: Run, tmp_path: Path) -> None:
         "",
         "F32 3 tensors 174 elements 696 B",
         "BF16 2 tensors 250 elements 500 B",
-        "I64 1 tensor 1 elements 8 B",
-        "2 of 6 can be pruned, along any of their dims; 2 of them called weight, the default "
+        "I64 1 tensor 1 element 8 B",
+        "2 of 6 can be pruned, along any of their dims; 2 of them are called weight, the default "
         + "of --param",
     ]
 
@@ -141,7 +141,7 @@ def test_masks_aliases_notes_and_drops_are_told(run: Run, tmp_path: Path) -> Non
     assert "shared memory: head.weight is conv.weight" in text
     assert "note: q0.weight is quantised with a zero point" in text
     assert "and 1 more like these" in text
-    assert "not in the state dict, or no tensors: epoch" in text
+    assert "not tensors, or not in the state dict: epoch" in text
 
 
 def test_folder_says_how_many_files_it_has(run: Run, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_what_was_written_verifies(tmp_path: Path, run: Run, model: Path) -> Non
     assert (alone.code, whole.code) == (0, 0), alone.err + whole.err
     assert alone.out == whole.out == ""
     assert "all that can be told without the source; --source compares every byte" in alone.text
-    assert whole.text.startswith("verified 6 tensor(s)")
+    assert whole.text.startswith("verified 6 tensors")
     assert whole.text.endswith("every byte")
 
 

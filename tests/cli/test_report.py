@@ -65,7 +65,7 @@ def test_several_reports_are_compared(run: Run, tmp_path: Path) -> None:
         "v 8 1 - - -",
         "w 8 2 2 1 33.3% \u2501\u2501\u2501",
         "",
-        "1 and 2: 33.3% alike, 1 of 3 channels in 1 tensor(s)",
+        "1 and 2: 33.3% alike, 1 of 3 channels in 1 tensor; 14.3% by chance",
     ]
 
 
@@ -81,14 +81,15 @@ def test_reports_with_nothing_in_common_say_so(run: Run, tmp_path: Path) -> None
 
 
 def test_many_reports_fit_in_80_columns(run: Run, tmp_path: Path) -> None:
-    """Beyond four runs the counts have no room, and what all share stays."""
+    """Beyond four runs the counts have no room; how alike each two are is told beside chance."""
     rows = tuple(item(f"w{chr(97 + n % 26)}{n}", (1,)) for n in range(50))
     paths = [write(tmp_path / f"{n}.json", report(*rows)) for n in range(6)]
 
     ran = run("report", *paths)
 
     assert max(map(len, ran.out.splitlines())) <= 80
-    assert "tensor channels shared alike" in words(ran.out)
+    assert "tensor channels each two alike by chance" in words(ran.out)
+    assert "wa0 8 100.0% \u00b1 0.0 6.7% \u2501\u2501\u2501" in "\n".join(words(ran.out))
     assert "... and 10 more tensors; --json and --html have every one" in ran.out
     assert ran.out.count(" alike, ") == 15
 

@@ -1,23 +1,24 @@
 """What several reports have in common, as plain numbers."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
 from prune_cli.amounts import Amount
-from prune_cli.errors import InputError
 from prune_cli.plan.facts import Options, PlanItem, Skipped
 from prune_cli.report.comparison import (
-    Overlap,
     Pair,
     Run,
+    RunGroup,
     TensorComparison,
     compare_reports,
-    read_reports,
-    to_json,
+    comparison_to_json,
 )
+from prune_cli.report.overlap import Likeness, Overlap
 from prune_cli.report.report import Input, Output, Report, Tool, sum_up
 from prune_cli.report.report import to_json as report_to_json
 
@@ -116,10 +117,12 @@ def test_overlap_counts_shared_channels() -> None:
             pruned=(3, 3),
             overlap=Overlap(2, 4, 0.5),
             by_chance=9 / 8,
+            likeness=Likeness(1, 0.5, None, pytest.approx((9 / 8) / (6 - 9 / 8))),
             reason=None,
         ),
     )
-    assert found.pairs == (Pair(0, 1, 1, Overlap(2, 4, 0.5)),)
+    chance = pytest.approx((9 / 8) / (6 - 9 / 8))
+    assert found.pairs == (Pair(0, 1, 1, Overlap(2, 4, 0.5), chance, is_nested=False),)
 
 
 def test_same_report_twice_is_alike_throughout() -> None:
@@ -149,7 +152,7 @@ def test_tensor_of_one_report_is_not_compared() -> None:
 
     assert [facts.pruned for facts in found.tensors] == [(1, None), (None, 1)]
     assert {facts.reason for facts in found.tensors} == {"only one report has it"}
-    assert found.pairs == (Pair(0, 1, 0, None),)
+    assert found.pairs == (Pair(0, 1, 0, None, None, is_nested=False),)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +215,8 @@ def test_bias_that_follows_is_listed_but_not_counted_again() -> None:
     found = compare_reports({"a": report(*rows), "b": report(*rows)})
 
     assert [facts.follows for facts in found.tensors] == ["fc.weight", None]
-    assert found.pairs == (Pair(0, 1, 1, Overlap(1, 1, 1.0)),)
+    chance = pytest.approx((1 / 8) / (2 - 1 / 8))
+    assert found.pairs == (Pair(0, 1, 1, Overlap(1, 1, 1.0), chance, is_nested=True),)
 
 
 def test_tensors_are_in_the_order_of_their_numbers() -> None:
@@ -224,32 +228,78 @@ def test_tensors_are_in_the_order_of_their_numbers() -> None:
     assert [facts.name for facts in found.tensors] == ["l.2.weight", "l.10.weight"]
 
 
-def test_reports_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    """Files of the same name in several folders keep it, with a number."""
-    paths = []
-    for number in range(3):
-        (tmp_path / str(number)).mkdir()
-        content = report(item("w", (number,)), seed=number)
-        paths.append(write(tmp_path / str(number) / "prune-report.json", content))
+def test_runs_of_one_amount_and_dim_are_a_group() -> None:
+    """Their pairs have a mean and a deviation beside what chance gives; others are not in it."""
+    reports = {
+        "a": report(item("w", (0, 1)), amount=0.25),
+        "b": report(item("w", (0, 2)), amount=0.25, seed=1),
+        "c": report(item("w", (2, 3)), amount=0.25, seed=2),
+        "d": report(item("w", (0, 1, 2, 3)), amount=0.5),
+    }
 
-    found = read_reports(paths)
+    found = compare_reports(reports)
 
-    assert list(found) == ["prune-report.json", "prune-report.json (2)", "prune-report.json (3)"]
-    assert [each.options.seed for each in found.values()] == [0, 1, 2]
+    indices = [1 / 3, 0, 1 / 3]
+    chance = 0.5 / (4 - 0.5)
+    likeness = Likeness(
+        3,
+        pytest.approx(mean(indices)),
+        pytest.approx(stdev(indices)),
+        pytest.approx(chance),
+    )
+    assert found.groups == (
+        RunGroup(0.25, 0, (0, 1, 2), likeness),
+        RunGroup(0.5, 0, (3,), None),
+    )
 
 
-def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
-    """The error names the file."""
-    path = tmp_path / "config.json"
-    path.write_text("{}")
+def test_an_amount_of_1_is_no_fraction() -> None:
+    """One channel and all of them are different amounts, though Python holds them equal."""
+    found = compare_reports({"a": report(amount=1), "b": report(amount=1.0)})
 
-    with pytest.raises(InputError, match=r"config\.json is not a report of prune-cli"):
-        read_reports([path])
+    assert [group.runs for group in found.groups] == [(0,), (1,)]
+
+
+def test_a_smaller_amount_of_one_seed_is_nested_in_a_larger() -> None:
+    """All that one run pruned, in every tensor, the other pruned too; the reverse is enough."""
+    small = report(item("v", (1,)), item("w", (0, 1)))
+    large = report(item("v", (1, 5)), item("w", (0, 1, 2)))
+    crossed = report(item("v", ()), item("w", (0, 1, 2)))
+
+    found = compare_reports({"small": small, "large": large, "crossed": crossed})
+
+    nested = {(pair.first, pair.second): pair.is_nested for pair in found.pairs}
+    assert nested == {(0, 1): True, (0, 2): False, (1, 2): True}
+
+
+def test_likeness_of_a_tensor_is_over_each_two_runs() -> None:
+    """Where three runs share nothing in all, any two may."""
+    rows = [item("w", pruned) for pruned in ((0, 1), (1, 2), (2, 0))]
+
+    (facts,) = compare_reports({str(n): report(row) for n, row in enumerate(rows)}).tensors
+
+    assert facts.overlap == Overlap(0, 3, 0.0)
+    assert facts.likeness is not None
+    assert (facts.likeness.pairs, facts.likeness.mean) == (3, pytest.approx(1 / 3))
+
+
+def test_many_runs_are_compared_in_time() -> None:
+    """A hundred runs, nearly five thousand pairs, take seconds at most."""
+    rows = [
+        [item(f"l{n}.w", tuple(range(run, 512, 4)), channels=512) for n in range(20)]
+        for run in range(100)
+    ]
+
+    start = time.perf_counter()
+    found = compare_reports({str(n): report(*row) for n, row in enumerate(rows)})
+
+    assert len(found.pairs) == 4950
+    assert time.perf_counter() - start < 10
 
 
 def test_json_is_golden() -> None:
     """Keys in one order, and a line for each run, pair and tensor."""
-    text = to_json(
+    text = comparison_to_json(
         compare_reports({"a": report(item("w", (0, 1))), "b": report(item("w", (1,)), seed=1)})
     )
 
@@ -257,23 +307,29 @@ def test_json_is_golden() -> None:
         '"method": "random_structured", "input": "model.pt", '
         '"output": "model.pruned.safetensors", "amount": 0.25, "dim": 0'
     )
+    likeness = '{"pairs": 1, "mean": 0.5, "sigma": null, "by_chance": 0.09090909090909091}'
     assert text == (
         "{\n"
-        '  "schema": 1,\n'
+        '  "schema": 2,\n'
         '  "runs": [\n'
         f'    {{"report": "a", {run}, "seed": 0, "tensors": 1, "channels": 8, '
         '"channels_pruned": 2, "sparsity": 0.25},\n'
         f'    {{"report": "b", {run}, "seed": 1, "tensors": 1, "channels": 8, '
         '"channels_pruned": 1, "sparsity": 0.125}\n'
         "  ],\n"
+        '  "groups": [\n'
+        f'    {{"amount": 0.25, "dim": 0, "runs": [0, 1], "likeness": {likeness}}}\n'
+        "  ],\n"
         '  "pairs": [\n'
         '    {"first": 0, "second": 1, "tensors": 1, '
-        '"overlap": {"shared": 1, "union": 2, "jaccard": 0.5}}\n'
+        '"overlap": {"shared": 1, "union": 2, "jaccard": 0.5}, '
+        '"by_chance": 0.09090909090909091, "is_nested": true}\n'
         "  ],\n"
         '  "tensors": [\n'
         '    {"name": "w", "follows": null, "channels": 8, "pruned": [2, 1], '
-        '"overlap": {"shared": 1, "union": 2, "jaccard": 0.5}, "by_chance": 0.25, "reason": null}\n'
+        '"overlap": {"shared": 1, "union": 2, "jaccard": 0.5}, "by_chance": 0.25, '
+        f'"likeness": {likeness}, "reason": null}}\n'
         "  ]\n"
         "}\n"
     )
-    assert json.loads(text)["schema"] == 1
+    assert json.loads(text)["schema"] == 2

@@ -4,7 +4,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from prune_cli.show.console import Row, collapse, escape, format_bytes
+from prune_cli.show.console import escape
+from prune_cli.show.numbers import format_bytes
+from prune_cli.show.pruned import Row, collapse
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ def test_escape(name: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("nbytes", "shown"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_963_008, "2.0 MB"), (3.2e15, "3200.0 TB")],
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_963_008, "2.0 MB"), (3.2e15, "3,200.0 TB")],
 )
 def test_format_bytes(nbytes: float, shown: str) -> None:
     """Sizes are in powers of 1000, up to terabytes."""

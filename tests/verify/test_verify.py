@@ -120,9 +120,7 @@ KINDS = {
     "tied-module": Kind(tied_module),
     "dtypes": Kind(dtypes, {"modules": ["yes.*"]}),
     "in-memory": Kind(live_complex),
-    "module": Kind(
-        lambda f: build.torch_zip(f / "m.pt", nn.Linear(4, 6)), loading=Loading(unsafe=True)
-    ),
+    "module": Kind(lambda f: build.torch_zip(f / "m.pt", nn.Linear(4, 6))),
     "with-bias": Kind(lambda f: build.torch_zip(f / "m.pt", build.tensors()), {"with_bias": True}),
     "lstm": Kind(
         lambda f: build.torch_zip(f / "m.pt", LSTM.state_dict()),

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from prune_cli import prune_checkpoint
 from prune_cli.checkpoint import STAGING
 from prune_cli.errors import InputError, OutputError
-from prune_cli.write.stream import run
-from prune_cli.write.workers import StoppedError
+from prune_cli.write.workers import StoppedError, run
 from tests import build
 
 WEIGHTS = {f"layers.{n}.weight": torch.randn(64, 64) for n in range(8)}

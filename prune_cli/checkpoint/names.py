@@ -1,0 +1,14 @@
+"""Names of tensors and modules in the order in which people count."""
+
+import re
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key that compares numbers in names as numbers.
+
+    Example:
+        >>> sorted(["layers.10", "layers.2"], key=natural_key)
+        ['layers.2', 'layers.10']
+    """
+    parts = re.split(r"(\d+)", name)
+    return tuple((1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts if p)

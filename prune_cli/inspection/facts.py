@@ -1,0 +1,125 @@
+"""What is in a checkpoint, as frozen facts and as JSON.
+
+See also: inspect.py, which finds them; `prune_cli.show`, which shows them to people.
+"""
+
+from dataclasses import asdict, dataclass
+
+from prune_cli.checkpoint import Dropped
+from prune_cli.jsontext import encode
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroCount:
+    """How many of a tensor's channels along `dim` are all zero."""
+
+    dim: int
+    channels: int
+    zero: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterFacts:
+    """One parameter, as its module knows it.
+
+    Attributes:
+        name: full dotted name without `_orig`; module, param: its two parts.
+        aliases: further names of the same memory.
+        dtype, shape: dtype as safetensors spells it.
+        elements, bytes: of the parameter, without its mask.
+        file: the shard that holds it.
+        mask: the name of the tensor that is its mask, where torch pruned it.
+        prunable_dims: the dims along which it can be pruned, counted from the front.
+        reason: why there are none.
+        zeros: for each dim that was asked for; None if not counted.
+    """
+
+    name: str
+    module: str
+    param: str
+    aliases: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    bytes: int
+    file: str
+    mask: str | None
+    prunable_dims: tuple[int, ...]
+    reason: str | None
+    zeros: tuple[ZeroCount, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DtypeTotal:
+    """All tensors of one dtype, masks included."""
+
+    dtype: str
+    tensors: int
+    elements: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Glob:
+    """A pattern for `--module`, and what can be pruned of what it matches.
+
+    `param` is a pattern for `--param` that matches all of it; `depth` is the number of patterns
+    listed above that contain its modules.
+    """
+
+    pattern: str
+    param: str
+    depth: int
+    modules: int
+    tensors: int
+    elements: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is in a checkpoint; parameters and totals are those that were asked for.
+
+    Attributes:
+        path: its name, without the folders above it.
+        format: as in Checkpoint.
+        files: the number of files that hold tensors.
+        bytes: the size of these files.
+        dtypes: totals, the largest first.
+        parameters: as a torch file orders them; safetensors has no order, so by name there
+            ("layers.2" before "layers.10").
+        globs: patterns that group the modules; None if not asked for.
+        dropped: entries that are not tensors.
+        notes: what a user should know about how it was read.
+    """
+
+    path: str
+    format: str
+    files: int
+    bytes: int
+    dtypes: tuple[DtypeTotal, ...]
+    parameters: tuple[ParameterFacts, ...]
+    globs: tuple[Glob, ...] | None
+    dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...]
+
+
+def inspection_to_json(inspection: Inspection) -> str:
+    """Return the inspection as JSON, one line for each parameter, ending in a newline.
+
+    The keys are those of Inspection in their order, after "schema"; "globs" and the "zeros" of a
+    parameter are there only if they were asked for.
+    """
+    facts = asdict(inspection)
+    rows = [_without(row, "zeros") for row in facts["parameters"]]
+    lists = {key: list(facts[key]) for key in ("dtypes", "dropped")}
+    if inspection.globs is not None:
+        lists["globs"] = list(facts["globs"])
+    kept = _without(facts, "globs")
+    return encode({"schema": SCHEMA, **kept, **lists, "parameters": rows})
+
+
+def _without(row: dict[str, object], key: str) -> dict[str, object]:
+    return {name: value for name, value in row.items() if name != key or value is not None}

@@ -1,0 +1,64 @@
+"""The HTML templates of the page, and how numbers look in them. Only this file knows Jinja2."""
+
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from prune_cli.amounts import Amount
+from prune_cli.show.numbers import format_bytes, format_count
+
+_LONGEST_TEXT = 300
+"""Characters of a name or a reason; those of a hostile file may have megabytes."""
+
+
+def fill_in(template: str, view: object) -> str:
+    """Return the HTML of `template`, whose `view` is what it shows; every text is escaped."""
+    return _environment().get_template(template).render(view=view)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "number": lambda number: f"{number:,}",
+        "percent": lambda part: f"{part:.1%}",
+        "rounded": _round,
+        "count": format_count,
+        "size": format_bytes,
+        "amount": _describe_amount,
+        "clip": _clip,
+    }
+    environment.globals |= {"style": _read("page.css"), "script": _read("page.js")}
+    return environment
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _round(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _describe_amount(amount: Amount | None) -> str:
+    match amount:
+        case None:
+            return "by rules"
+        case int():
+            return f"{format_count(amount, 'channel')} of each tensor"
+        case _:
+            return f"{100 * amount:.4g}% of each tensor's live channels"
+
+
+def _clip(text: str, most: int = _LONGEST_TEXT) -> str:
+    """Return `text`, or both ends of it if it is longer than `most` characters."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"

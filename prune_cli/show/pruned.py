@@ -1,0 +1,188 @@
+"""What a run pruned: a table of its tensors, the totals, and what a user should know.
+
+See also: shrunk.py for runs that removed channels; comparison.py for several runs.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from prune_cli.checkpoint.names import natural_key
+from prune_cli.show.console import escape, say, show_written, stderr
+from prune_cli.show.numbers import format_count, format_shape, list_some
+from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
+
+if TYPE_CHECKING:
+    from prune_cli.plan.facts import PlanItem
+    from prune_cli.report.report import Report
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of pruned tensors; `count` tensors that look alike share one."""
+
+    name: str
+    shape: tuple[int, ...]
+    dim: int
+    channels: int
+    pruned: int
+    already: int
+    count: int = 1
+
+
+def show_report(
+    report: "Report",
+    *,
+    written: Iterable[Path | None] = (),
+    emitting: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Show what a run did, and where its files are; `emitting` modules output a pruned bias."""
+    if not quiet:
+        print_pruned(report, stderr, emitting)
+        show_written(written)
+
+
+def print_pruned(report: "Report", console: Console, emitting: int = 0) -> None:
+    """Print the table of pruned tensors, the totals, and what was left out."""
+    items = sorted(report.tensors, key=lambda item: natural_key(item.name))
+    rows = collapse(rows_of(items), MAX_ROWS)
+    print_fitting(console, lambda with_bar: _table(rows[:MAX_ROWS], with_bar))
+    if len(rows) > MAX_ROWS:
+        more = len(rows) - MAX_ROWS
+        say(f"[dim]... and {more:,} more rows; the report has every tensor[/]", console)
+    for line in _summary(report, emitting):
+        say(line, console)
+
+
+def rows_of(items: "Iterable[PlanItem]") -> list[Row]:
+    """Return a Row for each of `items`."""
+    return [
+        Row(
+            item.name,
+            item.shape,
+            item.dim,
+            item.channels,
+            len(item.pruned),
+            len(item.already_pruned),
+        )
+        for item in items
+    ]
+
+
+def collapse(rows: Sequence[Row], limit: int) -> list[Row]:
+    """Return `rows`; if there are more than `limit`, with those that differ only in numbers merged.
+
+    Example:
+        >>> [row.name for row in collapse([Row("l.0.w", (2, 2), 0, 2, 1, 0),
+        ...                                Row("l.1.w", (2, 2), 0, 2, 1, 0)], limit=1)]
+        ['l.*.w']
+    """
+    if len(rows) <= limit:
+        return list(rows)
+    groups: dict[tuple[str, tuple[int, ...], int], list[Row]] = {}
+    for row in rows:
+        name = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", row.name)
+        groups.setdefault((name, row.shape, row.dim), []).append(row)
+    return [_merge(name, group) for (name, *_), group in groups.items()]
+
+
+def _merge(name: str, group: Sequence[Row]) -> Row:
+    return Row(
+        name if len(group) > 1 else group[0].name,
+        group[0].shape,
+        group[0].dim,
+        sum(row.channels for row in group),
+        sum(row.pruned for row in group),
+        sum(row.already for row in group),
+        len(group),
+    )
+
+
+def _table(rows: Sequence[Row], with_bar: bool) -> Table:
+    merged = ["tensors"] if any(row.count > 1 for row in rows) else []
+    before = ["before"] if any(row.already for row in rows) else []
+    table = make_table("tensor", *merged, "shape", "dim", *before, "pruned", with_bar=with_bar)
+    for row in rows:
+        cells = [f"{row.count:,}"] if merged else []
+        cells += [format_shape(row.shape), str(row.dim)]
+        cells += [f"{row.already:,}"] if before else []
+        cells += [f"{row.pruned:,}/{row.channels:,}"]
+        bar = draw_bar(row.pruned + row.already, row.channels) if with_bar else None
+        add_row(table, row.name, cells, bar)
+    return table
+
+
+def _summary(report: "Report", emitting: int) -> Iterator[str]:
+    totals = report.totals
+    yield (
+        f"[bold]{_what_was_done(report)}[/]; "
+        f"{totals.sparsity:.1%} of their {totals.elements:,} elements are zero"
+    )
+    yield f"[dim]{describe_options(report)}[/]"
+    for note in _notes(report, emitting):
+        yield f"[bold magenta]note:[/] {escape(note)}"
+    if report.skipped:
+        names = escape(list_some([skip.name for skip in report.skipped]))
+        yield f"skipped {names}: {escape(report.skipped[0].reason)}"
+    yield from tell_dropped(report)
+
+
+def tell_dropped(report: "Report") -> Iterator[str]:
+    """Yield a line that names the entries that the output does not hold."""
+    if report.dropped:
+        names = escape(list_some([drop.key for drop in report.dropped]))
+        yield f"[bold magenta]dropped[/] {names}: safetensors holds named tensors only"
+
+
+def _what_was_done(report: "Report") -> str:
+    totals = report.totals
+    if report.method == "remove":
+        verb = "made" if report.output else "would make"
+        count = len(report.tensors)
+        return f"{verb} the mask{'' if count == 1 else 's'} of {format_count(count, 'tensor')} permanent"
+    verb = "pruned" if report.output else "would prune"
+    return (
+        f"{verb} {totals.channels_pruned:,} of {totals.channels:,} channels in "
+        f"{format_count(totals.tensors_pruned, 'tensor')}"
+    )
+
+
+def describe_options(report: "Report") -> str:
+    """Return the amount as it was understood, the dim and the seed; or where the channels are from."""
+    options = report.options
+    match report.method, options.amount:
+        case "remove", _:
+            return "the masks in the checkpoint"
+        case "apply", _:
+            return "the channels of the report that was applied"
+        case _, None:
+            amount = "amounts of the recipe"
+        case _, _ if options.rules:
+            amount = f"amounts of the recipe, or {options.amount} where it gives none"
+        case _, int():
+            amount = (
+                f"amount {options.amount}: {format_count(options.amount, 'channel')} of each tensor"
+            )
+        case _:
+            part = f"{100 * options.amount:.6g}%"
+            amount = f"amount {options.amount}: {part} of each tensor's live channels"
+    recipe = f", {format_count(len(options.rules), 'rule')}" if options.rules else ""
+    return f"{amount}, dim {options.dim}, seed {options.seed}{recipe}"
+
+
+def _notes(report: "Report", emitting: int) -> Iterator[str]:
+    untouched = [item.name for item in report.tensors if not item.pruned]
+    if untouched and report.method == "random_structured":
+        yield f"the amount rounds to 0 channels in {list_some(untouched)}"
+    if emitting:
+        yield (
+            f"in {format_count(emitting, 'module')}, pruned channels still output their bias; "
+            "--with-bias prunes it too"
+        )
+    yield from report.notes

@@ -1,0 +1,85 @@
+"""What shrink removed: the groups of channels that went, what stayed whole and why, and the gain.
+
+See also: pruned.py for runs that write zeros.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from prune_cli.show.console import escape, say, show_written, stderr
+from prune_cli.show.numbers import format_change, format_count, list_some
+from prune_cli.show.pruned import tell_dropped
+from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
+
+if TYPE_CHECKING:
+    from prune_cli.plan.shrink import Group, ShrinkPlan
+    from prune_cli.report.report import Report
+
+
+def show_shrunk(
+    report: "Report", *, written: Iterable[Path | None] = (), quiet: bool = False
+) -> None:
+    """Show what shrink did, and where its files are."""
+    if not quiet:
+        print_shrunk(report, stderr)
+        show_written(written)
+
+
+def print_shrunk(report: "Report", console: Console) -> None:
+    """Print the table of groups that lost channels, and the totals."""
+    plan = report.shrink
+    if plan is None:
+        raise ValueError(f"a report of {report.method!r} has no groups")
+    print_fitting(console, lambda with_bar: _table(plan.groups[:MAX_ROWS], with_bar))
+    if len(plan.groups) > MAX_ROWS:
+        more = len(plan.groups) - MAX_ROWS
+        say(f"[dim]... and {more:,} more groups; the report has them[/]", console)
+    for line in _summary(report, plan):
+        say(line, console)
+
+
+def _table(groups: "Sequence[Group]", with_bar: bool) -> Table:
+    table = make_table("channels of", "dim", "before", "after", "coupled", with_bar=with_bar)
+    for group in groups:
+        gone = len(group.removed)
+        numbers = (group.dim, group.channels, group.channels - gone, len(group.members))
+        bar = draw_bar(gone, group.channels) if with_bar else None
+        add_row(table, group.root, [f"{number:,}" for number in numbers], bar)
+    return table
+
+
+def _summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
+    effect, output = plan.effect, report.output
+    verb = "removed" if output else "would remove"
+    gone = sum(len(group.removed) for group in plan.groups)
+    yield f"[bold]{verb} {format_count(gone, 'channel')} in {format_count(len(plan.groups), 'group')}[/]"
+    yield "parameters " + format_change(effect.parameters_before, effect.parameters_after)
+    yield "FLOPs of one forward pass " + format_change(effect.flops_before, effect.flops_after)
+    if output:
+        yield "bytes " + format_change(report.input.bytes, output.bytes)
+    yield from _latency(plan)
+    for reason, roots in _by_reason(plan):
+        yield f"left whole {escape(list_some(roots))}: {escape(reason)}"
+    yield from tell_dropped(report)
+
+
+def _latency(plan: "ShrinkPlan") -> Iterator[str]:
+    if latency := plan.latency:
+        before, after = latency.milliseconds["before"], latency.milliseconds["after"]
+        yield (
+            f"latency {before:.2f} ms -> {after:.2f} ms ([bold]{before / after:.2f}x[/] as fast; "
+            f"medians of {latency.rounds} alternating runs, "
+            f"{format_count(latency.threads, 'thread')})"
+        )
+
+
+def _by_reason(plan: "ShrinkPlan") -> list[tuple[str, list[str]]]:
+    """Return the groups that were left whole, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for group in plan.whole:
+        reasons.setdefault(group.reason, []).append(group.root)
+    return list(reasons.items())

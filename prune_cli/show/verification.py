@@ -1,0 +1,36 @@
+"""What verify found: every disagreement, or what was compared and agrees."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prune_cli.show.console import escape, say
+from prune_cli.show.numbers import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from prune_cli.verify.verify import Disagreement, Verification
+
+
+def show_verification(verification: "Verification", *, quiet: bool = False) -> None:
+    """Show each disagreement; if there is none and not `quiet`, what was compared."""
+    for problem in verification.disagreements:
+        say(_describe(problem))
+    if verification.is_verified and not quiet:
+        for line in _what_was_compared(verification):
+            say(line)
+
+
+def _describe(problem: "Disagreement") -> str:
+    channel = "" if problem.channel is None else f", channel {problem.channel:,}"
+    offset = "" if problem.offset is None else f" (byte {problem.offset:,} of its file)"
+    where = f"[bold]{escape(problem.tensor)}[/]{channel}: " if problem.tensor else ""
+    return f"{where}{escape(problem.fact)}{offset}"
+
+
+def _what_was_compared(verification: "Verification") -> Iterator[str]:
+    compared = (
+        f"{format_count(verification.tensors, 'tensor')}, {format_bytes(verification.nbytes)}"
+    )
+    scope = "every byte"
+    if not verification.with_source:
+        scope = "all that can be told without the source; --source compares every byte"
+    yield f"[bold green]verified[/] {compared}: {scope}"
