@@ -20,10 +20,11 @@ from prune_cli.cli.random_structured import random_structured
 from prune_cli.cli.remove import remove
 from prune_cli.cli.report import report
 from prune_cli.cli.shrink import shrink
+from prune_cli.cli.sweep import sweep
 from prune_cli.cli.verify import verify
 from prune_cli.errors import OutputError, PruneError
 
-COMMANDS = (random_structured, apply, remove, verify, inspect, report, shrink)
+COMMANDS = (random_structured, apply, remove, verify, inspect, report, shrink, sweep)
 """Every command, in the order of the help; each is called like its function."""
 
 

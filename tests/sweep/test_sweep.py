@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from prune_cli import prune_checkpoint
+from prune_cli import prune_checkpoint, sweep
 from prune_cli.errors import InputError, OutputError, RequestError, UsageError
 from prune_cli.plan.facts import Options
 from prune_cli.sweep.evaluation import Evaluation
@@ -30,7 +30,8 @@ from prune_cli.sweep.grid import Grid
 from prune_cli.sweep.maker import RandomMaker
 from prune_cli.sweep.metric import MetricSource
 from prune_cli.sweep.record import Record, append_record, read_records
-from prune_cli.sweep.sweep import Request, Results, plan_sweep, run_sweep, sweep
+from prune_cli.sweep.request import Request, plan_sweep
+from prune_cli.sweep.stages import Results, run_sweep
 from tests import build
 
 NOISY = "echo '{\"acc\": '$((90 - PRUNE_SEED * PRUNE_SEED))', \"loss\": 0.5}'"
@@ -410,7 +411,7 @@ def test_a_killed_sweep_is_resumed_to_the_same_summary(model: Path, tmp_path: Pa
     evaluate = f"echo $PRUNE_TRIAL >> {tmp_path}/log; sleep 0.04; {NOISY}"
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     script = (
-        "import sys; from prune_cli.sweep.sweep import sweep\n"
+        "import sys; from prune_cli import sweep\n"
         f"sweep({str(model)!r}, [0.1, 0.2, 0.3, 0.5], 6, {evaluate!r}, dim=0, metric='acc', "
         "output=sys.argv[1], resume=True)"
     )
@@ -464,7 +465,7 @@ def test_an_interruption_ends_the_children_and_keeps_what_is_done(
 ) -> None:
     """Ctrl-C while the fourth trial hangs."""
     script = (
-        "import sys; from prune_cli.sweep.sweep import sweep\n"
+        "import sys; from prune_cli import sweep\n"
         f"sweep({str(model)!r}, [0.25, 0.5], 3, {f'test $PRUNE_SEED = 1 && sleep 60; {NOISY}'!r}, "
         "dim=0, metric='acc', output=sys.argv[1])"
     )
