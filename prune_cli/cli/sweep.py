@@ -419,17 +419,17 @@ def _rules(
     """Yield the rules of the recipe for each amount."""
     from prune_cli.plan.recipe import read_recipe
 
-    for amount in trials.amounts() if trials.recipe else ():
-        yield (
-            amount,
-            read_recipe(
-                trials.recipe,
-                modules=modules.patterns,
-                params=channels.patterns,
-                amount=amount,
-                dim=channels.dim,
-            ),
+    if trials.recipe is None:
+        return
+    for amount in trials.amounts():
+        rules = read_recipe(
+            trials.recipe,
+            modules=modules.patterns,
+            params=channels.patterns,
+            amount=amount,
+            dim=channels.dim,
         )
+        yield amount, rules
 
 
 def _request(

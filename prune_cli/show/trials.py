@@ -17,6 +17,8 @@ from rich.text import Text
 from prune_cli.show import console
 from prune_cli.show.console import escape, say
 from prune_cli.show.numbers import format_count
+from prune_cli.sweep import forms
+from prune_cli.sweep.comparison import Finished, tell_apart
 from prune_cli.sweep.grid import Point, Trial
 from prune_cli.sweep.record import Record
 from prune_cli.sweep.request import Planned
@@ -65,14 +67,15 @@ def show_summary(summary: Summary, *, quiet: bool) -> None:
                 console.stderr.print(line)
 
 
-def print_summaries(summaries: dict[str, Summary]) -> None:
-    """Print what finished sweeps say, on stdout."""
+def print_sweeps(sweeps: Sequence[Finished]) -> None:
+    """Print what finished sweeps say, on stdout; several beside each other."""
     with console.stdout_page() as page:
-        for name, summary in summaries.items():
-            if len(summaries) > 1:
-                page.print(f"[bold]{escape(name)}[/]")
-            for line in _summary(summary):
-                page.print(line)
+        if len(sweeps) == 1:
+            parts = _summary(sweeps[0].summary)
+        else:
+            parts = _compared(sweeps)
+        for part in parts:
+            page.print(part)
 
 
 # --- while it runs ---------------------------------------------------------------------------
@@ -178,17 +181,27 @@ def _spell_time(seconds: float) -> str:
 # --- when it has run -------------------------------------------------------------------------
 
 
-def _summary(summary: Summary) -> Iterator[RenderableType]:
-    head, *rows = to_table(summary)
+def _table(cells: Sequence[Sequence[str]]) -> Table:
+    head, *rows = cells
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, heading in enumerate(head):
         table.add_column(escape(heading), justify="right" if place else "left")
     for row in rows:
         table.add_row(*map(escape, row))
-    yield table
+    return table
+
+
+def _compared(sweeps: Sequence[Finished]) -> Iterator[RenderableType]:
+    yield _table(forms.to_table(sweeps))
+    for sentence in tell_apart(sweeps):
+        yield Text(console.make_printable(sentence))
+
+
+def _summary(summary: Summary) -> Iterator[RenderableType]:
+    yield _table(to_table(summary))
     for difference in summary.differences:
         if difference.kind != "amount":
-            yield Text(difference.sentence)
+            yield Text(console.make_printable(difference.sentence))
     for warning in summary.warnings:
         yield Text.assemble(("note: ", "bold yellow"), console.make_printable(warning))
     for verdict in summary.assertions:

@@ -4,9 +4,11 @@ See also: `command`, which runs one command; `metric`, which finds the numbers.
 """
 
 import inspect
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from prune_cli.errors import UsageError
@@ -54,6 +56,11 @@ class Evaluation:
     source: MetricSource = field(default_factory=MetricSource)
     repeats: int = 1
     timeout: float | None = None
+
+    def protocol(self, input_digest: str) -> str:
+        """Return what all trials of one sweep share: the input and how it is evaluated."""
+        facts = [input_digest, {**self.facts, "finetune": None}]
+        return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def facts(self) -> dict[str, object]:

@@ -55,12 +55,27 @@ def is_sweep(path: Path) -> bool:
 
 
 def read_sweep(folder: Path) -> tuple[Settings, list[Record]]:
-    """Return the settings and the last record of each trial of the sweep in `folder`.
+    """Return the settings and records of the sweep in `folder`, the records in grid order.
+
+    Those of an earlier input or evaluation, and those that are not of the grid any more, are not
+    among them.
 
     Raises:
         InputError: it is none.
     """
-    return read_settings(folder), _records(folder)
+    settings = read_settings(folder)
+    found = {
+        record.trial: record
+        for record in (read_records(folder / LOG) if (folder / LOG).exists() else [])
+        if record.protocol == settings.protocol
+    }
+    names = [trial.name for trial in settings.grid.trials]
+    further = [
+        name
+        for name, record in found.items()
+        if (record.tuned and settings.keep_best) or (record.recipe and settings.lose is not None)
+    ]
+    return settings, [found[name] for name in [*names, *further] if name in found]
 
 
 def _records(folder: Path) -> list[Record]:

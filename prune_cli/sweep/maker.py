@@ -56,6 +56,11 @@ class Maker(Protocol):
         """The checkpoint that is pruned."""
         ...
 
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What was asked for of every trial, by the names of the options."""
+        ...
+
     def prepare(self, trial: Trial) -> Prepared:
         """Decide a trial; raise RequestError where it does not fit the source."""
         ...
@@ -93,6 +98,12 @@ class RandomMaker:
     def source(self) -> Checkpoint:
         """The checkpoint, opened when it is first asked for."""
         return open_checkpoint(self.path, self.loading)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """The options of every trial; a recipe shows as its rules for the first amount."""
+        facts = asdict(replace(self.options, rules=next(iter(self.rules.values()), ())))
+        return {name: value for name, value in facts.items() if name not in ("amount", "seed")}
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "source"}

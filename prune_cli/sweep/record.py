@@ -47,6 +47,7 @@ class Record:
 
     Attributes:
         key: sha256 of the plan, the input and the commands.
+        protocol: digest of the input and the evaluation, the same for all trials of a sweep.
         trial: its name, and its folder's.
         status: ok, failed, or skipped (exit 125).
         amount: 0 for the unpruned checkpoint; None where a target or a recipe says how much.
@@ -87,6 +88,7 @@ class Record:
     stderr: str | None = None
     achieved: Achieved = Achieved()
     versions: Mapping[str, str] = field(default_factory=dict)
+    protocol: str | None = None
 
     @property
     def point(self) -> Point:

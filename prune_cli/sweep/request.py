@@ -4,8 +4,7 @@ See also: `stages`, which carries it out.
 """
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +39,6 @@ class Request:
         lose: the loss that a recipe of single modules may have.
         keep: which checkpoints stay: all, the best of each point, none.
         assertions: decide `Summary.is_good`.
-        options: of every trial, for the summary.
         resume, force: of the folder.
         jobs: trials at a time; gpus: what each of them sees.
         fail_fast: whether a trial that fails ends the sweep.
@@ -58,7 +56,6 @@ class Request:
     lose: float | None = None
     keep: Keep = "none"
     assertions: tuple[str, ...] = ()
-    options: Mapping[str, object] = field(default_factory=dict)
     resume: bool = False
     force: bool = False
     jobs: int = 1
@@ -114,14 +111,17 @@ def settings_of(request: Request, grid: Grid) -> Settings:
     import numpy as np
 
     source = request.maker.source
+    digest = digest_source(source)
     return Settings(
         input=source.path.name or source.path.resolve().name,
-        sha256=digest_source(source),
+        sha256=digest,
+        protocol=request.evaluation.protocol(digest),
         amounts=grid.amounts,
         targets=grid.targets,
         seeds=grid.seeds,
         allocations=grid.allocations,
         criteria=grid.criteria,
+        modules=grid.modules,
         evaluate=spell(request.evaluation.evaluate),
         finetune=request.evaluation.finetune,
         metric=request.evaluation.source.name,
@@ -131,7 +131,7 @@ def settings_of(request: Request, grid: Grid) -> Settings:
         is_each=request.is_each,
         keep_best=request.keep_best,
         lose=request.lose,
-        options=request.options,
+        options=request.maker.facts,
         assertions=request.assertions,
         versions={
             "prune-cli": prune_cli.__version__,

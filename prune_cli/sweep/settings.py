@@ -9,7 +9,7 @@ from typing import Any
 from prune_cli.amounts import Amount
 from prune_cli.errors import InputError
 from prune_cli.jsontext import encode
-from prune_cli.sweep.grid import RANDOM, UNIFORM
+from prune_cli.sweep.grid import RANDOM, UNIFORM, Grid
 
 SCHEMA = 1
 SETTINGS = "sweep.json"
@@ -21,7 +21,8 @@ class Settings:
 
     Attributes:
         input: the name of the checkpoint; `sha256` is its digest.
-        amounts, targets, seeds, allocations, criteria: the grid.
+        protocol: digest of the input and the evaluation, as the records have it.
+        amounts, targets, seeds, allocations, criteria, modules: the grid.
         evaluate, finetune: the commands, or the name of a function.
         metric: which one counts, where the user said so.
         is_minimized: whether less is better.
@@ -37,12 +38,14 @@ class Settings:
 
     input: str
     sha256: str
+    protocol: str
     amounts: tuple[Amount, ...]
     seeds: tuple[int, ...]
     evaluate: str
     targets: tuple[str, ...] = ()
     allocations: tuple[str, ...] = (UNIFORM,)
     criteria: tuple[str, ...] = (RANDOM,)
+    modules: tuple[str | None, ...] = (None,)
     finetune: str | None = None
     metric: str | None = None
     is_minimized: bool = False
@@ -55,6 +58,13 @@ class Settings:
     assertions: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def grid(self) -> Grid:
+        """The grid."""
+        return Grid(
+            self.amounts, self.seeds, self.allocations, self.criteria, self.targets, self.modules
+        )
 
 
 def to_json(settings: Settings) -> str:

@@ -221,7 +221,7 @@ def _differences(
     settings: Settings, records: Sequence[Record], points: Sequence[Point]
 ) -> Iterator[Difference]:
     for kind, point, reference in _pairs(points):
-        values, others = (_by_seed(_of(records, each)) for each in (point, reference))
+        values, others = (by_seed(_of(records, each)) for each in (point, reference))
         found = differences(values, others)
         if found:
             yield _difference(settings, kind, point, reference, describe(found))
@@ -254,7 +254,8 @@ def _amount(point: Point) -> float:
     return float(point.amount or 0)
 
 
-def _by_seed(records: Sequence[Record]) -> dict[int, float]:
+def by_seed(records: Sequence[Record]) -> dict[int, float]:
+    """Return the metric of each trial that has one."""
     return {
         record.seed: record.metric
         for record in records
@@ -265,7 +266,7 @@ def _by_seed(records: Sequence[Record]) -> dict[int, float]:
 def _difference(
     settings: Settings, kind: str, point: Point, reference: Point, spread: Spread
 ) -> Difference:
-    verdict = _verdict(settings, spread)
+    verdict = judge_difference(spread, is_minimized=settings.is_minimized)
     ours, theirs = ((_name(kind, each)) for each in (point, reference))
     where = "" if kind == "amount" else f" at {spell_amount(point)}"
     if kind == "criterion" and point.allocation != UNIFORM:
@@ -275,7 +276,7 @@ def _difference(
     if point.module is not None:
         where += f" of {point.module}"
     seeds = f"{spread.n} seed{'s' * (spread.n != 1)}"
-    sentence = _sentence(verdict, ours, theirs, spread)
+    sentence = spell_verdict(verdict, ours, theirs, spread)
     return Difference(kind, point, reference, spread, verdict, f"{sentence}{where}, {seeds}")
 
 
@@ -283,13 +284,15 @@ def _name(kind: str, point: Point) -> str:
     return spell_amount(point) if kind == "amount" else str(getattr(point, kind))
 
 
-def _verdict(settings: Settings, spread: Spread) -> str:
+def judge_difference(spread: Spread, *, is_minimized: bool) -> str:
+    """Return "better", "worse" or "not told apart" for differences with this spread."""
     if spread.n < FEW or spread.interval is None or not spread.interval.excludes_zero:
         return "not told apart"
-    return "better" if (spread.mean > 0) != settings.is_minimized else "worse"
+    return "better" if (spread.mean > 0) != is_minimized else "worse"
 
 
-def _sentence(verdict: str, ours: str, theirs: str, spread: Spread) -> str:
+def spell_verdict(verdict: str, ours: str, theirs: str, spread: Spread) -> str:
+    """Return what `judge_difference` found, with its figures: "l1 beats random by 1.3 ± 0.4"."""
     width = spread.interval.half_width if spread.interval else None
     if verdict == "better":
         return f"{ours} beats {theirs} by {_plus_minus(abs(spread.mean), width)}"

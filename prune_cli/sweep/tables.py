@@ -69,7 +69,12 @@ def to_markdown(summary: Summary) -> str:
 
 def to_latex(summary: Summary) -> str:
     r"""Return a table for a paper; it needs `\usepackage{booktabs}`."""
-    head, *rows = _cells(summary)
+    return latex_table(_cells(summary))
+
+
+def latex_table(cells: Sequence[Sequence[str]]) -> str:
+    """Return a table in LaTeX; the first of `cells` is its head."""
+    head, *rows = cells
     align = "".join("r" if _is_number(cell) else "l" for cell in (rows or [head])[-1])
     lines = [
         r"\begin{tabular}{" + align + "}",
@@ -172,7 +177,7 @@ def _markdown(summary: Summary) -> Iterator[str]:
     extra += [f"{summary.skipped} skipped"] if summary.skipped else []
     yield ", ".join([counts, *extra]) + "."
     yield ""
-    yield from _markdown_table(_cells(summary))
+    yield from markdown_table(_cells(summary))
     yield from _section("Differences", [each.sentence for each in summary.differences])
     yield from _section("Fine-tune", _tuning(summary))
     yield from _section("Keep in mind", summary.warnings)
@@ -203,7 +208,8 @@ def _section(title: str, sentences: Iterable[str]) -> Iterator[str]:
         yield from ["", f"## {title}", "", *lines]
 
 
-def _markdown_table(cells: Sequence[Sequence[str]]) -> Iterator[str]:
+def markdown_table(cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table in Markdown; the first of `cells` is its head."""
     head, *rows = cells
     last = rows[-1] if rows else head
     yield _markdown_row(head)

@@ -73,8 +73,8 @@ def run_trial(work: Work, trial: Trial, before: Record | None = None) -> Record:
         prepared = work.maker.prepare(trial)
     except RequestError as error:
         key = _digest([trial.name, str(error), work.input_digest, work.evaluation.facts])
-        return _keep(folder, _failed(_blank(trial, key), TrialError(_one_line(str(error)))))
-    blank = _blank(trial, _digest([prepared.facts, work.input_digest, work.evaluation.facts]))
+        return _keep(folder, _failed(_blank(work, trial, key), TrialError(_one_line(str(error)))))
+    blank = _blank(work, trial, _digest([prepared.facts, work.input_digest, work.evaluation.facts]))
     done = read_record(folder)
     if done and done.key == blank.key and done.is_done:
         return done
@@ -174,7 +174,7 @@ def _failed(blank: Record, error: TrialError) -> Record:
     )
 
 
-def _blank(trial: Trial, key: str) -> Record:
+def _blank(work: Work, trial: Trial, key: str) -> Record:
     point = trial.point
     return Record(
         key=key,
@@ -189,6 +189,7 @@ def _blank(trial: Trial, key: str) -> Record:
         recipe=point.recipe,
         tuned=point.tuned,
         versions=_versions(),
+        protocol=work.evaluation.protocol(work.input_digest),
     )
 
 
