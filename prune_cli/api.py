@@ -260,6 +260,7 @@ def carry_out(
     plan = decide()
     if target.output is None:
         report = make_report(checkpoint, plan, None)
+        execution.before_commit()
         write_report(report, target)
         return report
     files = lay_out(checkpoint, plan, max_shard_size=target.max_shard_size)
@@ -334,6 +335,7 @@ def _to_file(work: _Work) -> Report:
     with pending(work.output) as output:
         output.set_size(file.nbytes)
         work.write(file, output.sink)
+        work.execution.before_commit()
         write_report(report, work.target)
         output.commit()
     return report
@@ -348,6 +350,7 @@ def _to_folder(work: _Work) -> Report:
         workers=work.execution.threads,
         force=work.target.force,
         resume=work.target.resume,
+        before_commit=work.execution.before_commit,
     )
     return report
 

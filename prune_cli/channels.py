@@ -113,7 +113,7 @@ def live_channels(bits: Bits, dim: int, dtype: str) -> Sequence[int]:
 
     NaN is not zero; -0.0 is. One element of each channel is read, then ever larger blocks of those
     channels only that showed nothing but zeros so far; temporary memory is bounded by a few MiB,
-    or by one channel of a tensor whose elements do not lie in order.
+    or by one channel of a tensor whose elements have gaps between them.
 
     Args:
         bits: of any shape with that dim, perhaps mapped from a file.
@@ -131,6 +131,7 @@ def live_channels(bits: Bits, dim: int, dtype: str) -> Sequence[int]:
     if first.all():
         return range(n)
     live, undecided = first != 0, np.flatnonzero(first == 0)
+    bits, dim = _in_memory_order(bits, dim)
     find = _find_in_blocks if bits.flags.c_contiguous else _find_one_by_one
     find(bits, dim, counts, undecided, live)
     return range(n) if live.all() else np.flatnonzero(live).tolist()
@@ -175,6 +176,12 @@ def unsigned(dtype: str) -> "np.dtype[np.unsignedinteger[Any]]":
 def _bits_that_count(dtype: str) -> Any:
     """All bits but those of the signs: -0.0 is zero."""
     return unsigned(dtype).type(~DTYPES[dtype].sign % (1 << DTYPES[dtype].bits))
+
+
+def _in_memory_order(bits: Bits, dim: int) -> tuple[Bits, int]:
+    """Transpose what is transposed in memory back, so that blocks of it can be read in order."""
+    order = sorted(range(bits.ndim), key=lambda axis: -bits.strides[axis])
+    return bits.transpose(order), order.index(dim)
 
 
 def _find_in_blocks(

@@ -21,7 +21,7 @@ from prune_cli.errors import (
     RequestError,
     UsageError,
 )
-from prune_cli.module import zero_channels_
+from prune_cli.torch_channels import zero_channels_
 from tests import build
 
 PRUNABLE = [name for name in build.TORCH_DTYPES if name not in ("F4", "F8_E8M0")]
@@ -249,7 +249,7 @@ def test_strided_and_expanded_tensors_are_written_packed(tmp_path: Path) -> None
 
 
 def test_what_is_in_memory_is_written_the_same(tmp_path: Path) -> None:
-    """With unsafe loading the tensors of a pickled module give the bytes of its state dict."""
+    """The tensors of a pickled module give the bytes of its state dict."""
     net = build.Net()
     module = build.torch_zip(tmp_path / "module", net)
     state = build.torch_zip(tmp_path / "state", net.state_dict())

@@ -13,13 +13,8 @@ from torch.nn.utils import prune as stock
 
 from prune_cli import module as ours
 from prune_cli.amounts import number_to_prune
-from prune_cli.module import (
-    RandomStructured,
-    draw_channels,
-    live_channels,
-    random_structured,
-    zero_channels_,
-)
+from prune_cli.module import RandomStructured, random_structured
+from prune_cli.torch_channels import draw_channels, live_channels, zero_channels_
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64)
 

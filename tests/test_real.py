@@ -48,9 +48,7 @@ CHECKPOINTS = {
     "silero-safetensors": Real(
         "silero-vad==6.2.3", "silero_vad/data/silero_vad_16k.safetensors", None, ("-p", "weight*")
     ),
-    "silero-script": Real(
-        "silero-vad==6.2.3", "silero_vad/data/silero_vad.jit", None, ("--unsafe-load",), True
-    ),
+    "silero-script": Real("silero-vad==6.2.3", "silero_vad/data/silero_vad.jit", None, (), True),
 }
 
 
@@ -145,11 +143,10 @@ def test_the_output_is_what_stock_torch_gives(
 def test_verify_agrees(real: Real, checkpoint: Path, tmp_path: Path, run: Run) -> None:
     """The output holds up against its report and its source."""
     output = tmp_path / "out.safetensors"
-    loading = ("--unsafe-load",) if real.is_script else ()
     options = ("--dim", "0", *real.options, "--output", output, "--quiet")
     assert run("random-structured", checkpoint, "--amount", "3%", *options).code == 0
 
-    ran = run("verify", output, "--source", checkpoint, *loading)
+    ran = run("verify", output, "--source", checkpoint)
 
     assert ran.code == 0, ran.err
 

@@ -24,17 +24,23 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 1 << 16
 _UNKNOWN = 0xFFFFFFFF
-_ENCRYPTED = 1
+_ENCRYPTED, _HAS_DESCRIPTOR = 1, 8  # flags
+_DESCRIPTOR = b"PK\x07\x08"
+_CRC_OF_ENTRY, _CRC_OF_LOCAL = 16, 14  # where in a record
 _STORED, _DEFLATED = 0, 8
 
 
 class Member(NamedTuple):
-    """A member of the archive: where its bytes are, and how many it means once unpacked."""
+    """A member of the archive: where its bytes are, and how many it means once unpacked.
+
+    `checksums` are the places of its CRC-32 in the file: before it, behind it, in the directory.
+    """
 
     start: int
     stop: int
     nbytes: int
     is_compressed: bool = False
+    checksums: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class _Entry(NamedTuple):
     packed: int
     nbytes: int
     header: int
+    at: int
 
 
 def read_archive(content: memoryview, path: object) -> Archive:
@@ -129,7 +136,9 @@ def _directory(content: memoryview) -> tuple[int, list[_Entry]]:
         count, nbytes, start, end = _directory_64(content, end)
     if disk or start + nbytes > end:
         raise _UnreadableError("its zip directory is not where it says")
-    entries = list(_entries(content[start : start + nbytes]))
+    entries = [
+        entry._replace(at=start + entry.at) for entry in _entries(content[start : start + nbytes])
+    ]
     if len(entries) != count:
         raise _UnreadableError(
             f"its zip directory has {len(entries):,} entries instead of {count:,}"
@@ -158,14 +167,14 @@ def _entries(directory: memoryview) -> Iterator[_Entry]:
         magic, _, _, flags, method, _, _, _, packed, nbytes, name, extra, comment = fields[:13]
         if magic != b"PK\x01\x02":
             raise _UnreadableError("its zip directory is damaged")
-        at += _ENTRY.size
+        entry, at = at, at + _ENTRY.size
         text = bytes(directory[at : at + name])
         more = bytes(directory[at + name : at + name + extra])
         nbytes, packed, header = _sizes_64(more, nbytes, packed, fields[-1])
         at += name + extra + comment
         if at > len(directory):
             raise _UnreadableError("its zip directory is damaged")
-        yield _Entry(text, flags, method, packed, nbytes, header)
+        yield _Entry(text, flags, method, packed, nbytes, header, entry)
 
 
 def _sizes_64(extra: bytes, *sizes: int) -> list[int]:
@@ -203,7 +212,19 @@ def _locate(content: memoryview, entry: _Entry) -> Member:
     ):
         raise _UnreadableError(f"{name!r} has another size than the zip directory says")
     start = at + name_length + extra
-    return Member(start, start + entry.packed, entry.nbytes, entry.method == _DEFLATED)
+    stop = start + entry.packed
+    checksums = (entry.at + _CRC_OF_ENTRY, *_checksums(content, entry, stop))
+    return Member(start, stop, entry.nbytes, entry.method == _DEFLATED, checksums)
+
+
+def _checksums(content: memoryview, entry: _Entry, stop: int) -> Iterator[int]:
+    """Yield where the CRC-32 of a member stands beside it: in its header, or behind it."""
+    if not entry.flags & _HAS_DESCRIPTOR:
+        yield entry.header + _CRC_OF_LOCAL
+    elif content[stop : stop + len(_DESCRIPTOR)] == _DESCRIPTOR:
+        yield stop + len(_DESCRIPTOR)
+    else:
+        yield stop
 
 
 def _refuse_overlaps(

@@ -22,6 +22,7 @@ from prune_cli.checkpoint.state_dict import Content
 from prune_cli.checkpoint.strided import boxes_meet
 from prune_cli.checkpoint.tensors import Piece, TensorInfo
 from prune_cli.checkpoint.torch_file import (
+    allowed_steps,
     find_storage,
     is_packed,
     named_weights,
@@ -149,8 +150,12 @@ def _records(stored: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, tuple[int, 
         if info.get("transform_descriptors"):
             raise InputError("its chunks are compressed; save it without extensions")
         offset = index.get("offset")
-        match index.get("fqn"), info:
-            case str(name), {"relative_path": str(path), "offset": int(at), "length": int(nbytes)}:
+        match index.get("fqn"), offset, info:
+            case str(name), None | Size(), {
+                "relative_path": str(path),
+                "offset": int(at),
+                "length": int(nbytes),
+            }:
                 if not is_inside(path) or at < 0 or nbytes < 0:
                     raise CorruptPickleError(f"{METADATA} names a file outside of the folder")
                 yield (name, tuple(offset or ())), _Record(path, at, nbytes)
@@ -179,7 +184,7 @@ def _is_path(value: object) -> bool:
 
 
 def _to_checkpoint(folder: Path, file: Shard, metadata: _Metadata, loading: Loading) -> Checkpoint:
-    content = Content(_nested(metadata))
+    content = Content(_nested(metadata), steps=allowed_steps(file.nbytes))
     found = content.find(folder, loading.state_dict_keys)
     weights = {name: tensor for name, tensor in named_weights(found) if isinstance(tensor, Tensor)}
     unwritable = problems_of(content.value, weights)

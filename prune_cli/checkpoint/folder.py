@@ -204,11 +204,12 @@ def _join(folder: Path, layout: _Layout, opened: list[Checkpoint]) -> Checkpoint
 
 def _check_weight_map(checkpoint: Checkpoint, layout: _Layout) -> None:
     names = [shard.name for shard in checkpoint.shards]
+    elsewhere = {*checkpoint.aliases, *checkpoint.unwritable}
     misplaced = []
     for tensor, file in layout.weight_map.items():
         info = checkpoint.tensors.get(checkpoint.aliases.get(tensor, tensor))
         held_by = names[info.shard] if info else None
-        if held_by != file and tensor not in checkpoint.aliases:
+        if held_by != file and tensor not in elsewhere:
             misplaced.append(f"{tensor} ({file} does not hold it; {held_by or 'no shard'} does)")
     if misplaced:
         raise InputError(

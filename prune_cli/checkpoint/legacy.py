@@ -12,7 +12,7 @@ from prune_cli.checkpoint.torch_names import Storage, StorageType
 from prune_cli.errors import InputError
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The pickled magic number; two bytes of pickle protocol precede it."""
+"""The pickled magic number; the protocol of the pickle precedes it, and from 4 on a frame."""
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 
@@ -90,12 +90,12 @@ def _from(program: Program, at: int) -> Program:
 
 def _locate(program: Program, at: int, keys: object, storages: _Storages) -> None:
     """Fill in where each storage begins: the sizes of those before it say so."""
-    if not isinstance(keys, list) or len(keys) != len(set(map(str, keys))):
+    if not isinstance(keys, list) or not all(type(key) is str for key in keys):
         raise CorruptPickleError("its list of storages is none")
     for key in keys:
-        storage = storages.by_key.get(key) if type(key) is str else None
-        if storage is None:
-            raise CorruptPickleError("it holds a storage that nothing refers to")
+        storage = storages.by_key.get(key)
+        if storage is None or storage.start >= 0:
+            raise CorruptPickleError("it holds a storage twice, or one that nothing refers to")
         count = int.from_bytes(program.buffer[at : at + 8], "little")
         itemsize = storage.dtype.itemsize if storage.dtype else 1
         if count * itemsize != storage.nbytes or at + 8 + storage.nbytes > program.stop:

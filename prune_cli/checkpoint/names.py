@@ -1,4 +1,4 @@
-"""Names of tensors and modules in the order in which people count."""
+"""Names of tensors and modules: the order in which people count, and text that is safe to show."""
 
 import re
 
@@ -12,3 +12,11 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """
     parts = re.split(r"(\d+)", name)
     return tuple((1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts if p)
+
+
+def make_printable(text: str) -> str:
+    """Return `text` with a backslash escape for every character that does not print.
+
+    Names come out of files, and a terminal obeys what it is sent.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

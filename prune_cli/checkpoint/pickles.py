@@ -26,7 +26,7 @@ LONG_TEXT = 4096
 
 _NEWEST_PROTOCOL = 5
 _LARGEST_HASH = 1 << 60  # ints up to here are their own hash; larger ones can be made to collide
-_COPIES_PER_BYTE = 8
+_COPIES_PER_BYTE = 4
 _MOST_DIGITS = 4300
 
 
@@ -289,7 +289,7 @@ class Machine:
                 (module, name), (IMPORT_MAPPING.get(module, module), name)
             )
         found = self.table.get((module, name))
-        return Name(module, name) if found is None else found
+        return Name(printable(module), printable(name)) if found is None else found
 
     def call(self, function: object, args: object) -> object:
         """Return the fact that a Maker makes, or a StandIn: nothing else is called."""
@@ -302,6 +302,11 @@ class Machine:
         if isinstance(function, StandIn):
             return StandIn(function, args)
         raise CorruptPickleError(f"it calls {_kind(function)}")
+
+
+def printable(text: str) -> str:
+    """Return `text` without halves of surrogate pairs, which no file and no terminal takes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _call_unknown(function: Name, args: tuple[Any, ...]) -> object:

@@ -71,6 +71,8 @@ class Spool:
         """
         if isinstance(content, str):  # a string of Python 2
             content = content.encode("utf-8", "surrogatepass")
+        if not isinstance(content, bytes | Octets):
+            raise CorruptPickleError("an array has no bytes")
         if content in self._starts:
             return self._starts[content]
         try:
@@ -83,7 +85,7 @@ class Spool:
         self._starts[content] = start
         return start
 
-    def _append(self, content: object) -> int:
+    def _append(self, content: bytes | Octets) -> int:
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115, `parts` closes it
         start = self._file.tell()
@@ -91,10 +93,8 @@ class Spool:
             raise CorruptPickleError("its arrays take more room than it has")
         if isinstance(content, bytes):
             self._file.write(content)
-        elif isinstance(content, Octets):
-            self._decode(content, self._file)
         else:
-            raise CorruptPickleError("an array has no bytes")
+            self._decode(content, self._file)
         return start
 
     def _decode(self, content: Octets, file: IO[bytes]) -> None:

@@ -20,6 +20,7 @@ from prune_cli.checkpoint.pickles import (
     Octets,
     StandIn,
     Text,
+    printable,
 )
 from prune_cli.checkpoint.torch_names import (
     Array,
@@ -40,6 +41,9 @@ _DEEPEST = 32
 """How many mappings down a state dict is looked for. Real ones are one or two; a trap is endless."""
 
 _DEEPEST_MODULE = 100
+_COST_OF_COPY = 8
+_MOST_PARTS = 10_000
+"""Parts of an object that are looked at for tensors, only to say that they are left out."""
 _LONGEST = 40
 """Characters of a string that are shown."""
 
@@ -87,10 +91,11 @@ class Content:
     length_of: Callable[[Text], int] = lambda text: text.nbytes
     with_arrays: bool = False
     looks_into_objects: bool = False
-    steps: int = 20_000_000
+    steps: int = 1_000_000
     _modules: dict[int, Entries] = field(default_factory=dict)
     _attributes: dict[int, Entries] = field(default_factory=dict)
     _descriptions: dict[int, str] = field(default_factory=dict)
+    _lengths: dict[Text, int] = field(default_factory=dict)
 
     def spend(self, steps: int) -> None:
         """Raise where objects that hold one another make the walk longer than any model needs."""
@@ -128,7 +133,7 @@ class Content:
             return state
         match state:
             case (dict() | None as values, dict() as slots) if id(value) not in self._attributes:
-                self.spend(len(values or ()) + len(slots))
+                self.spend(_COST_OF_COPY * (len(values or ()) + len(slots)))
                 self._attributes[id(value)] = {**(values or {}), **slots}
         return self._attributes.get(id(value), {})
 
@@ -264,7 +269,7 @@ class Content:
             found = next(self._at(self.value, key, ()), None)
             if found is not None and found.weights:
                 return found
-        known = [repr(found.key) for found in self._all()]
+        known = [repr(found.key) for found in self._all()[:20]]
         raise InputError(
             f"{path} has no state dict at {key!r}; there is {', '.join(known) or 'none at all'}"
         )
@@ -348,7 +353,7 @@ class Content:
         return value
 
     def _drop(self, path: tuple[object, ...], reason: str) -> Dropped:
-        return Dropped(_printable(".".join(map(self.key_text, path))), _printable(reason))
+        return Dropped(printable(".".join(map(self.key_text, path))), printable(reason))
 
     def key_text(self, key: object) -> str:
         """Return a key as people read it."""
@@ -369,7 +374,7 @@ class Content:
             case Collection():
                 return f"{value.kind} of {len(value.items)}"
             case Text():
-                return f"str of {self.length_of(value)} characters"
+                return f"str of {self._length(value)} characters"
             case str() if len(value) > _LONGEST:
                 return f"str of {len(value)} characters"
             case int() if value.bit_length() > 4000:
@@ -387,6 +392,11 @@ class Content:
             case _:
                 return type(value).__name__
 
+    def _length(self, text: Text) -> int:
+        if text not in self._lengths:
+            self._lengths[text] = self.length_of(text)
+        return self._lengths[text]
+
     def _describe_mapping(self, kind: str, entries: Entries) -> str:
         if id(entries) not in self._descriptions:
             self.spend(len(entries))
@@ -396,11 +406,33 @@ class Content:
         return self._descriptions[id(entries)]
 
     def _describe_object(self, value: StandIn) -> str:
-        if value.items is not None:
-            return self._describe_mapping(value.class_name, value.items)
-        if value.entries is not None:
-            return f"{value.class_name} of {len(value.entries)}"
-        return value.class_name
+        if id(value) not in self._descriptions:
+            text = value.class_name
+            if value.items is not None:
+                text = self._describe_mapping(text, value.items)
+            elif value.entries is not None:
+                text += f" of {len(value.entries)}"
+            if not self.is_module(value) and self._holds_tensors(value):
+                text += ", which holds tensors"
+            self._descriptions[id(value)] = text
+        return self._descriptions[id(value)]
+
+    def _holds_tensors(self, value: StandIn) -> bool:
+        """Whether there is a tensor among the first things that an object holds."""
+        waiting: list[object] = [value]
+        seen: set[int] = set()
+        for part in waiting:  # grows while it is walked
+            if len(seen) > _MOST_PARTS:
+                return False
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            if isinstance(part, Tensor | Storage):
+                return True
+            parts = _parts(part)
+            self.spend(len(parts))
+            waiting += parts
+        return False
 
 
 _KINDS: dict[type, str] = {
@@ -411,6 +443,22 @@ _KINDS: dict[type, str] = {
     StorageType: "type",
     bytes: "bytes",
 }
+
+
+def _parts(value: object) -> Sequence[object]:
+    """Return what `value` holds directly."""
+    match value:
+        case dict():
+            return [*value.values()]
+        case StandIn():
+            return [value.args, value.state, value.items, value.entries]
+        case Collection():
+            return value.items
+        case Octets() | Text() | Name() | Maker() | Scalar() | TorchDtype() | StorageType():
+            return ()
+        case list() | tuple():
+            return value
+    return ()
 
 
 def _named(entries: Mapping[Any, object]) -> Iterator[tuple[str, object]]:
@@ -450,8 +498,3 @@ def _is_simple(value: object) -> bool:
             and all(not isinstance(part, int) or part.bit_length() < 64 for part in value)
         )
     return type(value) is int and value.bit_length() < 4000
-
-
-def _printable(text: str) -> str:
-    """Return `text` without halves of surrogate pairs, which no file can hold."""
-    return text.encode("utf-8", "backslashreplace").decode()

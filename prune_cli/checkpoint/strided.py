@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prune_cli.checkpoint.tensors import TensorInfo, pair_masks
 
-_MOST_PAIRS = 1_000_000
+_MOST_STEPS = 5_000_000
 
 
 class Place(NamedTuple):
@@ -161,12 +161,18 @@ def boxes_meet(boxes: Sequence[tuple[tuple[int, int], ...]]) -> bool:
 def _sharing(boxes: list[_Box]) -> Iterator[tuple[Place, Place]]:
     """Yield pairs of places that have bytes in common, so that each that has any is in one."""
     waiting = [(boxes, 0, 0)] if len(boxes) > 1 else []
+    steps = _MOST_STEPS
     while waiting:
         group, dim, unsplit = waiting.pop()
         dims = len(group[0].ranges)
-        if unsplit == dims:
+        if unsplit == dims and len(group) ** 2 < steps:
+            steps -= len(group) ** 2
             yield from _pairs(group)
             continue
+        if unsplit == dims or steps < 0:  # too many to compare: neighbours are taken to meet
+            yield from ((one.place, two.place) for one, two in pairwise(group))
+            continue
+        steps -= len(group)
         parts = list(_split(group, dim))
         following = (dim + 1) % dims
         again = unsplit + 1 if len(parts) == 1 and len(parts[0]) == len(group) else 0
@@ -189,10 +195,7 @@ def _split(group: list[_Box], dim: int) -> Iterator[list[_Box]]:
 
 
 def _pairs(group: list[_Box]) -> Iterator[tuple[Place, Place]]:
-    """Yield a pair for each box that meets another; of very many, neighbours are taken to meet."""
-    if len(group) ** 2 > _MOST_PAIRS:
-        yield from ((one.place, two.place) for one, two in pairwise(group))
-        return
+    """Yield a pair for each box that meets another."""
     for box in group:
         other = next((other for other in group if other is not box and box.meets(other)), None)
         if other:

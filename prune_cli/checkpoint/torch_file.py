@@ -37,6 +37,7 @@ from prune_cli.checkpoint.pickles import (
     Octets,
     Program,
     Text,
+    printable,
     run_pickle,
 )
 from prune_cli.checkpoint.spool import Spool
@@ -60,8 +61,8 @@ _LARGEST_BLOW_UP = 64
 """Expanded tensors take less room in a torch file than packed. Beyond this factor it is a trap."""
 
 _SMALL_PICKLE = 64 << 20
-_STEPS_PER_BYTE, _STEPS = 20, 1_000_000
-_CODE_LIMIT = 64 << 20
+_STEPS_PER_BYTE, _STEPS = 4, 1_000_000
+_CODE_LIMIT = 32 << 20
 _VERSIONS = range(
     1, 11
 )  # kMinSupportedFileFormatVersion and kMax... of caffe2/serialize/versions.h
@@ -112,7 +113,7 @@ def _unpickle(file: Shard, path: Path) -> _Unpickled:
     if start.startswith(ZIP_MAGIC):
         return _unpickle_archive(file, path)
     whole = Program(file.buffer, 0, file.nbytes)
-    if start[2:].startswith(LEGACY_MAGIC):
+    if LEGACY_MAGIC in start:
         try:
             value = read_legacy(whole, _table(whole))
         except InputError as error:
@@ -128,9 +129,14 @@ def _of(file: Shard, value: object, format: str, size: int) -> _Unpickled:
     content = Content(
         value,
         length_of=partial(_length, file.mapped),
-        steps=_STEPS + _STEPS_PER_BYTE * size,
+        steps=allowed_steps(size),
     )
     return _Unpickled(content, "module" if content.is_module(value) else format)
+
+
+def allowed_steps(nbytes: int) -> int:
+    """Return how many entries of a pickle of `nbytes` may be looked at, each several times."""
+    return _STEPS + _STEPS_PER_BYTE * nbytes
 
 
 def _table(program: Program) -> Mapping[tuple[str, str], object]:
@@ -211,7 +217,7 @@ def find_storage(archive: Archive, saved: object) -> Storage:
 
 
 _CLASS = re.compile(
-    r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]]*)\]\n  __buffers__ = \[([^\]]*)\]",
+    r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]\n]*)\]\n  __buffers__ = \[([^\]\n]*)\]",
     re.MULTILINE,
 )
 _STRING = re.compile(r'"([^"]*)"')
@@ -284,7 +290,7 @@ def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Load
         overlaps=find_overlaps({name: places[name] for name in stored}),
         dropped=tuple(content.dropped(found)),
         notes=tuple(_notes(content, found)),
-        unwritable={_printable(name): why for name, why in problems.items()},
+        unwritable={printable(name): why for name, why in problems.items()},
     )
 
 
@@ -431,7 +437,7 @@ def refuse_unwritable(path: object, problems: Mapping[str, str], loading: Loadin
         f"{path} holds {len(listed)} tensor(s) that safetensors cannot: "
         + "; ".join(listed[:20])
         + more
-        + ". Save them dense, unquantised and under other names, or leave them out"
+        + ". Or leave them out: --drop-unwritable"
     )
 
 
@@ -492,7 +498,3 @@ def _refuse_blow_up(path: Path, size: int, infos: Iterable[TensorInfo]) -> None:
                 f"{path}: {info.name!r} of shape {list(info.shape)} claims {info.nbytes:,} bytes "
                 f"in a file of {size:,}; it is corrupt, or expanded beyond use"
             )
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

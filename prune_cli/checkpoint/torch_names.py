@@ -404,13 +404,14 @@ def _size(machine: Machine, sizes: object = ()) -> object:
     return Size(found)
 
 
-def _encoded(text: object, encoding: object = "utf-8", *_: object) -> object:
+def _encoded(machine: Machine, text: object, encoding: object = "utf-8", *_: object) -> object:
     """Return the bytes that pickle protocols before 3 hold as text."""
     if encoding not in ("latin1", "latin-1", "utf-8"):
         raise CorruptPickleError("bytes are encoded in an unknown way")
     if isinstance(text, Text):
         return Octets("bytes", text.at, text.nbytes, is_latin1=encoding != "utf-8")
     if isinstance(text, str):
+        machine.spend(len(text))
         return text.encode(encoding)
     raise CorruptPickleError("what is encoded is no text")
 
@@ -423,6 +424,14 @@ def _byte_array(content: object = b"", *_: object) -> object:
 
 def _same(value: object, *_: object) -> object:
     return value
+
+
+def _attribute(machine: Machine, owner: object, name: object, *rest: object) -> object:
+    """Return the name of a class within a class, which protocols before 4 ask getattr for."""
+    if isinstance(owner, Name) and type(name) is str and not rest:
+        machine.spend(len(owner.name) + len(name))
+        return Name(owner.module, f"{owner.name}.{name}")
+    return StandIn(Name("builtins", "getattr"), (owner, name, *rest))
 
 
 def _layout(name: object) -> Name:
@@ -508,8 +517,9 @@ def _python_table() -> Iterator[tuple[str, str, object]]:
     yield "builtins", "dict", Maker("dict", _dict_of(dict), copies=True)
     for name in ("set", "frozenset"):
         yield "builtins", name, Maker(name, _collection_of(name))
+    yield "builtins", "getattr", Maker("getattr", _attribute, copies=True)
     yield "builtins", "bytearray", Maker("bytearray", _byte_array)
-    yield "_codecs", "encode", Maker("bytes", _encoded)
+    yield "_codecs", "encode", Maker("bytes", _encoded, copies=True)
 
 
 def _numpy_table() -> Iterator[tuple[str, str, object]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prune_cli.cli import signals
 from prune_cli.cli.completion import complete_device, complete_module
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class Workers:
         """Return how the output is made."""
         from prune_cli.write.target import Execution
 
-        return Execution("cpu", self.workers, on_tensor)
+        return Execution("cpu", self.workers, on_tensor, before_commit=signals.finish)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from prune_cli.write.progress import OnTensor
 def inspect_checkpoint(
     path: str | Path,
     *,
-    modules: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    params: Sequence[str] = ("*",),
+    modules: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
+    params: str | Sequence[str] = ("*",),
     zeros: bool = False,
     dim: int | None = None,
     globs: bool = False,
@@ -33,7 +33,7 @@ def inspect_checkpoint(
 
     Args:
         path: a checkpoint: a file, or a folder in the Hugging Face layout.
-        modules: globs of dotted module names, as for pruning.
+        modules: globs of dotted module names, as for pruning; a string is one glob.
         exclude: globs of modules to leave out.
         params: globs of parameter names within a module.
         zeros: count the channels that are all zero, which reads weights.
@@ -66,17 +66,17 @@ def inspect_checkpoint(
 def inspect(
     checkpoint: Checkpoint,
     *,
-    modules: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    params: Sequence[str] = ("*",),
+    modules: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
+    params: str | Sequence[str] = ("*",),
     zeros: bool = False,
     dim: int | None = None,
     globs: bool = False,
     on_tensor: OnTensor | None = None,
 ) -> Inspection:
     """Return the Inspection of an open `checkpoint`; arguments and errors as inspect_checkpoint."""
-    rule = Rule(tuple(modules), tuple(params), amount=0, dim=0)
-    selection = Selection((rule,), tuple(exclude))
+    rule = Rule(_globs(modules), _globs(params), amount=0, dim=0)
+    selection = Selection((rule,), _globs(exclude))
     picked = select(checkpoint.parameters, selection, aliases=checkpoint.names_of)
     parameters = [pick.parameter for pick in picked]
     if checkpoint.format == "safetensors":
@@ -94,6 +94,10 @@ def inspect(
         dropped=checkpoint.dropped,
         notes=checkpoint.notes,
     )
+
+
+def _globs(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def _facts(

@@ -53,6 +53,8 @@ def outline(parameters: Sequence[ParameterFacts], limit: int | None) -> list[Lin
     return list(list_lines(tree, open_largest(tree, limit)))
 
 
+_DEEPEST = 64  # levels of a tree; a hostile file's names may have thousands
+
 Part = tuple[str, Hashable]
 """A label, and what distinguishes it from another of the same label."""
 
@@ -66,7 +68,7 @@ def _parts_and_look(facts: ParameterFacts) -> list[Part]:
 
 def module_parts(facts: ParameterFacts) -> list[Part]:
     """Return the labels of the modules around a parameter, the root left out."""
-    return [(part, None) for part in facts.module.split(".") if part]
+    return [(part, None) for part in facts.module.split(".", _DEEPEST) if part]
 
 
 def grow_tree(

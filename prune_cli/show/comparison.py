@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from prune_cli.report.numbers import format_count
 from prune_cli.show.console import escape, say, stdout_page
-from prune_cli.show.numbers import format_count
 from prune_cli.show.pruned import print_pruned
 from prune_cli.show.shrunk import print_shrunk
 from prune_cli.show.tables import MAX_ROWS, Name, add_row, draw_bar, make_table, print_fitting

@@ -14,8 +14,9 @@ from typing import Any, TextIO
 from rich import markup
 from rich.console import Console
 
+from prune_cli.checkpoint.names import make_printable
 from prune_cli.errors import OutputError, PruneError
-from prune_cli.show.numbers import format_bytes, format_count
+from prune_cli.report.numbers import format_bytes, format_count
 from prune_cli.write.atomic import write_file
 from prune_cli.write.paths import STDOUT
 
@@ -78,16 +79,8 @@ def write_stdout(text: str) -> None:
 
 
 def escape(text: str) -> str:
-    """Return `text` so that it prints as it is: markup has no effect, control characters neither.
-
-    Names come out of files, and a terminal obeys what it is sent.
-    """
+    """Return `text` so that it prints as it is: markup has no effect, control characters neither."""
     return markup.escape(make_printable(text))
-
-
-def make_printable(text: str) -> str:
-    """Return `text` with a backslash escape for every character that does not print."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(text: str, console: Console = stderr) -> None:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from prune_cli.checkpoint.names import natural_key
+from prune_cli.report.numbers import format_count, format_shape, list_some
 from prune_cli.show.console import escape, say, show_written, stderr
-from prune_cli.show.numbers import format_count, format_shape, list_some
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
 
 if TYPE_CHECKING:

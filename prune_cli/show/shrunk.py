@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from prune_cli.report.numbers import format_change, format_count, list_some
 from prune_cli.show.console import escape, say, show_written, stderr
-from prune_cli.show.numbers import format_change, format_count, list_some
 from prune_cli.show.pruned import tell_dropped
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
 
@@ -30,10 +30,10 @@ def show_shrunk(
 
 
 def print_shrunk(report: "Report", console: Console) -> None:
-    """Print the table of groups that lost channels, and the totals."""
+    """Print the table of groups that lost channels, and the totals; nothing for other reports."""
     plan = report.shrink
     if plan is None:
-        raise ValueError(f"a report of {report.method!r} has no groups")
+        return
     print_fitting(console, lambda with_bar: _table(plan.groups[:MAX_ROWS], with_bar))
     if len(plan.groups) > MAX_ROWS:
         more = len(plan.groups) - MAX_ROWS
@@ -61,13 +61,13 @@ def _summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
     yield "FLOPs of one forward pass " + format_change(effect.flops_before, effect.flops_after)
     if output:
         yield "bytes " + format_change(report.input.bytes, output.bytes)
-    yield from _latency(plan)
+    yield from _tell_latency(plan)
     for reason, roots in _by_reason(plan):
         yield f"left whole {escape(list_some(roots))}: {escape(reason)}"
     yield from tell_dropped(report)
 
 
-def _latency(plan: "ShrinkPlan") -> Iterator[str]:
+def _tell_latency(plan: "ShrinkPlan") -> Iterator[str]:
     if latency := plan.latency:
         before, after = latency.milliseconds["before"], latency.milliseconds["after"]
         yield (

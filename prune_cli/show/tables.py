@@ -8,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from prune_cli.report.formats import Rows, show_cell
 from prune_cli.show.console import escape
 
 MAX_ROWS = 40
@@ -90,6 +91,18 @@ def draw_bar(part: int, whole: int) -> ProgressBar:
         complete_style="red",
         finished_style="red",
     )
+
+
+def tabulate(rows: Rows) -> Table:
+    """Return `rows` as a table: names fold, text is to the left, numbers to the right."""
+    first, *others = rows.columns
+    table = make_table(first.heading, *(column.heading for column in others))
+    for row in rows.rows:
+        name, *cells = (
+            show_cell(cell, column.kind) for cell, column in zip(row, rows.columns, strict=True)
+        )
+        table.add_row(Name(escape(name)), *map(escape, cells))
+    return table
 
 
 def add_row(table: Table, name: str, numbers: Sequence[str], bar: RenderableType | None) -> None:

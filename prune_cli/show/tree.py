@@ -7,9 +7,10 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from prune_cli.inspection.facts import Glob, Inspection, ParameterFacts, ZeroCount
+from prune_cli.inspection.listing import span_dims
 from prune_cli.inspection.outline import Line, outline
+from prune_cli.report.numbers import format_bytes, format_count, format_shape, list_some
 from prune_cli.show.console import UNLIMITED, escape, say, stdout_page
-from prune_cli.show.numbers import format_bytes, format_count, format_shape, list_some
 from prune_cli.show.tables import MAX_ROWS, Name, draw_bar, make_table, print_fitting
 
 
@@ -54,7 +55,7 @@ def _outline_table(lines: Sequence[Line]) -> Table:
         cells += [format_shape(parameters[0].shape) if one else ""]
         cells += ["" if line.is_open else _only({facts.dtype for facts in parameters})]
         cells += [format_bytes(sum(facts.bytes for facts in parameters))]
-        cells += [_span(dims) if one else ""]
+        cells += [span_dims(dims) if one else ""]
         table.add_row(Name(_label(line)), *cells, style="dim" if line.is_open else "")
     return table
 
@@ -84,10 +85,6 @@ def _label(line: Line) -> str:
     if node.children:
         return f"[bold]{text}[/]" if line.is_open else f"{text} [dim]...[/]"
     return text + (" [magenta]masked[/]" if node.parameters[0].mask else "")
-
-
-def _span(dims: Sequence[int]) -> str:
-    return f"{dims[0]}-{dims[-1]}" if dims else "-"
 
 
 def _only(values: Collection[str]) -> str:
@@ -123,8 +120,10 @@ def _notes(inspection: Inspection, lines: Sequence[Line]) -> Iterator[str]:
     parameters = inspection.parameters
     prunable = [facts for facts in parameters if facts.prunable_dims]
     weights = sum(facts.param == "weight" for facts in prunable)
+    elements = sum(facts.elements for facts in parameters)
+    yield f"{format_count(elements, 'parameter')} in all, buffers counted"
     yield (
-        f"{len(prunable):,} of {len(parameters):,} can be pruned, along any of their dims; "
+        f"{len(prunable):,} of {len(parameters):,} tensors can be pruned, along any of their dims; "
         f"{weights:,} of them are called weight, the default of --param"
     )
     if any(line.node.children and not line.is_open for line in lines):

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from prune_cli.report.numbers import format_bytes, format_count
 from prune_cli.show.console import escape, say
-from prune_cli.show.numbers import format_bytes, format_count
 
 if TYPE_CHECKING:
     from prune_cli.verify.verify import Disagreement, Verification

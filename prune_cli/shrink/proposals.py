@@ -15,7 +15,6 @@ import torch
 from prune_cli.amounts import number_to_prune
 from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.errors import AmountError, RequestError
-from prune_cli.module import draw_channels
 from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.selection import Rule, Selection, select
 from prune_cli.plan.shrink import Whole
@@ -24,6 +23,7 @@ from prune_cli.shrink.channels import Cut, NotSliceableError
 from prune_cli.shrink.coupling import Coupling, CouplingGraph
 from prune_cli.shrink.request import Request, Zeros
 from prune_cli.shrink.subject import Subject
+from prune_cli.torch_channels import draw_channels
 
 NOT_SELECTED = "it is not selected"
 

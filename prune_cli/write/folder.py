@@ -79,6 +79,7 @@ def write_folder(
     workers: int,
     force: bool,
     resume: bool,
+    before_commit: Callable[[], None] = lambda: None,
 ) -> None:
     """Write `output`, or what is missing of it.
 
@@ -89,6 +90,7 @@ def write_folder(
         workers: how many shards at a time.
         force: replace the checkpoint that is in the folder, or start over.
         resume: continue an interrupted run.
+        before_commit: called before the files get their places.
 
     Raises:
         OutputError: the folder cannot be written, is not empty, or holds another run's leftovers.
@@ -97,8 +99,9 @@ def write_folder(
         fingerprint = _fingerprint(output, checkpoint)
         is_complete = resume and _is_complete(output, checkpoint)
         if not is_complete:
-            _prepare(output, fingerprint, force=force, resume=resume)
-            _fill(output, checkpoint, write_shard, workers)
+            _check_leftovers(output, fingerprint, force=force, resume=resume)
+            _fill(output, checkpoint, write_shard, workers, fingerprint)
+        before_commit()
         for path, content in output.beside.items():
             write_file(path, content)
         if not is_complete:
@@ -141,8 +144,10 @@ def _changed(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _prepare(output: FolderOutput, fingerprint: bytes, *, force: bool, resume: bool) -> None:
-    """Makes the staging folder ready for this run, or refuses what is in it."""
+def _check_leftovers(
+    output: FolderOutput, fingerprint: bytes, *, force: bool, resume: bool
+) -> None:
+    """Remove what an earlier run left, keep it for this one, or refuse it."""
     mark = output.staging / _FINGERPRINT
     if output.staging.exists() and not resume:
         shutil.rmtree(output.staging)
@@ -154,8 +159,6 @@ def _prepare(output: FolderOutput, fingerprint: bytes, *, force: bool, resume: b
     others = [path for path in _listed(output.folder) if path.name != STAGING]
     if others and not mark.exists() and not force:
         raise OutputError(f"{output.folder} is not empty; --force replaces the checkpoint in it")
-    output.staging.mkdir(parents=True, exist_ok=True)
-    write_file(mark, fingerprint)
 
 
 def _listed(folder: Path) -> Iterable[Path]:
@@ -174,18 +177,19 @@ def _is_whole(path: Path, shard: OutputFile) -> bool:
 
 
 def _fill(
-    output: FolderOutput, checkpoint: Checkpoint, write_shard: WriteShard, workers: int
+    output: FolderOutput,
+    checkpoint: Checkpoint,
+    write_shard: WriteShard,
+    workers: int,
+    fingerprint: bytes,
 ) -> None:
-    """Finishes in the staging folder whatever is not there; nothing if that was done before."""
+    """Finish in the staging folder whatever is not there; nothing if that was done before."""
     if (output.staging / _MOVING).exists():
         return
-    missing = [shard for shard in output.shards if not _is_whole(output.files / shard.name, shard)]
-    stopped = threading.Event()
-    jobs: list[Job] = [
-        partial(_write_shard, output, shard, write_shard, stopped) for shard in missing
-    ]
     try:
-        run(jobs, min(workers, max(len(jobs), 1)), stopped)
+        output.staging.mkdir(parents=True, exist_ok=True)
+        write_file(output.staging / _FINGERPRINT, fingerprint)
+        _write_missing(output, write_shard, workers)
     except BaseException:
         if not any(_is_whole(output.files / shard.name, shard) for shard in output.shards):
             _withdraw(output)
@@ -195,6 +199,15 @@ def _fill(
     for name, content in output.texts.items():
         write_file(output.files / name, content)
     write_file(output.staging / _MOVING, b"")
+
+
+def _write_missing(output: FolderOutput, write_shard: WriteShard, workers: int) -> None:
+    missing = [shard for shard in output.shards if not _is_whole(output.files / shard.name, shard)]
+    stopped = threading.Event()
+    jobs: list[Job] = [
+        partial(_write_shard, output, shard, write_shard, stopped) for shard in missing
+    ]
+    run(jobs, min(workers, max(len(jobs), 1)), stopped)
 
 
 def _write_shard(

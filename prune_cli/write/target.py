@@ -4,7 +4,7 @@ See also: `checks`, what is refused of a single file.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +60,14 @@ class Execution:
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
         workers: threads; None for one a core, at most 8.
         on_tensor: called, from any thread, with a tensor's name and how many bytes are done.
+        before_commit: called when all bytes are there, before any file gets its name: the last
+            moment to give up by raising.
     """
 
     device: str = "cpu"
     workers: int | None = None
     on_tensor: OnTensor | None = None
+    before_commit: Callable[[], None] = lambda: None
 
     @property
     def threads(self) -> int:

@@ -21,6 +21,8 @@ from torch import nn
 from torch.nn.utils import prune as stock
 
 from prune_cli import module as ours
+from prune_cli.amounts import number_to_prune
+from prune_cli.torch_channels import draw_channels, zero_channels_
 from tests.benchmarks.rows import Result, Row
 
 AMOUNT = 0.25
@@ -42,9 +44,9 @@ def results(*, small: bool = False) -> Iterator[Result]:
     work = SMALL if small else Work()
     for threads in (1, 2):
         rows = [row for dim in (0, 1) for row in _speed_rows(work, threads, dim)]
-        title = f"prune_cli.pruning, {threads} thread{'s' * (threads > 1)}: times stock torch"
+        title = f"prune_cli.module, {threads} thread{'s' * (threads > 1)}: times stock torch"
         yield Result(title, tuple(rows))
-    title = "prune_cli.pruning, peak extra memory in units of the weight"
+    title = "prune_cli.module, peak extra memory in units of the weight"
     yield Result(title, tuple(_memory_rows(work)))
 
 
@@ -91,8 +93,8 @@ def linear(work: Work) -> nn.Linear:
 def bake(weight: torch.Tensor, dim: int) -> None:
     """Prune a tensor for good, as the streaming path does."""
     live = torch.arange(weight.shape[dim])
-    k = ours.number_to_prune(AMOUNT, len(live))
-    ours.zero_channels_(weight, dim, ours.draw_channels(live, k))
+    k = number_to_prune(AMOUNT, len(live))
+    zero_channels_(weight, dim, draw_channels(live, k))
 
 
 def seconds_of_each(work: Work, threads: int, dim: int) -> dict[str, float]:

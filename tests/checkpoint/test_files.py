@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 from prune_cli.checkpoint import open_checkpoint
 from prune_cli.checkpoint.files import is_index
@@ -36,7 +35,7 @@ FOREIGN = {
     "gzip": (b"\x1f\x8b\x08\0", "gzip"),
     "zstd": (b"\x28\xb5\x2f\xfd", "zstd"),
     "html": (b"<!DOCTYPE html>", "a web page"),
-    "pickle": (b"\x80\x04}.", "a plain pickle"),
+    "pickle": (b"\x80\x04}.", "no state dict"),
     "json": (b'{"a": 1}', "no weight_map"),
     "broken-json": (b'{"a": ', "no weight_map"),
     "text": (b"hello, world", "not a checkpoint"),
@@ -127,15 +126,6 @@ def test_a_safetensors_file_that_begins_like_json_is_no_index(tmp_path: Path) ->
 
     assert not is_index(path)
     assert open_checkpoint(path).tensors.keys() == {"w"}
-
-
-def test_loading_defaults_to_the_safe_way(tmp_path: Path) -> None:
-    """Without a Loading, a pickle of a class is refused."""
-    path = build.torch_zip(tmp_path / "x", torch.nn.Linear(2, 2))
-
-    with pytest.raises(InputError, match="--unsafe-load"):
-        open_checkpoint(path)
-    assert open_checkpoint(path).format == "module"
 
 
 def test_a_file_that_was_cut_since_it_was_opened_is_told(tmp_path: Path) -> None:

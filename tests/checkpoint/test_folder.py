@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune_cli.checkpoint import open_checkpoint
+from prune_cli.checkpoint import Loading, open_checkpoint
 from prune_cli.errors import InputError
 from tests import build
 
@@ -233,11 +233,14 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 
 
 def test_loading_options_reach_every_shard(tmp_path: Path) -> None:
-    """A pickled shard is refused or allowed as a single file is."""
+    """A pickled shard is refused or read as a single file is."""
     folder = sharded(tmp_path / "m", BIN_NAMES, index="pytorch_model.bin.index.json")
-    torch.save(torch.nn.Linear(2, 2), folder / BIN_NAMES[1])
+    content = torch.load(folder / BIN_NAMES[1], weights_only=True)
+    torch.save({**content, "fc.bias": torch.eye(2).to_sparse()}, folder / BIN_NAMES[1])
 
-    with pytest.raises(InputError, match="--unsafe-load"):
+    with pytest.raises(InputError, match="'fc.bias' is sparse_coo"):
         open_checkpoint(folder)
-    with pytest.raises(InputError, match="does not fit its shards"):
-        open_checkpoint(folder)
+    opened = open_checkpoint(folder, Loading(drop_unwritable=True))
+
+    assert opened.unwritable.keys() == {"fc.bias"}
+    assert opened.tensors.keys() == build.tensors().keys() - {"fc.bias"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune_cli.show.numbers import format_bytes
+from prune_cli.report.numbers import format_bytes
 from tests import build
 from tests.conftest import Run
 
@@ -65,7 +65,8 @@ def test_small_checkpoint_is_shown_whole(run: Run, tmp_path: Path) -> None:
         "F32 3 tensors 174 elements 696 B",
         "BF16 2 tensors 250 elements 500 B",
         "I64 1 tensor 1 element 8 B",
-        "2 of 6 can be pruned, along any of their dims; 2 of them are called weight, the default "
+        "425 parameters in all, buffers counted",
+        "2 of 6 tensors can be pruned, along any of their dims; 2 of them are called weight, the default "
         + "of --param",
     ]
 

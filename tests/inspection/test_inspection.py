@@ -159,6 +159,25 @@ def test_filters_are_those_of_pruning(tmp_path: Path) -> None:
     assert [each.name for each in found.parameters] == ["bn.weight", "fc.weight"]
 
 
+def test_a_string_is_one_glob(tmp_path: Path) -> None:
+    """Not a sequence of globs of one letter each."""
+    path = build.safetensors(tmp_path / "model.safetensors", build.tensors())
+
+    found = inspect_checkpoint(path, modules="*", exclude="conv", params="weight")
+
+    assert [each.name for each in found.parameters] == ["bn.weight", "fc.weight"]
+
+
+def test_names_of_thousands_of_levels_are_shown(tmp_path: Path) -> None:
+    """A hostile file may nest as deep as it likes; Python may not."""
+    names = [f"{'a.' * depth}weight" for depth in (1, 500, 3000)]
+    path = build.safetensors(tmp_path / "m.safetensors", {n: torch.ones(2, 2) for n in names})
+
+    found = inspect_checkpoint(path, globs=True)
+
+    assert sum(not line.node.children for line in outline(found.parameters, 40)) == 3
+
+
 def test_pattern_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
     """The error of the main command, with the nearest names."""
     path = build.safetensors(tmp_path / "model.safetensors", build.tensors())

@@ -9,10 +9,10 @@ import torch
 
 from prune_cli.checkpoint import open_checkpoint
 from prune_cli.errors import ParameterError, SelectionError, UsageError
-from prune_cli.module import live_channels
 from prune_cli.plan.biases import bias_name
 from prune_cli.plan.draw import channels_to_prune, make_plan
 from prune_cli.plan.facts import Options, derive_seed
+from prune_cli.torch_channels import live_channels
 from tests import build
 
 PRUNABLE = [name for name in build.TORCH_DTYPES if name not in ("F4", "F8_E8M0")]

@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from prune_cli.report.numbers import format_bytes
 from prune_cli.show.console import escape
-from prune_cli.show.numbers import format_bytes
 from prune_cli.show.pruned import Row, collapse
 
 

@@ -8,11 +8,11 @@ import torch
 
 from prune_cli.errors import AmountError, RequestError, SelectionError
 from prune_cli.jsontext import decode
-from prune_cli.module import draw_channels
 from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.selection import Rule
 from prune_cli.plan.shrink import ShrinkPlan
 from prune_cli.shrink.load import resize
+from prune_cli.torch_channels import draw_channels
 from tests.shrink.builders import build, inputs, plan, prune_live, slice_state
 
 SHRUNK = {

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from math import prod
 
 from prune_cli.checkpoint.names import natural_key
 from prune_cli.plan.facts import PlanItem
-from prune_cli.plan.shrink import ShrinkPlan
+from prune_cli.plan.shrink import Group, ShrinkPlan
 from prune_cli.report.groups import show_groups_as_tensors
 from prune_cli.report.report import Report
 from prune_cli.show.page.command import spell_command
@@ -133,27 +133,38 @@ def _tensor(item: PlanItem, squares: int) -> Tensor:
 def _sizes(report: Report) -> list[tuple[str, int, int]]:
     """Return the name of each layer, its elements and how many went; in natural order."""
     if report.shrink is not None:
-        sizes = _sizes_of_shrunk(report.shrink)
+        sizes = list(_sizes_of_shrunk(report.shrink))
     else:
         sizes = [(item.name, item.elements, item.elements_zero) for item in report.tensors]
     return sorted(sizes, key=lambda size: natural_key(size[0]))
 
 
-def _sizes_of_shrunk(plan: ShrinkPlan) -> list[tuple[str, int, int]]:
-    """Return them from the shapes that are left and, for each axis, what its group lost."""
-    growth: dict[str, Fraction] = {}
+def _sizes_of_shrunk(plan: ShrinkPlan) -> Iterator[tuple[str, int, int]]:
+    groups: dict[tuple[str, int], list[Group]] = {}
     for group in plan.groups:
-        kept = group.channels - len(group.removed)
-        for name, _ in group.members:
-            growth[name] = growth.get(name, Fraction(1)) * Fraction(group.channels, max(kept, 1))
-    sizes = []
+        for member in group.members:
+            groups.setdefault(member, []).append(group)
     for name, shape in plan.shapes.items():
-        after = 1
-        for size in shape:
-            after *= size
-        before = round(after * growth.get(name, Fraction(1)))
-        sizes.append((name, before, before - after))
-    return sizes
+        after = prod(shape)
+        before = prod(
+            size + _count_removed(plan.kept.get(name, {}).get(dim, ()), groups.get((name, dim), ()))
+            for dim, size in enumerate(shape)
+        )
+        yield name, before, before - after
+
+
+def _count_removed(kept: Sequence[int], groups: Sequence[Group]) -> int:
+    """Return how many channels an axis lost, of which the report has only those that are left.
+
+    It lost each channel of its groups as often as a flattened one has elements: as often as the
+    groups' rest goes into the axis, or else as the gaps in `kept` tell.
+    """
+    removed = sum(len(group.removed) for group in groups)
+    rest = sum(group.channels for group in groups) - removed
+    gaps = kept[-1] + 1 - len(kept) if kept else 0
+    if rest and len(kept) % rest == 0 and removed * (len(kept) // rest) >= gaps:
+        return removed * (len(kept) // rest)
+    return removed * max(-(-gaps // removed), 1) if removed else gaps
 
 
 def _changes(report: Report) -> Iterator[Change]:
@@ -164,6 +175,6 @@ def _changes(report: Report) -> Iterator[Change]:
     yield Change("FLOPs of a forward pass", effect.flops_before, effect.flops_after)
     if report.output:
         yield Change("bytes", report.input.bytes, report.output.bytes, "B")
-    if report.shrink.latency:
-        times = report.shrink.latency.milliseconds
+    if latency := report.shrink.latency:
+        times = latency.milliseconds
         yield Change("latency", times["before"], times["after"], "ms")

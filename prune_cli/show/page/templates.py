@@ -6,7 +6,7 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from prune_cli.amounts import Amount
-from prune_cli.show.numbers import format_bytes, format_count
+from prune_cli.report.numbers import format_bytes, format_count
 
 _LONGEST_TEXT = 300
 """Characters of a name or a reason; those of a hostile file may have megabytes."""

@@ -1,0 +1,94 @@
+"""Reports as rows, for tables in other programs: a row for each tensor of one, or each run of many.
+
+See also: formats.py, which makes text of rows.
+"""
+
+from prune_cli.checkpoint.names import natural_key
+from prune_cli.report.comparison import Comparison, RunGroup
+from prune_cli.report.formats import Cell, Column, Kind, Rows
+from prune_cli.report.report import Report
+
+_OF_TENSORS = (
+    Column("name", Kind.TEXT, "tensor"),
+    Column("dtype", Kind.TEXT),
+    Column("shape", Kind.TEXT),
+    Column("dim"),
+    Column("channels"),
+    Column("already_pruned", title="before"),
+    Column("pruned"),
+    Column("pruned_part", Kind.PART, "part"),
+)
+
+_OF_RUNS = (
+    Column("report", Kind.TEXT),
+    Column("input", Kind.TEXT),
+    Column("amount", Kind.TEXT),
+    Column("dim"),
+    Column("seed"),
+    Column("tensors"),
+    Column("channels"),
+    Column("channels_pruned", title="pruned"),
+    Column("sparsity", Kind.PART),
+)
+
+_OF_GROUPS = (
+    Column("amount", Kind.TEXT),
+    Column("dim"),
+    Column("runs"),
+    Column("pairs"),
+    Column("mean", Kind.PART, "each two alike"),
+    Column("sigma", Kind.PART, "\u00b1"),
+    Column("by_chance", Kind.PART),
+)
+
+
+def list_tensors(report: Report) -> Rows:
+    """Return a row for each tensor of `report`, in natural order."""
+    items = sorted(report.tensors, key=lambda item: natural_key(item.name))
+    rows = (
+        (
+            item.name,
+            item.dtype,
+            "x".join(map(str, item.shape)),
+            item.dim,
+            item.channels,
+            len(item.already_pruned),
+            len(item.pruned),
+            len(item.pruned) / item.channels if item.channels else 0.0,
+        )
+        for item in items
+    )
+    return Rows(_OF_TENSORS, tuple(rows))
+
+
+def list_runs(comparison: Comparison) -> Rows:
+    """Return a row for each run of `comparison`."""
+    rows = (
+        (
+            run.report,
+            run.input,
+            None if run.amount is None else str(run.amount),
+            run.dim,
+            run.seed,
+            run.tensors,
+            run.channels,
+            run.channels_pruned,
+            run.sparsity,
+        )
+        for run in comparison.runs
+    )
+    return Rows(_OF_RUNS, tuple(rows))
+
+
+def list_groups(comparison: Comparison) -> Rows:
+    """Return a row for each amount and dim: how alike its runs are, and how alike by chance."""
+    return Rows(_OF_GROUPS, tuple(_group(group) for group in comparison.groups))
+
+
+def _group(group: RunGroup) -> tuple[Cell, ...]:
+    amount = None if group.amount is None else str(group.amount)
+    runs, likeness = len(group.runs), group.likeness
+    if likeness is None:
+        return (amount, group.dim, runs, 0, None, None, None)
+    measured = (likeness.mean, likeness.sigma, likeness.by_chance)
+    return (amount, group.dim, runs, likeness.pairs, *measured)
