@@ -25,6 +25,9 @@ FORMATS = ("pdf", "svg", "png")
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Okabe and Ito's, which people with any colour vision tell apart."""
 
+_SURROUNDINGS = re.compile(r"^.*?(?=<svg)| *<metadata>.*?</metadata>\n?", re.DOTALL)
+"""What an SVG file has and an SVG element in a page needs not."""
+
 _MARKERS = "osD^vP*X"
 _MOST_BARS = 30  # modules in a picture
 _PANEL = (5.2, 3.6)  # inches
@@ -289,4 +292,4 @@ def _picture(panel: _Panel) -> Picture:
     figure = _figure(1)
     panel.draw(figure.axes[0])
     text = _save(figure, "svg").decode()
-    return Picture(panel.title, re.sub(r"^.*?(?=<svg)", "", text, flags=re.DOTALL))
+    return Picture(panel.title, _SURROUNDINGS.sub("", text))

@@ -14,9 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from prune_cli.checkpoint.names import make_printable
+from prune_cli.report.numbers import format_count
 from prune_cli.show import console
 from prune_cli.show.console import escape, say
-from prune_cli.show.numbers import format_count
 from prune_cli.sweep import forms
 from prune_cli.sweep.comparison import Finished, tell_apart
 from prune_cli.sweep.grid import Point, Trial
@@ -194,19 +195,19 @@ def _table(cells: Sequence[Sequence[str]]) -> Table:
 def _compared(sweeps: Sequence[Finished]) -> Iterator[RenderableType]:
     yield _table(forms.to_table(sweeps))
     for sentence in tell_apart(sweeps):
-        yield Text(console.make_printable(sentence))
+        yield Text(make_printable(sentence))
 
 
 def _summary(summary: Summary) -> Iterator[RenderableType]:
     yield _table(to_table(summary))
     for difference in summary.differences:
         if difference.kind != "amount":
-            yield Text(console.make_printable(difference.sentence))
+            yield Text(make_printable(difference.sentence))
     for warning in summary.warnings:
-        yield Text.assemble(("note: ", "bold yellow"), console.make_printable(warning))
+        yield Text.assemble(("note: ", "bold yellow"), make_printable(warning))
     for verdict in summary.assertions:
         word = ("holds: ", "bold green") if verdict.holds else ("does not hold: ", "bold red")
-        yield Text.assemble(word, console.make_printable(f"{verdict.text} ({verdict.reason})"))
+        yield Text.assemble(word, make_printable(f"{verdict.text} ({verdict.reason})"))
 
 
 def show_folder(folder: Path, summary: Summary, *, quiet: bool) -> None:
