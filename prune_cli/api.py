@@ -16,9 +16,11 @@ from prune_cli.amounts import Amount, check_amount
 from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import OutputError
+from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
 from prune_cli.plan.replay import plan_removal, replay
+from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule
 from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
@@ -44,6 +46,14 @@ def prune_checkpoint(
     rules: Sequence[Rule] = (),
     bake: bool = True,
     with_bias: bool = False,
+    allocate: str = "uniform",
+    between: tuple[float, float] | None = None,
+    target: str | None = None,
+    is_global: bool = False,
+    criterion: str | None = None,
+    scores: str | Path | None = None,
+    round_to: int = 1,
+    at_least: int = 0,
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
@@ -69,6 +79,16 @@ def prune_checkpoint(
         rules: a recipe; the last rule that matches wins. Without one, the above are the rule.
         bake: write the zeros; else write `NAME_orig` and `NAME_mask`, as torch has them.
         with_bias: let the bias element of each pruned channel of dim 0 go too.
+        allocate: how the amount is spread over layers: "uniform", "uniform-keep-ends", "er", "erk"
+            or "random"; for the last three it is the part of all selected elements that goes.
+        between: for "random", the bounds of each layer's fraction; by default (0.1, 0.9).
+        target: in place of an amount, what is to remain of the selected elements: "params=0.5".
+        is_global: rank all channels of all layers together.
+        criterion: what ranks channels: "random", "l1", "l2", "fpgm" or "scores".
+        scores: a score file: for each weight, by name, a tensor of its shape or of one number for
+            each channel; the smallest go.
+        round_to: leave channels in multiples of this.
+        at_least: how many channels stay in every layer.
         dry_run: only plan: write nothing but a report that was asked for.
         loading: how a pickle may be loaded.
         on_tensor: called with a name and a number of bytes, from any thread.
@@ -101,9 +121,19 @@ def prune_checkpoint(
         bake=bake,
         with_bias=with_bias,
         rules=tuple(rules),
+        choice=make_choice(
+            allocate=allocate,
+            between=between,
+            target=target,
+            is_global=is_global,
+            criterion=criterion,
+            scores=None if scores is None else Path(scores).name,
+            round_to=round_to,
+            at_least=at_least,
+        ),
     )
     checkpoint = open_checkpoint(path, loading)
-    target = find_target(
+    place = find_target(
         checkpoint,
         output,
         report=report,
@@ -111,10 +141,28 @@ def prune_checkpoint(
         resume=resume,
         max_shard_size=max_shard_size,
         dry_run=dry_run,
-        reads=reads,
+        reads=reads if scores is None else [*reads, scores],
     )
     execution = Execution(device, workers, on_tensor)
-    return carry_out(checkpoint, partial(make_plan, checkpoint, options), target, execution)
+    return carry_out(
+        checkpoint,
+        partial(plan_choice, checkpoint, options, scores, execution.threads),
+        place,
+        execution,
+    )
+
+
+def plan_choice(
+    checkpoint: Checkpoint, options: Options, scores: str | Path | None, workers: int
+) -> Plan:
+    """Return the plan of `options`, with the score file that they are about.
+
+    Raises:
+        InputError: the score file cannot be read.
+        RequestError: something does not fit the checkpoint.
+    """
+    opened = None if scores is None else open_scores(scores)
+    return make_plan(checkpoint, options, scores=opened, workers=workers)
 
 
 def apply_report(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from prune_cli.errors import InputError
 
@@ -93,6 +93,8 @@ def _decoder(hint: Any) -> _Decoder:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return _any_of([_decoder(entry) for entry in sorted(inner, key=_none_first)])
+    if origin is Literal:
+        return _one_of(inner)
     if origin is tuple:
         return _all_like(inner[0]) if inner[-1] is Ellipsis else _each_like(inner)
     if origin is not None:
@@ -117,6 +119,15 @@ def _plain(kind: type) -> _Decoder:
         return value
 
     return plain
+
+
+def _one_of(values: Collection[object]) -> _Decoder:
+    def one_of(value: object) -> object:
+        if type(value) is not str or value not in values:
+            raise _MisfitError
+        return value
+
+    return one_of
 
 
 def _any_of(decoders: Collection[_Decoder]) -> _Decoder:

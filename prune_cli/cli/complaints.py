@@ -21,7 +21,8 @@ ParserError: type[Exception] = next(
 _MEANT = {
     "prune": "random-structured",
     "random": "random-structured",
-    "structured": "random-structured",
+    "magnitude": "structured",
+    "ln-structured": "structured",
     "replay": "apply",
     "bake": "remove",
     "unmask": "remove",
@@ -124,7 +125,8 @@ def _command_tips(message: str, context: Any) -> Iterator[str]:
         yield f"a command comes first: prune-cli inspect {typed}"
         return
     meant = _MEANT.get(typed.lower(), "")
-    near = difflib.get_close_matches(typed.replace("_", "-"), commands, n=2)
+    spelt = typed.replace("_", "-")
+    near = [spelt] if spelt in commands else difflib.get_close_matches(spelt, commands, n=2)
     names = [meant] if meant in commands else near
     if names:
         yield f"did you mean {' or '.join(names)}?"

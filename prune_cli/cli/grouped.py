@@ -43,6 +43,17 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def also_called(command: Callable[..., None], name: str, description: str) -> Callable[..., None]:
+    """Return `command`, which is grouped, under another name and with another description."""
+
+    @wraps(command)
+    def call(**values: Any) -> None:
+        command(**values)
+
+    call.__name__, call.__doc__ = name, description
+    return call
+
+
 def _spell_out(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
     """Yield the fields of a group; any other parameter is itself."""
     group = parameter.annotation

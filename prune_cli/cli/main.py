@@ -16,7 +16,7 @@ from prune_cli.cli.apply import apply
 from prune_cli.cli.complaints import CommandLineError, ParserError, complain
 from prune_cli.cli.inspect import inspect
 from prune_cli.cli.plainly import convert_plainly
-from prune_cli.cli.random_structured import random_structured
+from prune_cli.cli.random_structured import random_structured, structured
 from prune_cli.cli.remove import remove
 from prune_cli.cli.report import report
 from prune_cli.cli.shrink import shrink
@@ -24,7 +24,17 @@ from prune_cli.cli.sweep import sweep
 from prune_cli.cli.verify import verify
 from prune_cli.errors import OutputError, PruneError
 
-COMMANDS = (random_structured, apply, remove, verify, inspect, report, shrink, sweep)
+COMMANDS = (
+    random_structured,
+    structured,
+    apply,
+    remove,
+    verify,
+    inspect,
+    report,
+    shrink,
+    sweep,
+)
 """Every command, in the order of the help; each is called like its function."""
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune_cli.cli import groups
-from prune_cli.cli.grouped import grouped
+from prune_cli.cli.choosing import Choosing
+from prune_cli.cli.grouped import also_called, grouped
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Plan
@@ -26,6 +27,7 @@ def random_structured(
     amounts: groups.Amounts,
     channels: groups.Channels,
     modules: groups.Modules,
+    choosing: Choosing,
     draw: groups.Draw,
     running: groups.Running,
     messages: groups.Messages,
@@ -40,12 +42,12 @@ def random_structured(
     from prune_cli.checkpoint import open_checkpoint
     from prune_cli.cli.pipeline import carry_out
 
-    amount = amounts.parsed()
+    amount, choice = amounts.parsed(), choosing.chosen()
     rules = amounts.rules(modules.patterns, channels.patterns, channels.dim)
     opened = open_checkpoint(checkpoint, loading.chosen())
 
     def decide() -> "Plan":
-        from prune_cli.plan.draw import make_plan
+        from prune_cli.api import plan_choice
         from prune_cli.plan.facts import Options
 
         options = Options(
@@ -58,8 +60,19 @@ def random_structured(
             bake=bake,
             with_bias=channels.with_bias,
             rules=rules,
+            choice=choice,
         )
-        return make_plan(opened, options)
+        return plan_choice(opened, options, choosing.scores, running.execution().threads)
 
-    target = outputs.target(opened, reads=[amounts.recipe])
+    target = outputs.target(opened, reads=[amounts.recipe, choosing.scores])
     carry_out(opened, decide, target, running, messages)
+
+
+structured = also_called(
+    random_structured,
+    "structured",
+    """Prune channels by a criterion: random-structured under the name for the others.
+
+    [bold]Example:[/] prune-cli structured model.pt --criterion l1 --allocate erk --amount 0.5
+    """,
+)

@@ -1,18 +1,20 @@
 """`prune-cli sweep`: many draws, each evaluated by the user's own command."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prune_cli.cli import groups, signals
+from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import grouped
 from prune_cli.errors import SweepError, UsageError
 
 if TYPE_CHECKING:
     from prune_cli.amounts import Amount
+    from prune_cli.plan.choice import Choice
     from prune_cli.plan.selection import Rule
     from prune_cli.sweep.evaluation import Evaluation
     from prune_cli.sweep.grid import Grid
@@ -97,6 +99,65 @@ class Trials:
         from prune_cli.sweep.grid import count_seeds, parse_seeds
 
         return parse_seeds(self.seeds) if self.samples is None else count_seeds(self.samples)
+
+
+@dataclass(frozen=True)
+class Choices(Choosing):
+    """How channels are chosen: lists of allocations, criteria and targets."""
+
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="METRIC=N",
+            help="In place of amounts, what is to remain: params=0.5, or a list.",
+            rich_help_panel=TRIALS,
+        ),
+    ] = None
+    allocate: Annotated[
+        str,
+        typer.Option(
+            "--allocate",
+            metavar="LIST",
+            help="Ways to spread the amount over layers: uniform,uniform-keep-ends,er,erk,random.",
+            rich_help_panel=TRIALS,
+        ),
+    ] = "uniform"
+    criterion: Annotated[
+        str | None,
+        typer.Option(
+            "--criterion",
+            metavar="LIST",
+            help="What ranks channels, of which the smallest go: random,l1,l2,fpgm,scores. Each is "
+            "compared with random.",
+            show_default="random",
+            rich_help_panel=TRIALS,
+        ),
+    ] = None
+
+    @property
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """The allocations, criteria and targets of a Grid."""
+        from prune_cli.sweep.grid import RANDOM, parse_names
+
+        criteria = self.criterion or ("scores" if self.scores else RANDOM)
+        return {
+            "allocations": parse_names("allocation", self.allocate),
+            "criteria": parse_names("criterion", criteria),
+            "targets": parse_names("target", self.target) if self.target else (),
+        }
+
+    def common(self) -> "Choice":
+        """Return what all trials have in common; what the grid says is not in it."""
+        from prune_cli.plan.choice import USUAL, make_choice, parse_between
+
+        common = make_choice(
+            is_global=self.is_global, round_to=self.round_to, at_least=self.at_least
+        )
+        between = None if self.between is None else parse_between(self.between)
+        if between and "random" not in self.lists["allocations"]:
+            raise UsageError("--between is for --allocate random only")
+        return replace(common or USUAL, between=between)
 
 
 @dataclass(frozen=True)
@@ -357,6 +418,7 @@ def sweep(
     evaluating: Evaluating,
     channels: groups.Channels,
     modules: groups.Modules,
+    choices: Choices,
     jobs: Jobs,
     running: groups.Running,
     messages: groups.Messages,
@@ -372,8 +434,8 @@ def sweep(
     from prune_cli.sweep.stages import run_sweep
 
     folder.check()
-    maker = _maker(checkpoint, trials, channels, modules, running, loading)
-    request = _request(checkpoint, maker, trials, evaluating, jobs, folder)
+    maker = _maker(checkpoint, trials, channels, modules, choices, running, loading)
+    request = _request(checkpoint, maker, _grid(trials, choices), evaluating, jobs, folder, trials)
     others = _read_others(folder, evaluating.metric)
     if jobs.dry_run:
         planned = plan_sweep(request)
@@ -393,6 +455,7 @@ def _maker(
     trials: Trials,
     channels: groups.Channels,
     modules: groups.Modules,
+    choices: Choices,
     running: groups.Running,
     loading: groups.Loading,
 ) -> "Maker":
@@ -409,7 +472,14 @@ def _maker(
     )
     rules = dict(_rules(trials, channels, modules))
     return RandomMaker(
-        checkpoint, options, rules, loading.chosen(), running.device, running.workers
+        checkpoint,
+        options,
+        rules,
+        loading.chosen(),
+        choices.common(),
+        choices.scores,
+        running.device,
+        running.workers,
     )
 
 
@@ -435,16 +505,17 @@ def _rules(
 def _request(
     checkpoint: Path,
     maker: "Maker",
-    trials: Trials,
+    grid: "Grid",
     evaluating: Evaluating,
     jobs: Jobs,
     folder: Folder,
+    trials: Trials,
 ) -> "Request":
     from prune_cli.sweep.request import Request
 
     return Request(
         maker,
-        _grid(trials),
+        grid,
         evaluating.evaluation(),
         folder.chosen(checkpoint),
         is_minimized=evaluating.minimize,
@@ -462,10 +533,12 @@ def _request(
     )
 
 
-def _grid(trials: Trials) -> "Grid":
+def _grid(trials: Trials, choices: Choices) -> "Grid":
     from prune_cli.sweep.grid import Grid
 
-    return Grid(trials.amounts(), trials.chosen_seeds())
+    if trials.amount and choices.target:
+        raise UsageError("--target stands in place of --amount; give one of them")
+    return Grid(trials.amounts(), trials.chosen_seeds(), **choices.lists)
 
 
 def _read_others(folder: Folder, metric: str | None) -> "list[Series]":

@@ -34,6 +34,15 @@ Source = Annotated[
     ),
 ]
 
+Scores = Annotated[
+    Path | None,
+    typer.Option(
+        "--scores",
+        metavar="FILE",
+        help="The score file, where the channels were chosen by one.",
+    ),
+]
+
 
 @grouped
 def verify(
@@ -44,6 +53,7 @@ def verify(
     loading: groups.Loading,
     report: ItsReport = None,
     source: Source = None,
+    scores: Scores = None,
 ) -> None:
     """Check a pruned checkpoint against its report and its source.
 
@@ -63,6 +73,7 @@ def verify(
             output,
             report=report,
             source=source,
+            scores=scores,
             loading=loading.chosen(),
             workers=workers.execution().threads,
             on_tensor=on_tensor,

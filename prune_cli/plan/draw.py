@@ -6,9 +6,11 @@ See also: `replay`, plans that draw nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 from prune_cli.amounts import Amount, number_to_prune
-from prune_cli.channels import draw_channels, other_channels
+from prune_cli.channels import draw_channels, k_smallest, other_channels
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import Parameter, resolve_dim
 from prune_cli.errors import (
@@ -19,28 +21,50 @@ from prune_cli.errors import (
     UsageError,
 )
 from prune_cli.plan import masks
+from prune_cli.plan.allocation import Layer
 from prune_cli.plan.biases import bias_items
+from prune_cli.plan.choice import Choice
 from prune_cli.plan.facts import RANDOM, Options, Plan, PlanItem, Skipped, derive_seed
 from prune_cli.plan.masks import refuse_odd_masks
 from prune_cli.plan.prunable import find_problems, scaled_by
+from prune_cli.plan.quotas import Quota, set_quotas
+from prune_cli.plan.scores import Ranks, Weight, rank_channels
 from prune_cli.plan.selection import Rule, Selected, Selection, select
 
 
-def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
+def make_plan(
+    checkpoint: Checkpoint,
+    options: Options,
+    *,
+    scores: Checkpoint | None = None,
+    workers: int = 1,
+) -> Plan:
     """Decide what `options` prune in `checkpoint`.
+
+    Args:
+        checkpoint: the input.
+        options: what is asked for.
+        scores: the score file, for the criterion "scores".
+        workers: threads, where channels are ranked by their weights.
 
     Raises:
         RequestError: they do not fit it; every problem is named at once.
     """
     rules = options.rules or (_only_rule(options),)
+    _refuse_two_budgets(options)
     if not checkpoint.parameters:
         raise SelectionError(f"{checkpoint.path} holds no tensors")
     selection = Selection(rules, options.exclude)
     selected = select(checkpoint.parameters, selection, aliases=checkpoint.names_of)
     prunable, skipped = _split_off_unprunable(checkpoint, selected)
-    items = _gather(lambda pick: _plan_item(checkpoint, options.seed, pick), prunable)
-    if not items:
+    choice = options.choice
+    candidates = _gather(lambda pick: _candidate(checkpoint, choice, pick), prunable)
+    if not candidates:
         raise SelectionError(_nothing_left(skipped))
+    if choice is None:
+        items = [_draw(candidate, options.seed) for candidate in candidates]
+    else:
+        items = _choose(checkpoint, options, choice, candidates, scores, workers)
     skipped += [Skipped(name, reason) for name, reason in _scales(checkpoint, items)]
     if options.with_bias:
         biases, without = bias_items(checkpoint, items)
@@ -49,26 +73,49 @@ def make_plan(checkpoint: Checkpoint, options: Options) -> Plan:
         refuse_odd_masks(checkpoint)
     left = {skip.name: skip for skip in skipped} | dict.fromkeys(item.name for item in items)
     return Plan(
-        RANDOM,
+        method_of(options),
         options,
         tuple(sorted(items, key=lambda item: item.name)),
         tuple(skip for _, skip in sorted(left.items()) if skip),
     )
 
 
-def channels_to_prune(item: PlanItem) -> tuple[int, ...]:
-    """Return the channels that the seed of `item` gives: its `pruned`, if it was drawn."""
+def channels_to_prune(item: PlanItem, choice: Choice | None = None) -> tuple[int, ...]:
+    """Return the channels that the seed of `item` gives: its `pruned`, if it was drawn.
+
+    With a `choice` the amount is not the whole of it, and the number is that of the row.
+    """
     live = other_channels(item.already_pruned, item.channels)
-    return _draw(live, item.amount, item.seed or 0, item.name)
+    amount = len(item.pruned) if choice else item.amount
+    return draw_channels(live, number_to_prune(amount, len(live), item.name), item.seed or 0)
+
+
+def method_of(options: Options) -> str:
+    """Return what a plan with these options is called."""
+    return f"{options.choice.criterion}_structured" if options.choice else RANDOM
+
+
+def layer_of(item: PlanItem, choice: Choice) -> Layer:
+    """Return the row `item` as an allocation sees it."""
+    live = item.channels - len(item.already_pruned)
+    return Layer(item.name, item.shape, item.dim, live, choice.round_to, choice.at_least)
 
 
 # --- what is not planned ---------------------------------------------------------------------
 
 
 def _only_rule(options: Options) -> Rule:
-    if options.amount is None:
+    has_target = options.choice is not None and options.choice.target is not None
+    if options.amount is None and not has_target:
         raise UsageError("no amount is given; say how much to prune: --amount 0.25")
-    return Rule(options.modules, options.params, options.amount, options.dim)
+    return Rule(options.modules, options.params, options.amount or 0, options.dim)
+
+
+def _refuse_two_budgets(options: Options) -> None:
+    has_target = options.choice is not None and options.choice.target is not None
+    if has_target and (options.rules or options.amount is not None):
+        given = "the amounts of a recipe" if options.rules else "--amount"
+        raise UsageError(f"--target takes the place of {given}; give one of them")
 
 
 def _split_off_unprunable(
@@ -120,44 +167,113 @@ def _scales(checkpoint: Checkpoint, items: list[PlanItem]) -> Iterator[tuple[str
 # --- what is planned -------------------------------------------------------------------------
 
 
-def _gather(plan: Callable[[Selected], PlanItem], picks: list[Selected]) -> list[PlanItem]:
-    """`plan` of each, or one error that names all the problems."""
-    items: list[PlanItem] = []
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A weight that can lose channels, with the amount of its rule and what that means by itself."""
+
+    weight: Weight
+    amount: Amount
+    quota: Quota
+
+
+def _gather(find: Callable[[Selected], _Candidate], picks: list[Selected]) -> list[_Candidate]:
+    """`find` of each, or one error that names all the problems."""
+    found: list[_Candidate] = []
     errors: list[PruneError] = []
     for pick in picks:
         try:
-            items.append(plan(pick))
+            found.append(find(pick))
         except RequestError as error:
             errors.append(error)
     if errors:
         kinds = {type(error) for error in errors}
         raise (kinds.pop() if len(kinds) == 1 else RequestError)("\n".join(map(str, errors)))
-    return items
+    return found
 
 
-def _plan_item(checkpoint: Checkpoint, seed: int, pick: Selected) -> PlanItem:
-    parameter, rule = pick.parameter, pick.rule
+def _candidate(checkpoint: Checkpoint, choice: Choice | None, pick: Selected) -> _Candidate:
+    parameter, amount = pick.parameter, pick.rule.amount
     info = parameter.tensor
     _refuse_problems(find_problems(checkpoint, parameter))
-    dim = resolve_dim(rule.dim, info.shape, parameter.name)
-    channels = info.shape[dim]
+    dim = resolve_dim(pick.rule.dim, info.shape, parameter.name)
     live = masks.live(checkpoint, parameter, dim)
-    own_seed = derive_seed(seed, parameter.name)
+    k = 0 if choice else number_to_prune(amount, len(live), parameter.name)
+    names = (parameter.name, *checkpoint.names_of.get(info.name, ()))
+    return _Candidate(Weight(parameter, names, dim, live), amount, Quota(amount, k))
+
+
+def _draw(candidate: _Candidate, seed: int) -> PlanItem:
+    """Draw as many channels as the amount of its own rule means."""
+    weight, own_seed = candidate.weight, derive_seed(seed, candidate.weight.parameter.name)
+    drawn = draw_channels(weight.live, candidate.quota.channels, own_seed)
+    return _item(weight, candidate.amount, own_seed, drawn)
+
+
+def _choose(
+    checkpoint: Checkpoint,
+    options: Options,
+    choice: Choice,
+    candidates: Sequence[_Candidate],
+    scores: Checkpoint | None,
+    workers: int,
+) -> list[PlanItem]:
+    """Rank the channels of each weight, and let as many go as the choice gives it."""
+    candidates = sorted(candidates, key=lambda candidate: candidate.weight.parameter.name)
+    weights = [candidate.weight for candidate in candidates]
+
+    @cache
+    def ranks() -> list[Ranks]:
+        return rank_channels(
+            checkpoint,
+            weights,
+            choice.criterion,
+            seed=options.seed,
+            scores=scores,
+            workers=workers,
+        )
+
+    quotas = set_quotas(
+        [_layer(weight, choice) for weight in weights],
+        [None if choice.target else candidate.amount for candidate in candidates],
+        choice,
+        options.seed,
+        ranks,
+    )
+    return [
+        _item(weight, quota.amount, _own_seed(weight, options, choice), _take(weight, quota, own))
+        for weight, quota, own in zip(weights, quotas, ranks(), strict=True)
+    ]
+
+
+def _take(weight: Weight, quota: Quota, ranks: Ranks) -> tuple[int, ...]:
+    return tuple(weight.live[position] for position in k_smallest(ranks, quota.channels))
+
+
+def _own_seed(weight: Weight, options: Options, choice: Choice) -> int | None:
+    is_drawn = choice.criterion == "random"
+    return derive_seed(options.seed, weight.parameter.name) if is_drawn else None
+
+
+def _layer(weight: Weight, choice: Choice) -> Layer:
+    info = weight.parameter.tensor
+    name, live = weight.parameter.name, len(weight.live)
+    return Layer(name, info.shape, weight.dim, live, choice.round_to, choice.at_least)
+
+
+def _item(weight: Weight, amount: Amount, seed: int | None, pruned: tuple[int, ...]) -> PlanItem:
+    parameter, info = weight.parameter, weight.parameter.tensor
+    channels = info.shape[weight.dim]
     return PlanItem(
         name=parameter.name,
         module=parameter.module,
         param=parameter.param,
-        aliases=checkpoint.names_of.get(info.name, ()),
+        aliases=weight.names[1:],
         dtype=info.dtype,
         shape=info.shape,
-        dim=dim,
-        amount=rule.amount,
-        seed=own_seed,
+        dim=weight.dim,
+        amount=amount,
+        seed=seed,
         channels=channels,
-        already_pruned=other_channels(live, channels),
-        pruned=_draw(live, rule.amount, own_seed, parameter.name),
+        already_pruned=other_channels(weight.live, channels),
+        pruned=pruned,
     )
-
-
-def _draw(live: Sequence[int], amount: Amount, seed: int, name: str) -> tuple[int, ...]:
-    return draw_channels(live, number_to_prune(amount, len(live), name), seed)

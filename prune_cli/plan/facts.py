@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from prune_cli.amounts import Amount
+from prune_cli.plan.choice import CRITERIA, Choice, Criterion
 from prune_cli.plan.selection import Rule
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
 
 RANDOM, REPLAYED, REMOVED, SHRUNK = "random_structured", "apply", "remove", "shrink"
-"""The methods of plans, as a report names them."""
+"""The methods of plans, as a report names them; those of other criteria are in CHOSEN."""
+
+CHOSEN: dict[str, Criterion] = {f"{criterion}_structured": criterion for criterion in CRITERIA}
+"""The methods that choose channels, and the criterion of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +24,14 @@ class Options:
     """What the user asked for, as the report records it.
 
     Attributes:
-        amount: None where every rule of a recipe has its own.
+        amount: None where every rule of a recipe has its own, or there is a target.
         dim: as given, so -1 is the last of each tensor.
         seed: the user's, from which each tensor's own is derived.
         modules, exclude, params: glob patterns.
         bake: whether the zeros are permanent; else NAME_orig and NAME_mask are written.
         with_bias: whether the bias elements of pruned channels go too.
         rules: of a recipe; without one, the options above are the only rule.
+        choice: how channels are chosen, where that is not the usual way.
         shrink: what only `shrink` was asked for; None where that is not the method.
     """
 
@@ -39,6 +44,7 @@ class Options:
     bake: bool = True
     with_bias: bool = False
     rules: tuple[Rule, ...] = ()
+    choice: Choice | None = None
     shrink: ShrinkOptions | None = None
 
 
@@ -51,7 +57,9 @@ class PlanItem:
         aliases: further names of the same memory.
         dtype, shape: as in the checkpoint, dtype as safetensors spells it.
         dim: counted from the front.
-        amount: as asked for, an int or a float.
+        amount: as asked for, an int or a float. Where an amount or a target is spread over the
+            layers, the fraction that this one was given, before it is rounded to channels; where
+            all are ranked together, the number of channels that came of it.
         seed: of this tensor's own generator; None where the channels were not drawn.
         channels: how many there are along `dim`.
         already_pruned, pruned: ascending; `pruned` are those that go now.

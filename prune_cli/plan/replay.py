@@ -11,7 +11,7 @@ from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, Parameter
 from prune_cli.errors import ParameterError, RequestError, SelectionError
 from prune_cli.plan import masks
-from prune_cli.plan.facts import RANDOM, REMOVED, REPLAYED, Options, Plan, PlanItem
+from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem
 from prune_cli.plan.masks import refuse_odd_masks
 from prune_cli.plan.prunable import find_problems
 
@@ -31,8 +31,8 @@ def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> P
         RequestError: a row does not fit; every such row is named.
         InputError: a mask that is to be baked holds values other than 0 and 1.
     """
-    if plan.method not in (RANDOM, REPLAYED):
-        raise RequestError(f"the report is of {plan.method!r}, which draws no channels to prune")
+    if plan.method not in (*CHOSEN, REPLAYED):
+        raise RequestError(f"the report is of {plan.method!r}, which chooses no channels to prune")
     rows = {item.name: item for item in plan.items}
     problems = [problem for item in plan.items for problem in misfits(item, checkpoint)]
     problems += [problem for item in plan.items for problem in _strays(item, rows)]

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from prune_cli.checkpoint.names import natural_key
 from prune_cli.report.numbers import format_count, format_shape, list_some
+from prune_cli.show.choices import describe_amount, describe_choice
 from prune_cli.show.console import escape, say, show_written, stderr
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
 
@@ -52,7 +53,8 @@ def print_pruned(report: "Report", console: Console, emitting: int = 0) -> None:
     """Print the table of pruned tensors, the totals, and what was left out."""
     items = sorted(report.tensors, key=lambda item: natural_key(item.name))
     rows = collapse(rows_of(items), MAX_ROWS)
-    print_fitting(console, lambda with_bar: _table(rows[:MAX_ROWS], with_bar))
+    with_part = report.options.choice is not None
+    print_fitting(console, lambda with_bar: _table(rows[:MAX_ROWS], with_bar, with_part))
     if len(rows) > MAX_ROWS:
         more = len(rows) - MAX_ROWS
         say(f"[dim]... and {more:,} more rows; the report has every tensor[/]", console)
@@ -104,15 +106,18 @@ def _merge(name: str, group: Sequence[Row]) -> Row:
     )
 
 
-def _table(rows: Sequence[Row], with_bar: bool) -> Table:
+def _table(rows: Sequence[Row], with_bar: bool, with_part: bool) -> Table:
     merged = ["tensors"] if any(row.count > 1 for row in rows) else []
     before = ["before"] if any(row.already for row in rows) else []
-    table = make_table("tensor", *merged, "shape", "dim", *before, "pruned", with_bar=with_bar)
+    part = ["of live"] if with_part else []
+    headers = ("tensor", *merged, "shape", "dim", *before, "pruned", *part)
+    table = make_table(*headers, with_bar=with_bar)
     for row in rows:
         cells = [f"{row.count:,}"] if merged else []
         cells += [format_shape(row.shape), str(row.dim)]
         cells += [f"{row.already:,}"] if before else []
         cells += [f"{row.pruned:,}/{row.channels:,}"]
+        cells += [f"{row.pruned / max(row.channels - row.already, 1):.1%}"] if part else []
         bar = draw_bar(row.pruned + row.already, row.channels) if with_bar else None
         add_row(table, row.name, cells, bar)
     return table
@@ -156,30 +161,26 @@ def _what_was_done(report: "Report") -> str:
 def describe_options(report: "Report") -> str:
     """Return the amount as it was understood, the dim and the seed; or where the channels are from."""
     options = report.options
-    match report.method, options.amount:
-        case "remove", _:
+    match report.method:
+        case "remove":
             return "the masks in the checkpoint"
-        case "apply", _:
+        case "apply":
             return "the channels of the report that was applied"
-        case _, None:
-            amount = "amounts of the recipe"
-        case _, _ if options.rules:
-            amount = f"amounts of the recipe, or {options.amount} where it gives none"
-        case _, int():
-            amount = (
-                f"amount {options.amount}: {format_count(options.amount, 'channel')} of each tensor"
-            )
-        case _:
-            part = f"{100 * options.amount:.6g}%"
-            amount = f"amount {options.amount}: {part} of each tensor's live channels"
-    recipe = f", {format_count(len(options.rules), 'rule')}" if options.rules else ""
-    return f"{amount}, dim {options.dim}, seed {options.seed}{recipe}"
+    parts = [describe_amount(options), f"dim {options.dim}", f"seed {options.seed}"]
+    if options.rules:
+        parts.append(format_count(len(options.rules), "rule"))
+    return ", ".join([*parts, *describe_choice(options.choice)])
 
 
 def _notes(report: "Report", emitting: int) -> Iterator[str]:
     untouched = [item.name for item in report.tensors if not item.pruned]
-    if untouched and report.method == "random_structured":
+    if untouched and report.options.choice:
+        yield f"no channel goes from {list_some(untouched)}"
+    elif untouched and report.method == "random_structured":
         yield f"the amount rounds to 0 channels in {list_some(untouched)}"
+    emptied = [item.name for item in report.tensors if item.elements_zero == item.elements]
+    if emptied and report.options.choice:
+        yield f"no channel is left in {list_some(emptied)}; --at-least 1 keeps one"
     if emitting:
         yield (
             f"in {format_count(emitting, 'module')}, pruned channels still output their bias; "

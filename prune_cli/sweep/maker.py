@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prune_cli.amounts import Amount
-from prune_cli.api import carry_out
+from prune_cli.api import carry_out, plan_choice
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import InputError
-from prune_cli.plan.draw import make_plan
+from prune_cli.plan.choice import USUAL, Choice, make_choice
 from prune_cli.plan.facts import Options, Plan
 from prune_cli.plan.selection import Rule
 from prune_cli.report.report import Report
-from prune_cli.sweep.grid import RANDOM, UNIFORM, Point, Trial
+from prune_cli.sweep.grid import Point, Trial
 from prune_cli.sweep.record import Achieved
 from prune_cli.write.target import Execution, Target
 
@@ -83,6 +83,8 @@ class RandomMaker:
         options: of every trial, but for amount, seed, allocation and criterion.
         rules: of a recipe, for each amount that a rule of it leaves open.
         loading: how a pickle may be loaded.
+        choice: how channels are chosen, but for what the point of a trial says.
+        scores: the score file, for the criterion "scores".
         device: where channels are zeroed.
         workers: threads of each trial.
     """
@@ -91,6 +93,8 @@ class RandomMaker:
     options: Options
     rules: Mapping[Amount | None, tuple[Rule, ...]] = field(default_factory=dict)
     loading: Loading = field(default_factory=Loading)
+    choice: Choice = USUAL
+    scores: Path | None = None
     device: str = "cpu"
     workers: int | None = None
 
@@ -102,7 +106,9 @@ class RandomMaker:
     @property
     def facts(self) -> Mapping[str, object]:
         """The options of every trial; a recipe shows as its rules for the first amount."""
-        facts = asdict(replace(self.options, rules=next(iter(self.rules.values()), ())))
+        rules = next(iter(self.rules.values()), ())
+        choice = None if self.choice == USUAL else self.choice
+        facts = asdict(replace(self.options, rules=rules, choice=choice))
         return {name: value for name, value in facts.items() if name not in ("amount", "seed")}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,7 +120,7 @@ class RandomMaker:
         Raises:
             RequestError: it does not fit the source.
         """
-        plan = make_plan(self.source, self._options(trial))
+        plan = self._plan(trial)
         return Prepared(_spell(plan), partial(self._write, plan))
 
     def modules(self) -> tuple[str, ...]:
@@ -132,13 +138,35 @@ class RandomMaker:
         )
 
     def _unpruned(self) -> Plan:
-        return make_plan(self.source, self._options(Trial(Point(0), 0)))
+        return self._plan(Trial(Point(0), 0))
+
+    def _plan(self, trial: Trial) -> Plan:
+        scores = self.scores if trial.point.criterion == "scores" else None
+        execution = Execution(self.device, self.workers)
+        return plan_choice(self.source, self._options(trial), scores, execution.threads)
 
     def _options(self, trial: Trial) -> Options:
         point = trial.point
-        changed = _changed(point)
-        rules = trial.rules or self._rules(point)
-        return replace(self.options, amount=point.amount, seed=trial.seed, rules=rules, **changed)
+        return replace(
+            self.options,
+            amount=point.amount,
+            seed=trial.seed,
+            rules=trial.rules or self._rules(point),
+            choice=None if point.is_unpruned else self._choice(point),
+        )
+
+    def _choice(self, point: Point) -> Choice | None:
+        choice = self.choice
+        return make_choice(
+            allocate=point.allocation,
+            between=choice.between if point.allocation == "random" else None,
+            target=point.target,
+            is_global=choice.is_global,
+            criterion=point.criterion,
+            scores=self.scores.name if self.scores and point.criterion == "scores" else None,
+            round_to=choice.round_to,
+            at_least=choice.at_least,
+        )
 
     def _rules(self, point: Point) -> tuple[Rule, ...]:
         if point.is_unpruned:
@@ -189,18 +217,6 @@ def _digest_file(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
-
-
-def _changed(point: Point) -> dict[str, Any]:
-    """The options of how much goes where, so far as the point does not have the defaults."""
-    if point.is_unpruned:
-        return {}
-    wanted = {
-        "allocate": (point.allocation, UNIFORM),
-        "criterion": (point.criterion, RANDOM),
-        "target": (point.target, None),
-    }
-    return {name: value for name, (value, default) in wanted.items() if value != default}
 
 
 def _spell(plan: Plan) -> str:

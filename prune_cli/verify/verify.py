@@ -31,8 +31,9 @@ from prune_cli.checkpoint.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, Tenso
 from prune_cli.errors import InputError, RequestError, UsageError
 from prune_cli.jsontext import encode
 from prune_cli.plan.biases import bias_name
-from prune_cli.plan.draw import channels_to_prune, make_plan
+from prune_cli.plan.draw import channels_to_prune, make_plan, method_of
 from prune_cli.plan.facts import (
+    CHOSEN,
     RANDOM,
     REMOVED,
     REPLAYED,
@@ -43,9 +44,11 @@ from prune_cli.plan.facts import (
     derive_seed,
 )
 from prune_cli.plan.replay import misfits, plan_removal, replay
+from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, matcher, split_name
 from prune_cli.plan.shrink import ShrinkPlan, edited_texts
 from prune_cli.report.report import Output, Report, read_report, sum_up
+from prune_cli.verify.choice import quota_problems
 from prune_cli.verify.differences import NOWHERE, ComparingSink, Offsets, first_bits
 from prune_cli.verify.shrink import output_problems, report_problems, source_problems
 from prune_cli.write.layout import (
@@ -67,6 +70,7 @@ STDIN = Path("-")
 
 _NOT_ZERO = "a pruned channel is not +0"
 _NOT_THE_SOURCE = "its bytes are not the source's"
+_NOT_ASKED_FOR = "the options of the report do not ask for its amount and dim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ def verify_checkpoint(
     *,
     report: str | Path | None = None,
     source: str | Path | None = None,
+    scores: str | Path | None = None,
     loading: Loading | None = None,
     workers: int = 1,
     on_tensor: OnTensor | None = None,
@@ -124,6 +129,7 @@ def verify_checkpoint(
         output: what prune-cli wrote: a file or a folder, or "-" for stdin.
         report: its report; by default where prune-cli puts it.
         source: the checkpoint that was pruned; without it, only what the report names is checked.
+        scores: the score file, where the channels were chosen by one.
         loading: how the source may be loaded.
         workers: threads.
         on_tensor: called with a name and how many more of its bytes are compared with the source.
@@ -139,6 +145,8 @@ def verify_checkpoint(
     _refuse_stdin(output, report, source)
     written = open_checkpoint(output)
     told = _read_report(written, report)
+    if source is not None and scores is None and told.method == "scores_structured":
+        raise UsageError("the channels were chosen by a score file; name it: --scores")
     if told.output is None:
         raise InputError("the report is of a dry run, so there is no output to verify")
     found = [*_check_report(told, written), *_check_output(told, told.output, written)]
@@ -146,7 +154,7 @@ def verify_checkpoint(
         found += _check_channels(told.tensors, told, written)
     else:
         original = open_checkpoint(source, loading)
-        found += _check_decisions(told, original)
+        found += _check_decisions(told, original, scores, workers)
         found += _check_contents(told, written, original, workers, on_tensor)
     return Verification(
         tensors=len(written.tensors),
@@ -178,7 +186,7 @@ def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
     report = read_report(path)
     if (report.shrink is None) == (report.method == SHRUNK):
         raise InputError(f"{path} reports {report.method!r}, but its part 'shrink' says otherwise")
-    if report.method not in (RANDOM, REPLAYED, REMOVED, SHRUNK):
+    if report.method not in (*CHOSEN, REPLAYED, REMOVED, SHRUNK):
         raise InputError(f"{path} reports {report.method!r}, which verify knows nothing of")
     return report
 
@@ -207,6 +215,8 @@ def _check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]
     for item in report.tensors:
         for fact in _row_problems(report, item, rows, written):
             yield Disagreement(fact, item.name)
+    if report.method in CHOSEN:
+        yield from _choice_problems(report)
     if report.shrink is not None:
         yield from map(Disagreement, report_problems(report.shrink, report.options.seed))
     if not _is_same(report.totals, sum_up(report.tensors)):
@@ -230,6 +240,8 @@ def _row_problems(
     elif report.method != RANDOM:
         if item.seed is not None:
             yield f"the report gives it a seed, but {report.method} draws nothing"
+        if report.method in CHOSEN and not _is_asked_for(report.options, item):
+            yield _NOT_ASKED_FOR
     elif any(info.shape == item.shape for info in _tensors_of(report, item, written)):
         yield from _draw_problems(report, item)
 
@@ -267,12 +279,12 @@ def _follower_problems(item: PlanItem, leader: PlanItem | None) -> Iterator[str]
 def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
     options = report.options
     if not _is_asked_for(options, item):
-        yield "the options of the report do not ask for its amount and dim"
+        yield _NOT_ASKED_FOR
     if item.seed != derive_seed(options.seed, item.name):
         yield f"its seed in the report does not follow from the seed {options.seed}"
         return
     try:
-        drawn = channels_to_prune(item)
+        drawn = channels_to_prune(item, options.choice)
     except RequestError as error:
         yield f"its amount in the report is impossible: {error}"
         return
@@ -282,25 +294,43 @@ def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
 
 def _is_asked_for(options: Options, item: PlanItem) -> bool:
     """Whether the last rule that matches the tensor, by any of its names, is what its row says."""
+    rule = _rule_for(options, item)
+    if rule is None or rule.dim not in (item.dim, item.dim - len(item.shape)):
+        return False
+    return options.choice is not None or repr(rule.amount) == repr(item.amount)
+
+
+def _rule_for(options: Options, item: PlanItem) -> Rule | None:
+    """The last rule that matches the tensor, by any of its names."""
     pairs = [split_name(name) for name in (item.name, *item.aliases)]
     excluded = matcher(options.exclude)
     if any(excluded(module) for module, _ in pairs):
-        return False
+        return None
     for rule in reversed(_rules(options)):
         module_fits, param_fits = matcher(rule.modules), matcher(rule.params)
         if any(module_fits(module) and param_fits(param) for module, param in pairs):
-            dims = len(item.shape)
-            return repr(rule.amount) == repr(item.amount) and rule.dim in (
-                item.dim,
-                item.dim - dims,
-            )
-    return False
+            return rule
+    return None
 
 
 def _rules(options: Options) -> tuple[Rule, ...]:
-    if options.rules or options.amount is None:
+    has_target = options.choice is not None and options.choice.target is not None
+    if options.rules or (options.amount is None and not has_target):
         return options.rules
-    return (Rule(options.modules, options.params, options.amount, options.dim),)
+    return (Rule(options.modules, options.params, options.amount or 0, options.dim),)
+
+
+def _choice_problems(report: Report) -> Iterator[Disagreement]:
+    """That the method is that of the options, and each row loses what they give it."""
+    options, choice = report.options, report.options.choice
+    if report.method != method_of(options):
+        yield Disagreement(f"the options of the report are not those of {report.method}")
+    leading = [item for item in report.tensors if item.follows is None]
+    rules = [rule for item in leading if (rule := _rule_for(options, item))]
+    if choice is None or len(rules) < len(leading) or not all(map(_has_its_dim, leading)):
+        return
+    for name, fact in quota_problems(options, choice, leading, rules):
+        yield Disagreement(fact, name or None)
 
 
 def _is_same(one: object, other: object) -> bool:
@@ -445,7 +475,9 @@ def _list(name: str, first: Offsets, describe: Callable[[int], str]) -> Iterator
 # --- the report and the source ---------------------------------------------------------------
 
 
-def _check_decisions(report: Report, original: Checkpoint) -> Iterator[Disagreement]:
+def _check_decisions(
+    report: Report, original: Checkpoint, scores: str | Path | None, workers: int
+) -> Iterator[Disagreement]:
     """That planning the source again gives this report."""
     told = _facts(report.input.format, report.input.tensors, report.input.bytes)
     there = _facts(original.format, len(original.tensors), original.nbytes)
@@ -454,7 +486,7 @@ def _check_decisions(report: Report, original: Checkpoint) -> Iterator[Disagreem
     if report.dropped != original.dropped:
         yield Disagreement("the report does not name what of the source was dropped")
     try:
-        plan = _decide_again(report, original)
+        plan = _decide_again(report, original, scores, workers)
     except (RequestError, UsageError) as error:
         yield Disagreement(f"the report does not fit the source: {error}")
         return
@@ -479,7 +511,9 @@ def _facts(format: str, tensors: int, nbytes: int) -> str:
     return f"{format} of {tensors:,} tensors in {nbytes:,} bytes"
 
 
-def _decide_again(report: Report, original: Checkpoint) -> Plan:
+def _decide_again(
+    report: Report, original: Checkpoint, scores: str | Path | None, workers: int
+) -> Plan:
     match report.method:
         case method if method == REPLAYED:
             return replay(report.plan, original)
@@ -487,7 +521,8 @@ def _decide_again(report: Report, original: Checkpoint) -> Plan:
             return plan_removal(original)
         case method if method == SHRUNK:
             return report.plan  # deciding that again takes the model's code
-    return make_plan(original, report.options)
+    opened = open_scores(scores) if scores else None
+    return make_plan(original, report.options, scores=opened, workers=workers)
 
 
 # --- the output and the source ---------------------------------------------------------------

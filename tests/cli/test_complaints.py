@@ -11,7 +11,7 @@ REFUSED = {
     "half of the name": ("random x", "there is no command random", "random-structured?"),
     "underscore": ("random_structured x", "there is no command random_structured", "-structured?"),
     "typo": ("aply x", "there is no command aply", "did you mean apply?"),
-    "no word of ours": ("xyz", "there is no command xyz", "the commands are random-structured, a"),
+    "no word of ours": ("xyz", "there is no command xyz", "the commands are random-structured, s"),
     "near option": ("apply --bak", "there is no option --bak", "did you mean --bake?"),
     "option of another": ("apply --dim 4", "there is no option --dim", "--dim is an option of ran"),
     "missing": ("apply x", "CHECKPOINT is missing", "prune-cli apply --help shows every option"),

@@ -3,7 +3,8 @@
 import shlex
 from collections.abc import Iterator
 
-from prune_cli.plan.facts import Options
+from prune_cli.plan.choice import Choice
+from prune_cli.plan.facts import CHOSEN, RANDOM, Options
 from prune_cli.report.report import Report
 
 
@@ -17,20 +18,44 @@ def spell_command(report: Report) -> tuple[str, ...]:
     options, source = report.options, report.input.path
     if report.method == "remove":
         words = ["remove", source]
-    elif report.method == "random_structured" and not options.rules:
-        words = ["random-structured", source, *_draw(options), *_patterns(options)]
+    elif report.method in CHOSEN and not options.rules:
+        name = "random-structured" if report.method == RANDOM else "structured"
+        words = [name, source, *_draw(options), *_choice(options.choice), *_patterns(options)]
     else:
         return ()
     return ("prune-cli", *map(shlex.quote, words))
 
 
 def _draw(options: Options) -> Iterator[str]:
-    yield from ("--amount", str(options.amount), "--dim", str(options.dim))
-    yield from ("--seed", str(options.seed))
+    if options.amount is not None:
+        yield from ("--amount", str(options.amount))
+    yield from ("--dim", str(options.dim), "--seed", str(options.seed))
     if options.with_bias:
         yield "--with-bias"
     if not options.bake:
         yield "--keep-masks"
+
+
+def _choice(choice: Choice | None) -> Iterator[str]:
+    if choice is None:
+        return
+    usual = Choice()
+    if choice.target:
+        yield from ("--target", choice.target)
+    if choice.allocate != usual.allocate:
+        yield from ("--allocate", choice.allocate)
+    if choice.between:
+        yield from ("--between", f"{choice.between[0]},{choice.between[1]}")
+    if choice.is_global:
+        yield "--global"
+    if choice.scores:
+        yield from ("--scores", choice.scores)
+    elif choice.criterion != usual.criterion:
+        yield from ("--criterion", choice.criterion)
+    if choice.round_to != usual.round_to:
+        yield from ("--round-to", str(choice.round_to))
+    if choice.at_least != usual.at_least:
+        yield from ("--at-least", str(choice.at_least))
 
 
 def _patterns(options: Options) -> Iterator[str]:

@@ -6,7 +6,9 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from prune_cli.amounts import Amount
+from prune_cli.plan.facts import Options
 from prune_cli.report.numbers import format_bytes, format_count
+from prune_cli.show.choices import describe_amount, describe_choice
 
 _LONGEST_TEXT = 300
 """Characters of a name or a reason; those of a hostile file may have megabytes."""
@@ -34,6 +36,7 @@ def _environment() -> Environment:
         "count": format_count,
         "size": format_bytes,
         "amount": _describe_amount,
+        "chosen": _describe_choice,
         "clip": _clip,
     }
     environment.globals |= {"style": _read("page.css"), "script": _read("page.js")}
@@ -56,6 +59,10 @@ def _describe_amount(amount: Amount | None) -> str:
             return f"{format_count(amount, 'channel')} of each tensor"
         case _:
             return f"{100 * amount:.4g}% of each tensor's live channels"
+
+
+def _describe_choice(options: Options) -> str:
+    return ", ".join([describe_amount(options), *describe_choice(options.choice)])
 
 
 def _clip(text: str, most: int = _LONGEST_TEXT) -> str:

@@ -1,0 +1,110 @@
+"""The options of a choice: how an amount is spread over layers, and which channels it is then."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prune_cli.cli import groups
+
+if TYPE_CHECKING:
+    from prune_cli.plan.choice import Choice
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How channels are chosen."""
+
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="METRIC=N",
+            help="In place of an amount, what is to remain: params=0.5, params=50%, params=1.2M.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = None
+    allocate: Annotated[
+        str,
+        typer.Option(
+            "--allocate",
+            metavar="HOW",
+            help="Spread the amount over layers: uniform, uniform-keep-ends, er, erk, random. For "
+            "the last three it is the part of all selected elements that goes.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = "uniform"
+    between: Annotated[
+        str | None,
+        typer.Option(
+            "--between",
+            metavar="LOW,HIGH",
+            help="Bounds of the fraction of each layer, for --allocate random.",
+            show_default="0.1,0.9",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = None
+    is_global: Annotated[
+        bool,
+        typer.Option(
+            "--global",
+            help="Rank the channels of all selected layers together.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = False
+    criterion: Annotated[
+        str | None,
+        typer.Option(
+            "--criterion",
+            metavar="BY",
+            help="What ranks channels, of which the smallest go: random, l1, l2, fpgm, scores.",
+            show_default="random",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = None
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            metavar="FILE",
+            help="A safetensors file that has, for each weight by name, a score for each element "
+            "or each channel.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = None
+    round_to: Annotated[
+        int,
+        typer.Option(
+            "--round-to",
+            metavar="N",
+            min=1,
+            help="Leave channels in multiples of this.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = 1
+    at_least: Annotated[
+        int,
+        typer.Option(
+            "--at-least",
+            metavar="N",
+            min=0,
+            help="So many channels stay in every layer.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = 0
+
+    def chosen(self) -> "Choice | None":
+        """Return what the core wants to know."""
+        from prune_cli.plan.choice import make_choice, parse_between
+
+        return make_choice(
+            allocate=self.allocate,
+            between=None if self.between is None else parse_between(self.between),
+            target=self.target,
+            is_global=self.is_global,
+            criterion=self.criterion,
+            scores=None if self.scores is None else self.scores.name,
+            round_to=self.round_to,
+            at_least=self.at_least,
+        )
