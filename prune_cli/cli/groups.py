@@ -405,7 +405,7 @@ class Shown:
 
     as_json: Annotated[
         bool,
-        typer.Option("--json", "-j", help="Write all facts as JSON.", rich_help_panel=SHOWN),
+        typer.Option("--json", help="Write all facts as JSON.", rich_help_panel=SHOWN),
     ] = False
 
 
