@@ -98,7 +98,7 @@ def view_reports(reports: Mapping[str, Report]) -> View:
     items = [item for row in rows for item in row.values()]
     squares = _squares(len(comparison.tensors), len(shown))
     tensors = take_fitting(
-        [_tensor(facts, rows, squares) for facts in ordered], lambda each: each.reserve
+        (_tensor(facts, rows, squares) for facts in ordered), lambda each: each.reserve
     )
     return View(
         comparison=comparison,

@@ -35,6 +35,7 @@ def _environment() -> Environment:
         "rounded": _round,
         "count": format_count,
         "size": format_bytes,
+        "short": _shorten,
         "amount": _describe_amount,
         "short_amount": _shorten_amount,
         "chosen": _describe_choice,
@@ -46,6 +47,15 @@ def _environment() -> Environment:
 
 def _read(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _shorten(number: float) -> str:
+    """Return "457.6 M" for 457,577,472."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if number < 1000 or prefix == "T":
+            break
+        number /= 1000
+    return f"{number:,.0f} " if not prefix else f"{number:,.1f} {prefix}"
 
 
 def _round(number: float) -> str:
