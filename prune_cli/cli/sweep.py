@@ -9,7 +9,7 @@ import typer
 
 from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
-from prune_cli.cli.grouped import grouped
+from prune_cli.cli.grouped import ENVIRONMENT_PREFIX, grouped
 from prune_cli.errors import SweepError, UsageError
 
 if TYPE_CHECKING:
@@ -365,7 +365,7 @@ class Folder:
         typer.Option(
             "--format",
             metavar="safetensors|in-kind",
-            envvar="PRUNE_CLI_MODEL_FORMAT",  # --format of other commands is another thing
+            envvar=f"{ENVIRONMENT_PREFIX}OUTPUT_FORMAT",
             help="What {model} is; in-kind is the format of the input.",
             rich_help_panel=groups.WHERE,
         ),
