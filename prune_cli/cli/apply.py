@@ -38,7 +38,7 @@ def apply(
     checkpoint: groups.CheckpointPath,
     running: groups.Running,
     outputs: groups.Outputs,
-    shown: groups.ShownInRows,
+    shown: groups.Shown,
     messages: groups.Messages,
     loading: groups.Loading,
     bake: Bake = None,

@@ -315,6 +315,24 @@ class Outputs:
             rich_help_panel=WHERE,
         ),
     ] = None
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="safetensors, torch (a plain state dict), or in-kind: the input file with zeros in it.",
+            show_default="by the name of the output",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
+    in_kind: Annotated[
+        bool,
+        typer.Option(
+            "--in-kind",
+            help="The same as --format in-kind: a folder keeps its files of torch.",
+            rich_help_panel=WHERE,
+        ),
+    ] = False
     max_shard_size: Annotated[
         str | None,
         typer.Option(
@@ -356,6 +374,7 @@ class Outputs:
             resume=self.resume,
             max_shard_size=self.shard_bytes,
             dry_run=self.dry_run,
+            format="in-kind" if self.in_kind else self.format,
             suffix=suffix,
             reads=list(filter(None, reads)),
             writes=list(filter(None, writes)),

@@ -19,12 +19,11 @@ def carry_out(
     decide: "Callable[[], Plan]",
     target: "Target",
     running: groups.Workers,
-    shown: groups.ShownInRows,
+    shown: groups.Shown,
     messages: groups.Messages,
 ) -> "Report":
     """Decide and write, with a progress bar, show what came of it, and return that."""
     from prune_cli import api
-    from prune_cli.plan.biases import count_emitting_biases
     from prune_cli.show.progress import progress
     from prune_cli.show.pruned import show_report
 
@@ -32,35 +31,25 @@ def carry_out(
     began = time.perf_counter()
     with signals.Orderly(), progress(checkpoint.nbytes, quiet=messages.quiet) as on_tensor:
         report = api.carry_out(checkpoint, decide, target, running.execution(on_tensor))
-    emitting = count_emitting_biases(checkpoint, report.plan)
-    written = [target.output, target.report]
-    show_report(report, written=written, emitting=emitting, quiet=messages.quiet)
+    show_report(report, written=[target.output, target.report], quiet=messages.quiet)
     if messages.verbose:
         messages.tell("planned, written and reported" if target.output else "planned", since=began)
     write_facts(report, shown)
     return report
 
 
-def refuse_two_on_stdout(target: "Target", shown: groups.ShownInRows) -> None:
-    """Raise a UsageError where stdout is wanted for --json or --format and for a file too."""
+def refuse_two_on_stdout(target: "Target", shown: groups.Shown) -> None:
+    """Raise a UsageError where stdout is wanted for --json and for a file too."""
     from prune_cli.write.paths import STDOUT
 
-    wanted = "--format" if shown.rendering() else "--json" if shown.as_json else None
-    if wanted and STDOUT in (target.output, target.report):
-        raise UsageError(f"{wanted} and an output or a report cannot both go to stdout")
+    if shown.as_json and STDOUT in (target.output, target.report):
+        raise UsageError("--json and an output or a report cannot both go to stdout")
 
 
-def write_facts(report: "Report", shown: groups.ShownInRows) -> None:
-    """Write to stdout what --json or --format ask for."""
-    form = shown.rendering()
+def write_facts(report: "Report", shown: groups.Shown) -> None:
+    """Write to stdout what --json asks for."""
     if shown.as_json:
         from prune_cli.report.report import to_json
         from prune_cli.show.console import write_stdout
 
         write_stdout(to_json(report))
-    elif form:
-        from prune_cli.report.groups import show_groups_as_tensors
-        from prune_cli.report.rows import list_tensors
-        from prune_cli.show.listing import print_rows
-
-        print_rows(list_tensors(show_groups_as_tensors(report)), form)

@@ -31,7 +31,7 @@ def random_structured(
     draw: groups.Draw,
     running: groups.Running,
     outputs: groups.Outputs,
-    shown: groups.ShownInRows,
+    shown: groups.Shown,
     messages: groups.Messages,
     loading: groups.Loading,
     bake: Bake = True,

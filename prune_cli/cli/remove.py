@@ -14,7 +14,7 @@ def remove(
     checkpoint: groups.CheckpointPath,
     workers: groups.Workers,
     outputs: groups.Outputs,
-    shown: groups.ShownInRows,
+    shown: groups.Shown,
     messages: groups.Messages,
     loading: groups.Loading,
 ) -> None:

@@ -103,7 +103,7 @@ def shrink(
     draw: groups.Draw,
     workers: groups.Workers,
     outputs: groups.Outputs,
-    shown: groups.ShownInRows,
+    shown: groups.Shown,
     messages: groups.Messages,
     loading: groups.Loading,
 ) -> None:

@@ -8,6 +8,7 @@ See also: `recipe`, rules in a file.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,45 @@ from functools import cache
 
 from prune_cli.amounts import Amount
 from prune_cli.checkpoint.tensors import Parameter
-from prune_cli.errors import SelectionError
+from prune_cli.errors import AmountTypeError, SelectionError
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Prune `amount` of the channels along `dim` of whatever matches `modules` and `params`."""
+    """Prune `amount` of the channels along `dim` of whatever matches `modules` and `params`.
 
-    modules: tuple[str, ...]
-    params: tuple[str, ...]
-    amount: Amount
-    dim: int
+    Attributes:
+        modules: globs of dotted module names; a string is one glob.
+        params: globs of parameter names within a module, likewise.
+        amount: an int is a number of channels, a float a fraction of the live ones; required.
+        dim: the dim whose indices are the channels.
+
+    Example:
+        >>> Rule("encoder.*", amount=0.25, dim=0)
+        Rule(modules=('encoder.*',), params=('weight',), amount=0.25, dim=0)
+    """
+
+    modules: tuple[str, ...] = ("*",)
+    params: tuple[str, ...] = ("weight",)
+    amount: Amount = math.nan  # stands for none, which is refused
+    dim: int = -1
+
+    def __post_init__(self) -> None:
+        """Read a string as one glob, and refuse a rule without an amount."""
+        if self.amount != self.amount:
+            raise AmountTypeError("a rule needs an amount: Rule(amount=0.25)")
+        for name in ("modules", "params"):
+            object.__setattr__(self, name, as_globs(getattr(self, name)))
+
+
+def as_globs(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    """Return `patterns` as a tuple; a string is one glob.
+
+    Example:
+        >>> as_globs("layer*")
+        ('layer*',)
+    """
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,16 +43,15 @@ def show_report(
     report: "Report",
     *,
     written: Iterable[Path | None] = (),
-    emitting: int = 0,
     quiet: bool = False,
 ) -> None:
-    """Show what a run did, and where its files are; `emitting` modules output a pruned bias."""
+    """Show what a run did, and where its files are."""
     if not quiet:
-        print_pruned(report, stderr, emitting)
+        print_pruned(report, stderr)
         show_written(written)
 
 
-def print_pruned(report: "Report", console: Console, emitting: int = 0) -> None:
+def print_pruned(report: "Report", console: Console) -> None:
     """Print the table of pruned tensors, the totals, and what was left out."""
     items = sorted(report.tensors, key=lambda item: natural_key(item.name))
     rows = collapse(rows_of(items), MAX_ROWS)
@@ -61,7 +60,7 @@ def print_pruned(report: "Report", console: Console, emitting: int = 0) -> None:
     if len(rows) > MAX_ROWS:
         more = len(rows) - MAX_ROWS
         say(f"[dim]... and {more:,} more rows; the report has every tensor[/]", console)
-    for line in _summary(report, emitting):
+    for line in _summary(report):
         say(line, console)
 
 
@@ -126,14 +125,12 @@ def _table(rows: Sequence[Row], with_bar: bool, with_part: bool) -> Table:
     return table
 
 
-def _summary(report: "Report", emitting: int) -> Iterator[str]:
+def _summary(report: "Report") -> Iterator[str]:
     totals = report.totals
-    yield (
-        f"[bold]{_what_was_done(report)}[/]; "
-        f"{totals.sparsity:.1%} of their {totals.elements:,} elements are in zero channels"
-    )
+    share = f": {totals.sparsity:.1%} of their {totals.elements:,} elements"
+    yield f"[bold]{_what_was_done(report)}[/]{'' if report.method == 'remove' else share}"
     yield f"[dim]{describe_options(report)}[/]"
-    for note in _notes(report, emitting):
+    for note in report.notes:
         yield f"[bold magenta]note:[/] {escape(note)}"
     yield from _by_reason("skipped", [(skip.reason, skip.name) for skip in report.skipped])
     yield from tell_dropped(report)
@@ -182,30 +179,3 @@ def describe_options(report: "Report") -> str:
     if options.rules:
         parts.append(format_count(len(options.rules), "rule"))
     return ", ".join([*parts, *describe_choice(options.choice)])
-
-
-def _notes(report: "Report", emitting: int) -> Iterator[str]:
-    untouched = [item for item in report.tensors if not item.pruned]
-    names = list_some([item.name for item in untouched])
-    if untouched and report.options.choice:
-        yield f"no channel goes from {names}"
-    elif untouched and report.method == "random_structured":
-        yield f"the amount rounds to 0 channels in {names}: {_why_none(untouched[0])}"
-    emptied = [item.name for item in report.tensors if item.elements_zero == item.elements]
-    if emptied and report.options.choice:
-        yield f"no channel is left in {list_some(emptied)}; --at-least 1 keeps one"
-    if emitting:
-        remedy = "; --with-bias prunes it too" if report.method == "random_structured" else ""
-        modules = format_count(emitting, "module")
-        yield f"in {modules}, pruned channels still output their bias{remedy}"
-    yield from report.notes
-
-
-def _why_none(item: "PlanItem") -> str:
-    """Return how many channels there are to choose from, and along which dim there are more."""
-    live = item.channels - len(item.already_pruned)
-    text = f"{item.name} has {format_count(live, 'live channel')} along dim {item.dim}"
-    most = max(range(len(item.shape)), key=lambda dim: item.shape[dim])
-    if item.shape[most] <= item.channels:
-        return text
-    return f"{text}, and {item.shape[most]:,} along --dim {most}"
