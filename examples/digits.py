@@ -15,18 +15,14 @@ from typing import NamedTuple
 
 import matplotlib
 import torch
-from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from prune_cli import random_structured
+from prune_cli import load_masked
 
 matplotlib.use("Agg")  # draws without a screen
 from matplotlib import pyplot
-
-PRUNED = ("conv1", "conv2", "hidden")
-"""All but the last layer, whose channels are the ten digits themselves."""
 
 
 class Split(NamedTuple):
@@ -94,10 +90,7 @@ def prune_and_tune(folder: Path, amount: float, seed: int, train: Split, test: S
         ],
         check=True,
     )
-    net = Net()
-    for name in PRUNED:  # an amount of 0 prunes nothing yet, and makes room for the masks
-        random_structured(net.get_submodule(name), "weight", amount=0, dim=0)
-    net.load_state_dict(load_file(output))
+    net = load_masked(Net(), output)
     pruned = accuracy(net, test)
     fit(net, train, epochs=5)
     return Outcome(amount, seed, pruned, accuracy(net, test))

@@ -39,11 +39,25 @@ if TYPE_CHECKING:
     from prune_cli.api import remove_masks as remove_masks
     from prune_cli.checkpoint import Loading as Loading
     from prune_cli.checkpoint import open_checkpoint as open_checkpoint
+    from prune_cli.errors import AmountError as AmountError
+    from prune_cli.errors import AmountTypeError as AmountTypeError
+    from prune_cli.errors import DeviceError as DeviceError
+    from prune_cli.errors import DimError as DimError
+    from prune_cli.errors import InputError as InputError
+    from prune_cli.errors import OutputError as OutputError
+    from prune_cli.errors import ParameterError as ParameterError
     from prune_cli.errors import PruneError as PruneError
+    from prune_cli.errors import RequestError as RequestError
+    from prune_cli.errors import SelectionError as SelectionError
+    from prune_cli.errors import UsageError as UsageError
+    from prune_cli.errors import VerificationError as VerificationError
     from prune_cli.inspection.inspect import inspect_checkpoint as inspect_checkpoint
+    from prune_cli.memory import load_masked as load_masked
+    from prune_cli.memory import prune_state_dict as prune_state_dict
     from prune_cli.module import RandomStructured as RandomStructured
     from prune_cli.module import random_structured as random_structured
     from prune_cli.plan.draw import make_plan as make_plan
+    from prune_cli.plan.facts import Options as Options
     from prune_cli.plan.selection import Rule as Rule
     from prune_cli.report.comparison import compare_reports as compare_reports
     from prune_cli.report.finding import read_reports as read_reports
@@ -56,18 +70,32 @@ if TYPE_CHECKING:
     from prune_cli.verify.verify import verify_checkpoint as verify_checkpoint
 
 _HOMES = {
+    "AmountError": "errors",
+    "AmountTypeError": "errors",
+    "DeviceError": "errors",
+    "DimError": "errors",
+    "InputError": "errors",
     "Loading": "checkpoint",
+    "Options": "plan.facts",
+    "OutputError": "errors",
+    "ParameterError": "errors",
     "PruneError": "errors",
     "RandomStructured": "module",
     "Report": "report.report",
+    "RequestError": "errors",
     "Rule": "plan.selection",
+    "SelectionError": "errors",
+    "UsageError": "errors",
+    "VerificationError": "errors",
     "apply_report": "api",
     "compare_reports": "report.comparison",
     "inspect_checkpoint": "inspection.inspect",
+    "load_masked": "memory",
     "load_shrunk": "shrink.load",
     "make_plan": "plan.draw",
     "open_checkpoint": "checkpoint",
     "prune_checkpoint": "api",
+    "prune_state_dict": "memory",
     "random_structured": "module",
     "read_report": "report.report",
     "read_reports": "report.finding",
@@ -86,7 +114,13 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if not isinstance(found, type):
+        from prune_cli.spelling import for_python
+
+        found = for_python(found)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

@@ -21,15 +21,16 @@ from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
 from prune_cli.plan.replay import plan_removal, replay
 from prune_cli.plan.scores import open_scores
-from prune_cli.plan.selection import Rule
+from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.folder import FolderOutput, write_folder
-from prune_cli.write.layout import OutputFile, encode_index, index_name, lay_out
+from prune_cli.write.layout import OutputFile
+from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
-from prune_cli.write.stream import ZeroChannels, place_tensors, write_output
+from prune_cli.write.stream import ZeroChannels, write_output
 from prune_cli.write.target import FOLDER_REPORT, Execution, Target, check_target, find_target
 
 
@@ -61,6 +62,7 @@ def prune_checkpoint(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Path] = (),
@@ -96,6 +98,7 @@ def prune_checkpoint(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes; the output is then a folder of shards that are no larger.
+        format: "safetensors", "torch" or "in-kind"; by default what the output's name says.
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
         workers: threads; the bytes are the same for any number.
         reads: files that must not be written, such as the recipe that the rules are from.
@@ -115,9 +118,9 @@ def prune_checkpoint(
         amount=None if amount is None else check_amount(amount),
         dim=dim,
         seed=seed,
-        modules=_globs(modules),
-        exclude=_globs(exclude),
-        params=_globs(params),
+        modules=as_globs(modules),
+        exclude=as_globs(exclude),
+        params=as_globs(params),
         bake=bake,
         with_bias=with_bias,
         rules=tuple(rules),
@@ -140,6 +143,7 @@ def prune_checkpoint(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        format=format,
         dry_run=dry_run,
         reads=reads if scores is None else [*reads, scores],
     )
@@ -178,6 +182,7 @@ def apply_report(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Path] = (),
@@ -198,6 +203,7 @@ def apply_report(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes.
+        format: as in prune_checkpoint.
         device: where channels are zeroed.
         workers: threads.
         reads: files that must not be written.
@@ -217,6 +223,7 @@ def apply_report(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        format=format,
         dry_run=dry_run,
         reads=reads,
     )
@@ -235,6 +242,7 @@ def remove_masks(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Path] = (),
@@ -253,6 +261,7 @@ def remove_masks(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes.
+        format: as in prune_checkpoint.
         device: where channels are zeroed; masks are applied on the CPU.
         workers: threads.
         reads: files that must not be written.
@@ -269,15 +278,12 @@ def remove_masks(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        format=format,
         dry_run=dry_run,
         reads=reads,
     )
     execution = Execution(device, workers, on_tensor)
     return carry_out(checkpoint, partial(plan_removal, checkpoint), target, execution)
-
-
-def _globs(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 # --- the pipeline ----------------------------------------------------------------------------
@@ -311,8 +317,8 @@ def carry_out(
         execution.before_commit()
         write_report(report, target)
         return report
-    files = lay_out(checkpoint, plan, max_shard_size=target.max_shard_size)
-    work = _Work(checkpoint, plan, target, target.output, execution, zero, files)
+    layout = lay_out_target(checkpoint, plan, target)
+    work = _Work(checkpoint, plan, target, target.output, execution, zero, layout)
     return _to_folder(work) if target.is_folder else _to_file(work)
 
 
@@ -349,24 +355,36 @@ class _Work:
     output: Path
     execution: Execution
     zero: ZeroChannels
-    files: tuple[OutputFile, ...]
+    layout: Layout
+
+    @property
+    def files(self) -> tuple[OutputFile, ...]:
+        """The files of the output."""
+        return self.layout.files
 
     def report(self, name: str) -> Report:
         """Report it as an output called `name`."""
         output = Output(
             path=name,
-            format="safetensors",
+            format=self._format,
             files=tuple(file.name for file in self.files) if self.target.is_folder else (name,),
-            tensors=sum(len(file.tensors) for file in self.files),
+            tensors=sum(file.tensors for file in self.files),
             bytes=sum(file.nbytes for file in self.files),
         )
-        return make_report(self.checkpoint, self.plan, output)
+        return make_report(
+            self.checkpoint, self.plan, output, drops=self.target.format != "in-kind"
+        )
+
+    @property
+    def _format(self) -> str:
+        """What the reader will find the output to be."""
+        of_input = self.target.format == "in-kind"
+        return self.checkpoint.format if of_input else self.target.format
 
     def write(self, file: OutputFile, sink: Sink, stopped: threading.Event | None = None) -> None:
         """Write the bytes of one file."""
         if self.execution.on_tensor:
-            places = place_tensors(file.tensors, len(file.header))
-            sink = ToldSink(sink, places, self.execution.on_tensor)
+            sink = ToldSink(sink, file.segments, self.execution.on_tensor)
         write_output(
             file,
             self.checkpoint,
@@ -405,10 +423,8 @@ def _to_folder(work: _Work) -> Report:
 
 def _folder_output(work: _Work, report: bytes) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
-    index = index_name(checkpoint) if _needs_index(work) else None
-    texts = edited_texts(work.plan.shrink, checkpoint.path)
-    if index:
-        texts[index] = encode_index(checkpoint, files)
+    index = next(iter(work.layout.index), None)
+    texts = {**edited_texts(work.plan.shrink, checkpoint.path), **work.layout.index}
     names = {file.name for file in files}
     beside = {target.report: report} if target.report else {}
     if target.report and target.is_report_inside:
@@ -422,9 +438,3 @@ def _folder_output(work: _Work, report: bytes) -> FolderOutput:
 def _refuse_taken(report: Path, names: Collection[str]) -> None:
     if report.name in names and report.name != FOLDER_REPORT:
         raise OutputError(f"{report} is another file of the output; choose another --report")
-
-
-def _needs_index(work: _Work) -> bool:
-    """A folder keeps the index it had, and gets one where it is split."""
-    is_split = work.target.max_shard_size is not None
-    return len(work.files) > 1 or (not is_split and work.checkpoint.index is not None)

@@ -23,33 +23,12 @@ from prune_cli.torch_channels import (
     check_dtype,
     draw_channels,
     live_channels,
+    masked,
     resolve_axis,
     zero_channels_,
 )
 
-# --- Masks ------------------------------------------------------------------------------------
-
-
-def _masked(
-    values: torch.Tensor, mask: torch.Tensor, *, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return `values` where the mask is 1, and +0 where it is 0; differentiable without `out`.
-
-    The mask is of any dtype, and broadcasts. This selects; stock torch multiplies, and NaN * 0 is
-    NaN, inf * 0 is NaN, -1 * 0 is -0.
-    """
-    mask = mask.to(values.dtype).expand_as(values)
-    if not values.is_floating_point() or values.element_size() == 1:
-        return torch.where(mask != 0, values, values.new_zeros(()), out=out)
-    # The backward of relu is `where(mask > 0, values, 0)` in one pass: there is no mask of bools
-    # to make, and nothing but the mask itself to keep for the backward pass.
-    select = torch.ops.aten.threshold_backward
-    selected: torch.Tensor = (
-        select(values, mask, 0)
-        if out is None
-        else select.grad_input(values, mask, 0, grad_input=out)
-    )
-    return selected
+# --- Hooks ------------------------------------------------------------------------------------
 
 
 class _Pruned(torch.Tensor):
@@ -65,7 +44,7 @@ class _Pruned(torch.Tensor):
 
     @classmethod
     def of(cls, orig: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        pruned = _masked(orig, mask)
+        pruned = masked(orig, mask)
         # Tracers, torch.export for one, have their own class of tensor, which has to stay.
         return pruned.as_subclass(cls) if type(pruned) is torch.Tensor else pruned
 
@@ -102,11 +81,38 @@ class _Selecting(BasePruningMethod):
         """
         name = self._tensor_name
         orig, mask = module.get_parameter(f"{name}_orig"), module.get_buffer(f"{name}_mask")
-        _masked(orig.detach(), mask, out=orig.detach())
+        masked(orig.detach(), mask, out=orig.detach())
         del module._buffers[f"{name}_mask"]
         module.__dict__.pop(name, None)
         _rename(module._parameters, f"{name}_orig", name)
         _assign(module, name, orig)
+        if isinstance(module, PrunedOutputProjection) and not _is_pruned(module):
+            module.__class__ = NonDynamicallyQuantizableLinear  # type: ignore[assignment]
+
+
+def _computed(name: str) -> Any:
+    """Return a property that is the parameter `name`, or while it is pruned, computed anew."""
+
+    def read(module: torch.nn.Module) -> torch.Tensor | None:
+        if f"{name}_orig" not in module._parameters:
+            return module._parameters[name]
+        return masked(getattr(module, f"{name}_orig"), getattr(module, f"{name}_mask"))
+
+    def leave(module: torch.nn.Module, *computed: torch.Tensor) -> None:
+        """Keep nothing of what a hook computed, or removes."""
+
+    return property(read, leave, leave)
+
+
+class PrunedOutputProjection(NonDynamicallyQuantizableLinear):
+    """What `MultiheadAttention.out_proj` is while it is pruned.
+
+    A class because the attention reads the weight and the bias of `out_proj` and never calls it,
+    so that no hook would run: here they are computed whenever they are read.
+    """
+
+    weight = _computed("weight")
+    bias = _computed("bias")
 
 
 class _SelectingContainer(_Selecting, PruningContainer):
@@ -213,7 +219,7 @@ class RandomStructured(_Selecting):
         """
         if importance_scores is not None:
             _check_shape("importance_scores", importance_scores, t)
-        return _masked(t, self.compute_mask(t, default_mask))
+        return masked(t, self.compute_mask(t, default_mask))
 
     @classmethod
     def apply(  # type: ignore[override]  # as in torch: a method of its own arguments
@@ -232,9 +238,9 @@ class RandomStructured(_Selecting):
         `NAME` is the one under the other, computed anew by a forward pre-hook. Where the
         parameter is pruned already, channels are drawn among those that its mask leaves.
 
-        The hook runs when the module is called. A module that reads the attribute of another
-        without calling it, as `MultiheadAttention` reads `out_proj.weight`, would go on with old
-        values; `out_proj` is refused, and of modules of your own only you can know.
+        The hook runs when the module is called. What reads the attribute without calling the module
+        goes on with old values, and of modules of your own only you can know. Of torch's, that is
+        `MultiheadAttention` with its `out_proj`, which computes its weight at each reading.
 
         A parameter that another module shares is pruned in this module alone: the other goes on
         with the unpruned values until `remove`, which makes the zeros permanent for both.
@@ -255,8 +261,7 @@ class RandomStructured(_Selecting):
                 `compute_mask`.
             ParameterError: the parameter is missing, lazy, on the meta device, a DTensor, has less
                 than two dims or a second name inside the module, is the direction of a weight
-                norm, `NAME_orig` or `NAME_mask` is taken, or no call of the module would update
-                it.
+                norm, or `NAME_orig` or `NAME_mask` is taken.
         """
         validate_amount(amount, f"parameter {name!r}")
         method = cls(amount, dim, generator=generator)
@@ -275,10 +280,7 @@ class RandomStructured(_Selecting):
         pruned = _Pruned.of(orig, kept)
         method.generator = None  # what it drew is in the mask; a copy or a pickle needs no more
         # Up to here an error leaves the module as it was; from here on there is none.
-        _rename(module._parameters, name, f"{name}_orig")
-        module.register_buffer(f"{name}_mask", mask)
-        _assign(module, name, pruned)
-        return _hang(module, method, previous)
+        return _install(module, method, previous, mask, pruned)
 
 
 def random_structured(
@@ -301,6 +303,43 @@ def random_structured(
         module, name, amount, dim, generator=generator, skip_zero_channels=skip_zero_channels
     )
     return module
+
+
+class GivenMask(_Selecting):
+    """A mask that was drawn before, by whatever method: what `load_masked` hangs on a module."""
+
+    PRUNING_TYPE = "unstructured"
+
+    def compute_mask(self, t: torch.Tensor, default_mask: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Return the mask that there is: the method takes nothing more away."""
+        return default_mask
+
+    @classmethod
+    def apply(  # type: ignore[override]  # as in torch: a method of its own arguments
+        cls, module: torch.nn.Module, name: str, mask: torch.Tensor
+    ) -> BasePruningMethod:
+        """Put `mask` on the parameter `name` of `module`, as RandomStructured does with its own.
+
+        Args:
+            module: the module that holds the parameter itself.
+            name: the parameter's name; it is not pruned yet.
+            mask: 0 for what is pruned, 1 for the rest, in the parameter's shape.
+
+        Raises:
+            ParameterError: as of RandomStructured, but that any shape and dtype will do.
+        """
+        orig = cls.check(module, name, mask)
+        method = cls()
+        method._tensor_name = name
+        there = torch.empty_like(orig, requires_grad=False).copy_(mask)
+        return _install(module, method, None, there, _Pruned.of(orig, there))
+
+    @staticmethod
+    def check(module: torch.nn.Module, name: str, mask: torch.Tensor) -> torch.nn.Parameter:
+        """Return the parameter that `apply` would put the mask on, or raise as `apply` does."""
+        orig = _parameter(module, name, pruned=False)
+        _check_mask(mask, orig, f"parameter {name!r}")
+        return orig
 
 
 def _check_generator(generator: torch.Generator | None) -> None:
@@ -403,11 +442,6 @@ def _why_not_by_mask(
     module: torch.nn.Module, name: str, parameter: torch.nn.Parameter
 ) -> str | None:
     """Return why a mask and a hook would give wrong values for this parameter, if they would."""
-    if isinstance(module, NonDynamicallyQuantizableLinear):
-        return (
-            "is read by MultiheadAttention without a call of out_proj, so that no hook would "
-            "update it; prune the state dict instead: prune_state_dict(net.state_dict(), ...)"
-        )
     if hasattr(parameter, "__tensor_flatten__"):  # a tensor that is made of others
         return (
             f"is a {type(parameter.data).__name__}, whose elements other tensors hold; "
@@ -425,6 +459,10 @@ def _why_not_by_mask(
     return None
 
 
+def _is_pruned(module: torch.nn.Module) -> bool:
+    return any(f"{name}_orig" in module._parameters for name in ("weight", "bias"))
+
+
 def _check_single_name(module: torch.nn.Module, parameter: torch.nn.Parameter) -> None:
     names = [key for key, p in module.named_parameters(remove_duplicate=False) if p is parameter]
     if len(names) > 1:
@@ -432,6 +470,23 @@ def _check_single_name(module: torch.nn.Module, parameter: torch.nn.Parameter) -
             f"{names[0]!r} and {names[1]!r} are one parameter of {type(module).__name__}: pruning "
             "one name would leave the other unpruned, and `remove` could be right for neither"
         )
+
+
+def _install(
+    module: torch.nn.Module,
+    method: _Selecting,
+    previous: int | None,
+    mask: torch.Tensor,
+    pruned: torch.Tensor,
+) -> BasePruningMethod:
+    name = method._tensor_name
+    _rename(module._parameters, name, f"{name}_orig")
+    module.register_buffer(f"{name}_mask", mask)
+    if type(module) is NonDynamicallyQuantizableLinear:
+        module.__dict__.pop(name, None)
+        module.__class__ = PrunedOutputProjection
+    _assign(module, name, pruned)
+    return _hang(module, method, previous)
 
 
 def _hang(

@@ -3,6 +3,7 @@
     draw_channels(live, k)             which k of the live channels go, from a torch.Generator
     zero_channels_(tensor, dim, channels)
     live_channels(tensor, dim)         the channels that are not pruned yet
+    masked(values, mask)               +0 where the mask is 0
 
 See also: `module`, which prunes the parameters of modules with these.
 """
@@ -16,12 +17,13 @@ from prune_cli import channels as numpy_channels
 from prune_cli.checkpoint.tensors import DTYPES
 from prune_cli.errors import DimError, ParameterError
 
-# What safetensors holds and has a zero: everything whose zero is a zero in every bit.
-_DTYPES = {
+DTYPE_NAMES = {
     getattr(torch, dtype.torch): name
     for name, dtype in DTYPES.items()
     if dtype.torch and dtype.holds_zero and dtype.bits % 8 == 0
 }
+"""What safetensors holds and has a zero, all of whose bits are zero; with safetensors' names."""
+
 _COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
 _REFUSED = {
     "torch.float8_e8m0fnu": "it holds powers of two only, and no zero",
@@ -115,6 +117,38 @@ def live_channels(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     return _live_by_reduction(tensor, axis).nonzero().flatten().cpu()
 
 
+def masked(
+    values: torch.Tensor, mask: torch.Tensor, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return `values` where the mask is 1, and +0 where it is 0; differentiable without `out`.
+
+    The mask is of any dtype, and broadcasts. This selects; stock torch multiplies, and NaN * 0 is
+    NaN, inf * 0 is NaN, -1 * 0 is -0.
+    """
+    mask = mask.to(values.dtype).expand_as(values)
+    if not values.is_floating_point() or values.element_size() == 1:
+        return torch.where(mask != 0, values, values.new_zeros(()), out=out)
+    # The backward of relu is `where(mask > 0, values, 0)` in one pass: there is no mask of bools
+    # to make, and nothing but the mask itself to keep for the backward pass.
+    select = torch.ops.aten.threshold_backward
+    selected: torch.Tensor = (
+        select(values, mask, 0)
+        if out is None
+        else select.grad_input(values, mask, 0, grad_input=out)
+    )
+    return selected
+
+
+def as_bits(tensor: torch.Tensor) -> numpy_channels.Bits:
+    """View a tensor on the CPU as NumPy's unsigned integers, one for each element of 1 to 8 bytes.
+
+    A copy only of what torch left conjugated or negated.
+    """
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    bits = plain.view(_INTEGER_OF_WIDTH[plain.itemsize]).numpy()
+    return bits.view(f"u{plain.itemsize}")
+
+
 def resolve_axis(dim: int, shape: Sequence[int], name: str) -> int:
     """Return `dim` counted from the front.
 
@@ -130,7 +164,7 @@ def resolve_axis(dim: int, shape: Sequence[int], name: str) -> int:
 
 def check_dtype(dtype: torch.dtype, name: str) -> None:
     """Raise a ParameterError where zero bytes are not a zero element of `dtype`."""
-    if dtype not in _DTYPES and dtype not in _COMPLEX:
+    if dtype not in DTYPE_NAMES and dtype not in _COMPLEX:
         reason = _REFUSED.get(str(dtype), "its zero is unknown")
         raise ParameterError(f"{name}: the dtype {dtype} cannot be pruned: {reason}")
 
@@ -170,9 +204,8 @@ def _needs_bits(dtype: torch.dtype) -> bool:
 
 
 def _live_by_bits(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    bits = _bits(tensor).numpy()
-    dtype = _DTYPES[tensor.dtype.to_real()]
-    live = numpy_channels.live_channels(bits.view(numpy_channels.unsigned(dtype)), axis, dtype)
+    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
+    live = numpy_channels.live_channels(as_bits(real), axis, DTYPE_NAMES[real.dtype])
     if len(live) == tensor.shape[axis]:
         return torch.arange(len(live), device="cpu")
     return torch.tensor(live, dtype=torch.int64, device="cpu")

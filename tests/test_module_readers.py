@@ -1,7 +1,9 @@
 """Parameters that something else than their module's forward reads: right values, or refused."""
 
 import copy
+import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as stock
 
 from prune_cli.errors import ParameterError
-from prune_cli.module import RandomStructured, random_structured
+from prune_cli.module import GivenMask, RandomStructured, random_structured
 from tests.strided import live_lines, zero_lines
 
 
@@ -34,6 +36,11 @@ def wide_attention() -> nn.MultiheadAttention:
     return nn.MultiheadAttention(8, 2, kdim=6, vdim=5, batch_first=True)
 
 
+def transformer() -> nn.Transformer:
+    """Make the whole, with a decoder that attends to the encoder."""
+    return nn.Transformer(8, 2, 1, 1, 16, dropout=0.0, batch_first=True)
+
+
 PRUNED = [
     (encoder_layer, "linear1", "weight"),
     (encoder_layer, "linear2", "weight"),
@@ -42,6 +49,13 @@ PRUNED = [
     (encoder, "layers.1.self_attn", "in_proj_weight"),
     (attention, "", "in_proj_weight"),
     (wide_attention, "", "k_proj_weight"),
+    (attention, "out_proj", "weight"),
+    (wide_attention, "out_proj", "weight"),
+    (encoder_layer, "self_attn.out_proj", "weight"),
+    (encoder, "layers.1.self_attn.out_proj", "weight"),
+    (transformer, "encoder.layers.0.self_attn.out_proj", "weight"),
+    (transformer, "decoder.layers.0.multihead_attn.out_proj", "weight"),
+    (transformer, "decoder.layers.0.linear2", "weight"),
 ]
 
 
@@ -52,7 +66,7 @@ def output(model: nn.Module) -> torch.Tensor:
         return model(x, src_key_padding_mask=torch.tensor([[False] * 3, [False, False, True]]))
     if isinstance(model, nn.MultiheadAttention):
         return model(x, x[..., : model.kdim], x[..., : model.vdim])[0]
-    return model(x)
+    return model(x, x) if isinstance(model, nn.Transformer) else model(x)
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
@@ -84,20 +98,101 @@ def test_a_transformer_computes_with_the_pruned_weights_of_now(
         torch.testing.assert_close(gradient, dense * mask)
 
 
-def test_the_output_projection_of_an_attention_is_refused_with_the_reason() -> None:
-    """The attention reads it without a call, so that a hook would never update it."""
+def pruned_attention() -> nn.MultiheadAttention:
+    """Make an attention whose output projection is pruned, twice."""
+    torch.manual_seed(0)
     model = attention()
-    before = copy.deepcopy(model.state_dict())
+    random_structured(model.out_proj, "weight", amount=2, dim=0)
+    random_structured(model.out_proj, "weight", amount=1, dim=1)
+    return model
 
-    with pytest.raises(ParameterError, match=r"without a call of out_proj.*prune_state_dict"):
-        random_structured(model.out_proj, "weight", amount=2, dim=0)
 
-    assert model.state_dict().keys() == before.keys()
-    assert not model.out_proj._forward_pre_hooks
+def test_an_output_projection_is_torchs_again_after_remove() -> None:
+    """The zeros are permanent, the parameter is the same object, and its class is as it was."""
+    model = attention()
+    kind, weight = type(model.out_proj), model.out_proj.weight
+    random_structured(model.out_proj, "weight", amount=2, dim=0)
+    expected = output(model)
+
+    stock.remove(model.out_proj, "weight")
+
+    assert type(model.out_proj) is kind
+    assert model.out_proj.weight is weight
+    assert len(zero_lines(weight, 0)) == 2
+    assert [name for name, _ in model.out_proj.named_parameters()] == ["weight", "bias"]
+    assert torch.equal(output(model), expected)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+)
+def test_a_duplicate_of_an_output_projection_follows_its_own_weights(duplicate: Any) -> None:
+    """The copy computes with the weights that the copy has."""
+    model = pruned_attention()
+    twin = duplicate(model)
+    assert torch.equal(output(twin), output(model))
+
+    with torch.no_grad():
+        twin.out_proj.weight_orig.mul_(2)
+
+    expected = 2 * (output(model) - model.out_proj.bias) + model.out_proj.bias
+    torch.testing.assert_close(output(twin), expected)
+
+
+def test_a_method_of_torch_on_top_of_an_output_projection() -> None:
+    """Both have their effect, and remove leaves a parameter."""
+    model = pruned_attention()
+
+    stock.l1_unstructured(model.out_proj, "weight", amount=10)
+    mask = model.out_proj.weight_mask
+    assert torch.equal(model.out_proj.weight == 0, mask == 0)
+    expected = output(model)
+    stock.remove(model.out_proj, "weight")
+
+    assert isinstance(model.out_proj.weight, nn.Parameter)
+    assert torch.equal(output(model), expected)
+
+
+def test_an_output_projection_that_stock_torch_pruned_is_put_right() -> None:
+    """Pruning it again here ends the old values."""
+    model = attention()
+    stock.random_structured(model.out_proj, "weight", 2, 0)
+
+    random_structured(model.out_proj, "weight", amount=1, dim=0)
+    nn.init.zeros_(model.out_proj.weight_orig)
+
+    assert torch.equal(output(model), model.out_proj.bias.expand(2, 3, 8))
+
+
+def test_the_mask_of_an_output_bias_is_followed_too() -> None:
+    """The attention reads the bias as it reads the weight."""
+    model, mask = attention(), torch.tensor([1.0, 0] * 4)
+    GivenMask.apply(model.out_proj, "bias", mask)
+
+    nn.init.ones_(model.out_proj.bias_orig)
+
+    assert model.out_proj.bias.tolist() == mask.tolist()
+    assert isinstance(model.out_proj.weight, nn.Parameter)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torch_compile_takes_an_output_projection() -> None:
+    """A compiled attention gives the same output and gradients."""
+    model = pruned_attention()
+    compiled = torch.compile(model, backend="aot_eager")
+
+    x = torch.linspace(-1, 1, 48).view(2, 3, 8)
+    found = compiled(x, x, x)[0]
+
+    found.square().sum().backward()
+    torch.testing.assert_close(found, output(model))
+    assert zero_lines(model.out_proj.weight_orig.grad, 0) == zero_lines(
+        model.out_proj.weight_mask, 0
+    )
 
 
 def test_stock_torch_prunes_it_and_goes_on_with_old_values() -> None:
-    """This is why it is refused."""
+    """This is why it has a class of its own here."""
     model = attention()
     stock.random_structured(model.out_proj, "weight", amount=2, dim=0)
     before = output(model)

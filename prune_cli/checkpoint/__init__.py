@@ -12,6 +12,7 @@ from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Shard
 from prune_cli.checkpoint.files import is_index, open_file
 from prune_cli.checkpoint.folder import METADATA, STAGING, read_folder
 from prune_cli.checkpoint.loading import Loading
+from prune_cli.checkpoint.pairs import separate_odd_pairs
 from prune_cli.errors import InputError
 
 __all__ = [
@@ -40,15 +41,18 @@ def open_checkpoint(path: str | Path, loading: Loading | None = None) -> Checkpo
         (10, 64)
     """
     path = Path(path)
-    loading = loading or Loading()
     try:
-        if path.is_dir():
-            return _open_folder(path, loading)
-        if path.is_file() and is_index(path):
-            return read_folder(path.parent, loading, index=path.name)
-        return open_file(path, loading)
+        return separate_odd_pairs(_open(path, loading or Loading()))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open(path: Path, loading: Loading) -> Checkpoint:
+    if path.is_dir():
+        return _open_folder(path, loading)
+    if path.is_file() and is_index(path):
+        return read_folder(path.parent, loading, index=path.name)
+    return open_file(path, loading)
 
 
 def _open_folder(path: Path, loading: Loading) -> Checkpoint:

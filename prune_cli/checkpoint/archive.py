@@ -24,7 +24,9 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 1 << 16
 _UNKNOWN = 0xFFFFFFFF
-_ENCRYPTED, _HAS_DESCRIPTOR = 1, 8  # flags
+_TOPS = (0xFFFF, _UNKNOWN, _UNKNOWN)
+_ENCRYPTED = 0x2061  # a flag: as a whole, patched, strongly, or the directory alone
+_HAS_DESCRIPTOR = 8  # a flag
 _DESCRIPTOR = b"PK\x07\x08"
 _CRC_OF_ENTRY, _CRC_OF_LOCAL = 16, 14  # where in a record
 _STORED, _DEFLATED = 0, 8
@@ -130,34 +132,55 @@ def _directory(content: memoryview) -> tuple[int, list[_Entry]]:
     found = bytes(content[tail:]).rfind(b"PK\x05\x06")
     if found < 0:
         raise _UnreadableError("it has no zip directory")
-    end = tail + found
-    _, disk, _, _, count, nbytes, start, _ = _END.unpack_from(content, end)
-    if _UNKNOWN in (nbytes, start) or count == 0xFFFF:
-        count, nbytes, start, end = _directory_64(content, end)
-    if disk or start + nbytes > end:
-        raise _UnreadableError("its zip directory is not where it says")
+    ends = _ends(content, tail + found)
     entries = [
-        entry._replace(at=start + entry.at) for entry in _entries(content[start : start + nbytes])
+        entry._replace(at=ends.start + entry.at)
+        for entry in _entries(content[ends.start : ends.start + ends.nbytes])
     ]
-    if len(entries) != count:
+    if len(entries) != ends.members:
         raise _UnreadableError(
-            f"its zip directory has {len(entries):,} entries instead of {count:,}"
+            f"its zip directory has {len(entries):,} entries instead of {ends.members:,}"
         )
-    if len({entry.name for entry in entries}) < count:
+    if len({entry.name for entry in entries}) < len(entries):
         raise _UnreadableError("two of its zip members have the same name")
-    return start, entries
+    return ends.start, entries
 
 
-def _directory_64(content: memoryview, end: int) -> tuple[int, int, int, int]:
-    if end < _LOCATOR_64.size:
+class _Ends(NamedTuple):
+    """What the records at the end say of the directory."""
+
+    members: int
+    nbytes: int
+    start: int
+
+
+def _ends(content: memoryview, end: int) -> _Ends:
+    """Return where the directory is; torch writes it twice, for readers with 64 bits and without."""
+    _, disk, first, here, count, nbytes, start, _ = _END.unpack_from(content, end)
+    found = _Ends(count, nbytes, start)
+    at = end - _LOCATOR_64.size
+    if at >= 0 and bytes(content[at : at + 4]) == b"PK\x06\x07":
+        wide = _ends_64(content, at)
+        if any(n not in (m, top) for n, m, top in zip(found, wide, _TOPS, strict=True)):
+            raise _UnreadableError("its two zip directories differ")
+        found, end = wide, at - _END_64.size
+    elif here != count or disk or first:
+        raise _UnreadableError("it is a part of a zip file")
+    if found.start + found.nbytes > end:
         raise _UnreadableError("its zip directory is not where it says")
-    magic, _, at, _ = _LOCATOR_64.unpack_from(content, end - _LOCATOR_64.size)
-    if magic != b"PK\x06\x07" or at > end:
+    return found
+
+
+def _ends_64(content: memoryview, locator: int) -> _Ends:
+    _, disk, at, disks = _LOCATOR_64.unpack_from(content, locator)
+    if at + _END_64.size != locator or disk or disks != 1:
         raise _UnreadableError("its zip directory is not where it says")
-    magic, *_, count, nbytes, start = _END_64.unpack_from(content, at)
-    if magic != b"PK\x06\x06":
+    magic, size, _, _, disk, first, here, count, nbytes, start = _END_64.unpack_from(content, at)
+    if magic != b"PK\x06\x06" or size != _END_64.size - 12:
         raise _UnreadableError("its zip directory is not where it says")
-    return count, nbytes, start, at
+    if here != count or disk or first:
+        raise _UnreadableError("it is a part of a zip file")
+    return _Ends(count, nbytes, start)
 
 
 def _entries(directory: memoryview) -> Iterator[_Entry]:
@@ -165,7 +188,7 @@ def _entries(directory: memoryview) -> Iterator[_Entry]:
     while at < len(directory):
         fields = _ENTRY.unpack_from(directory, at)
         magic, _, _, flags, method, _, _, _, packed, nbytes, name, extra, comment = fields[:13]
-        if magic != b"PK\x01\x02":
+        if magic != b"PK\x01\x02" or fields[13]:  # the number of a disk
             raise _UnreadableError("its zip directory is damaged")
         entry, at = at, at + _ENTRY.size
         text = bytes(directory[at : at + name])
@@ -236,6 +259,8 @@ def _refuse_overlaps(
         if entry.header < at:
             name = str(entry.name[:80], "utf-8", "replace")
             raise _UnreadableError(f"{name!r} overlaps another zip member")
-        at = members[entry.name].stop
+        member = members[entry.name]
+        behind = (place + 4 for place in member.checksums if member.stop <= place < directory)
+        at = max((member.stop, *behind))
     if at > directory:
         raise _UnreadableError("its zip members reach into the directory")

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_cli.checkpoint.encodings import Encoding, find_encodings
 from prune_cli.checkpoint.tensors import (
     DTYPES,
     ORIG_SUFFIX,
@@ -35,7 +36,7 @@ class Dropped:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shard:
     """One file of tensors. A class with a cached property, so that it is mapped at most once."""
 
@@ -48,6 +49,9 @@ class Shard:
     """An unnamed temporary file to keep open, where `path` leads to one."""
     parts: tuple["Shard", ...] = ()
     """Further files, without tensors of their own, that pieces of its tensors lie in."""
+
+    def __repr__(self) -> str:
+        return f"<Shard {self.name}: tensors={len(self.tensors)}>"
 
     @cached_property
     def mapped(self) -> memoryview:
@@ -77,7 +81,7 @@ class Index:
     metadata: Mapping[str, object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A checkpoint whose headers were read, and nothing else.
 
@@ -91,7 +95,9 @@ class Checkpoint:
         is_folder: whether it is a folder; then `others` are its other files, relative to it.
         index: its index file, if it has one.
         notes: what a user should be told about how it was read.
+        state_dict_keys: which of several state dicts were picked; empty for the only one.
         unwritable: tensors that were left out because they cannot be had from bytes -> why.
+        unpaired: tensors called NAME_orig whose NAME_mask is no mask, by its values.
     """
 
     path: Path
@@ -105,6 +111,11 @@ class Checkpoint:
     index: Index | None = None
     notes: tuple[str, ...] = ()
     unwritable: Mapping[str, str] = field(default_factory=dict)
+    state_dict_keys: tuple[str, ...] = ()
+    unpaired: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path}: {self.format}, tensors={len(self.tensors)}>"
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -114,12 +125,17 @@ class Checkpoint:
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter, with its mask where torch pruned it."""
-        return tuple(pair_masks(self.tensors.values()))
+        return tuple(pair_masks(self.tensors.values(), self.unpaired))
 
     @cached_property
     def parameter_of(self) -> dict[str, Parameter]:
         """Every parameter by its name."""
         return {parameter.name: parameter for parameter in self.parameters}
+
+    @cached_property
+    def encodings(self) -> dict[str, Encoding]:
+        """What is no weight by itself, by the name of the parameter: packed, a scale, a norm."""
+        return find_encodings(self.parameter_of)
 
     @cached_property
     def parameter_aliases(self) -> dict[str, str]:

@@ -17,7 +17,14 @@ from prune_cli.checkpoint.archive import CompressedMemberError, read_archive
 from prune_cli.checkpoint.contents import Checkpoint, Shard
 from prune_cli.checkpoint.folder import METADATA, is_inside
 from prune_cli.checkpoint.loading import Loading
-from prune_cli.checkpoint.pickles import CorruptPickleError, Key, Program, StandIn, run_pickle
+from prune_cli.checkpoint.pickles import (
+    CorruptPickleError,
+    Key,
+    Program,
+    RefusedPickleError,
+    StandIn,
+    run_pickle,
+)
 from prune_cli.checkpoint.state_dict import Content
 from prune_cli.checkpoint.strided import boxes_meet
 from prune_cli.checkpoint.tensors import Piece, TensorInfo
@@ -85,6 +92,8 @@ def read_distributed(folder: Path, loading: Loading) -> Checkpoint:
     try:
         metadata = _read_metadata(file)
         return _to_checkpoint(folder, file, metadata, loading)
+    except RefusedPickleError as error:
+        raise InputError(f"{folder} {error}") from error
     except (CorruptPickleError, CompressedMemberError) as error:
         raise InputError(
             f"{folder}: it is corrupt or incomplete, so copy or download it again: {error}"
@@ -148,7 +157,7 @@ def _records(stored: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, tuple[int, 
     for key, value in stored.items():
         index, info = _state(key.value if isinstance(key, Key) else key), _state(value)
         if info.get("transform_descriptors"):
-            raise InputError("its chunks are compressed; save it without extensions")
+            raise RefusedPickleError("has compressed chunks; save it without extensions")
         offset = index.get("offset")
         match index.get("fqn"), offset, info:
             case str(name), None | Size(), {

@@ -42,13 +42,21 @@ def open_file(
     file = _on_disk(path, name or path.name)
     with file.path.open("rb") as stream:
         start = stream.read(32)
+    if _is_safetensors(start):
+        return _open_safetensors(path, file, shard)
     if is_torch(start):
         from prune_cli.checkpoint.torch_file import open_torch
 
         return open_torch(path, file, loading)
-    if start[8:9] == b"{":
-        return _open_safetensors(path, file, shard)
     raise InputError(f"{path} is {_what(start)}")
+
+
+def _is_safetensors(start: bytes) -> bool:
+    r"""Whether it begins with a length below 4 GiB and a JSON object of that length.
+
+    The length can begin like a pickle (0x380 is b"\x80\x03"), but no pickle goes on like this.
+    """
+    return start[4:9] == b"\0\0\0\0{"
 
 
 def is_torch(start: bytes) -> bool:

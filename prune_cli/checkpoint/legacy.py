@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prune_cli.checkpoint.pickles import CorruptPickleError, Octets, Program, run_pickle
+from prune_cli.checkpoint.pickles import (
+    CorruptPickleError,
+    Octets,
+    Program,
+    RefusedPickleError,
+    run_pickle,
+)
 from prune_cli.checkpoint.torch_names import Storage, StorageType
-from prune_cli.errors import InputError
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number; the protocol of the pickle precedes it, and from 4 on a frame."""
@@ -63,7 +68,7 @@ def read_legacy(program: Program, table: Mapping[tuple[str, str], object]) -> An
 
     Raises:
         CorruptPickleError: it is truncated or none.
-        InputError: it was written on a big-endian machine.
+        RefusedPickleError: it was written on a big-endian machine.
     """
     values, at = [], program.start
     for _ in range(3):
@@ -76,7 +81,7 @@ def read_legacy(program: Program, table: Mapping[tuple[str, str], object]) -> An
         case _:
             raise CorruptPickleError("it does not begin as the legacy format does")
     if not system.get("little_endian", True):
-        raise InputError("was written on a big-endian machine; save it again on this one")
+        raise RefusedPickleError("was written on a big-endian machine; save it again on this one")
     storages = _Storages()
     value, at = run_pickle(_from(program, at), table, storages.find)
     keys, at = run_pickle(_from(program, at), {})
@@ -113,7 +118,7 @@ def bytes_as_legacy(
 ) -> object:
     """Return what the legacy file holds that a plain pickle has in place of a storage."""
     if not isinstance(content, Octets) or content.is_latin1:
-        raise InputError(
+        raise RefusedPickleError(
             "holds tensors as text, as pickle.dump with a protocol before 3 does; save it with "
             "torch.save"
         )

@@ -16,3 +16,8 @@ class Loading:
 
     state_dict_keys: tuple[str, ...] = ()
     drop_unwritable: bool = False
+
+    def __post_init__(self) -> None:
+        """Read a string where keys are meant as one key."""
+        if isinstance(self.state_dict_keys, str):
+            object.__setattr__(self, "state_dict_keys", (self.state_dict_keys,))

@@ -2,6 +2,41 @@
 
 import re
 
+_WRAPPERS = frozenset(
+    ["model", "module", "net", "network", "backbone", "transformer", "bert", "roberta", "vit"]
+)
+_STEMS = frozenset(
+    [
+        "embed",
+        "embeddings",
+        "embed_tokens",
+        "tok_embeddings",
+        "wte",
+        "wpe",
+        "patch_embed",
+        "stem",
+        "conv1",
+        "conv_in",
+        "conv_stem",
+    ]
+)
+_ENDS = frozenset(["norm", "ln_f", "final_layer_norm", "norm_f", "conv_norm_out", "pooler"])
+_HEADS = frozenset(
+    [
+        "head",
+        "heads",
+        "lm_head",
+        "fc",
+        "classifier",
+        "cls",
+        "score",
+        "output",
+        "out",
+        "conv_out",
+        "proj_out",
+    ]
+)
+
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key that compares numbers in names as numbers.
@@ -12,6 +47,19 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """
     parts = re.split(r"(\d+)", name)
     return tuple((1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts if p)
+
+
+def network_key(name: str) -> tuple[int, tuple[tuple[int, int, str], ...]]:
+    """Return a sort key for the order of a network, as far as names tell: stem, body, head.
+
+    Example:
+        >>> sorted(["fc.weight", "layer1.0.weight", "conv1.weight"], key=network_key)
+        ['conv1.weight', 'layer1.0.weight', 'fc.weight']
+    """
+    first, _, rest = name.partition(".")
+    part = rest.partition(".")[0] if first in _WRAPPERS and "." in rest else first
+    rank = next((n for n, known in enumerate((_STEMS, (), _ENDS, _HEADS)) if part in known), 1)
+    return rank, natural_key(name)
 
 
 def make_printable(text: str) -> str:

@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from prune_cli.errors import InputError
-
 LONG_TEXT = 4096
 """Bytes from which on a string is left in the file."""
 
@@ -32,6 +30,10 @@ _MOST_DIGITS = 4300
 
 class CorruptPickleError(Exception):
     """What a pickle says makes no sense; the caller knows the file, and tells it."""
+
+
+class RefusedPickleError(Exception):
+    """What a pickle says is understood, and cannot be used; the caller puts the file before it."""
 
 
 # --- What it makes ----------------------------------------------------------------------------
@@ -158,12 +160,12 @@ def run_pickle(
 
     Raises:
         CorruptPickleError: it is truncated, or does what no pickler writes.
-        InputError: what `table` or `persistent` refuse.
+        RefusedPickleError: it holds what `table` or `persistent` refuse.
     """
     machine = Machine(program, table, persistent)
     try:
         return Ran(machine.run(), machine.at)
-    except (InputError, CorruptPickleError):
+    except (CorruptPickleError, RefusedPickleError):
         raise
     except RecursionError:
         raise CorruptPickleError("it is nested too deep") from None

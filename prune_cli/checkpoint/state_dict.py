@@ -224,13 +224,13 @@ class Content:
             InputError: there is none at a key; or without any, there is none or several.
         """
         if not keys:
-            return (self._only(path, self._all()),)
+            return (self._only(path, self.state_dicts()),)
         if "*" in keys:
-            found = self._all()
+            found = self.state_dicts()
             return tuple(found) if found else (self._only(path, found),)
         return tuple(self._pick(path, key) for key in dict.fromkeys(keys))
 
-    def _all(self) -> list[Found]:
+    def state_dicts(self) -> list[Found]:
         """Return every state dict; where the usual places have none, those of the unusual."""
         for with_arrays in (False, True):
             for looks_into_objects in (False, True):
@@ -269,7 +269,7 @@ class Content:
             found = next(self._at(self.value, key, ()), None)
             if found is not None and found.weights:
                 return found
-        known = [repr(found.key) for found in self._all()[:20]]
+        known = [repr(found.key) for found in self.state_dicts()[:20]]
         raise InputError(
             f"{path} has no state dict at {key!r}; there is {', '.join(known) or 'none at all'}"
         )
@@ -326,6 +326,20 @@ class Content:
             if not self._script(module):
                 waiting += [child for _, child in self._parts(module)[1]]
         return names
+
+    def everything(self) -> Iterator[tuple[str, object]]:
+        """Yield each object of the file once, with the path that it was found by."""
+        waiting: list[tuple[str, object]] = [("", self.value)]
+        seen: set[int] = set()
+        while waiting:
+            path, value = waiting.pop()
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            yield path, value
+            parts = list(_parts_of(value))
+            self.spend(len(parts))
+            waiting += [(f"{path}.{self.key_text(key)}".strip("."), part) for key, part in parts]
 
     # --- what is left out ---
 
@@ -498,3 +512,20 @@ def _is_simple(value: object) -> bool:
             and all(not isinstance(part, int) or part.bit_length() < 64 for part in value)
         )
     return type(value) is int and value.bit_length() < 4000
+
+
+def _parts_of(value: object) -> Iterator[tuple[object, object]]:
+    """Yield what an object holds, whatever it is, each with what it is called in it."""
+    match value:
+        case dict():
+            yield from value.items()
+            yield from ((key, key.value) for key in value if isinstance(key, Key))
+        case Text() | Octets() | Name() | Maker():
+            return
+        case list() | tuple():
+            yield from enumerate(value)
+        case Collection():
+            yield from enumerate(value.items)
+        case StandIn():
+            held = (value.state, value.items, value.entries, value.args, value.of)
+            yield from ((value.class_name, part) for part in held if part is not None)

@@ -13,13 +13,20 @@ _MOST_STEPS = 5_000_000
 class Place(NamedTuple):
     """Where a tensor lies: the address of its first byte, the end of its last, and its layout.
 
-    `steps` are the (size, stride in bytes) of its dims, where that is known.
+    `steps` are the (size, stride in bytes) of its dims and `base` the address of the storage that
+    it is a view of, where that is known.
     """
 
     start: int
     stop: int
     layout: tuple[object, ...]
     steps: tuple[tuple[int, int], ...] | None = None
+    base: int | None = None
+
+    @property
+    def key(self) -> tuple[int, int, tuple[object, ...]]:
+        """What two names of the same memory in the same layout have in common."""
+        return self[:3]
 
 
 def find_parameter_aliases(
@@ -46,16 +53,16 @@ def find_aliases(places: Mapping[str, Place]) -> dict[str, str]:
 
     The first in alphabetical order, as `safetensors.torch.save_model` has it.
     """
-    first: dict[Place, str] = {}
+    first: dict[object, str] = {}
     aliases: dict[str, str] = {}
     for name in sorted(places):
         place = places[name]
         if place.start == place.stop:
             continue
-        if place in first:
-            aliases[name] = first[place]
+        if place.key in first:
+            aliases[name] = first[place.key]
         else:
-            first[place] = name
+            first[place.key] = name
     return aliases
 
 
@@ -66,7 +73,8 @@ def find_overlaps(places: Mapping[str, Place]) -> dict[str, str]:
     told apart where all dims of theirs are dims of one matrix. Where they are not, a range in
     common is taken for bytes in common.
     """
-    distinct = {place: name for name, place in places.items() if place.start < place.stop}
+    named = {place.key: name for name, place in places.items() if place.start < place.stop}
+    distinct = {places[name]: name for name in named.values()}
     overlaps: dict[str, str] = {}
     for cluster in _clusters([(place.start, place.stop, place) for place in distinct]):
         boxes = _boxes(cluster)
@@ -129,7 +137,8 @@ def _boxes(cluster: Sequence[Place]) -> list[_Box] | None:
     strides = sorted(steps | {1}, reverse=True)
     if 0 in steps or any(one % two for one, two in pairwise(strides)):
         return None
-    base = cluster[0].start
+    first = min(place.start for place in cluster)
+    base = min(first if place.base is None else place.base for place in cluster)
     boxes = [_box(place, place.start - base, strides) for place in cluster]
     return [box for box in boxes if box] if all(boxes) else None
 

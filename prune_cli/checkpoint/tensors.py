@@ -5,7 +5,7 @@ Not here: reading a file (`checkpoint`) or holding an element (`pruning`, `apply
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -143,17 +143,18 @@ def nbytes(dtype: str, shape: Sequence[int]) -> int:
     return (math.prod(shape) * DTYPES[dtype].bits + 7) // 8
 
 
-def pair_masks(tensors: Iterable[TensorInfo]) -> list[Parameter]:
+def pair_masks(tensors: Iterable[TensorInfo], unpaired: Collection[str] = ()) -> list[Parameter]:
     """The parameters that `tensors` make up: NAME_orig and NAME_mask of one shape are one NAME.
 
     The order of `tensors` is kept. An `_orig` without a fitting `_mask`, or whose plain name is
-    taken, is a tensor like any other.
+    taken, or that is one of `unpaired`, is a tensor like any other.
     """
     by_name = {info.name: info for info in tensors}
     masks = {
         name: by_name[mask]
         for name in by_name
-        if (mask := _mask_of(name)) in by_name
+        if name not in unpaired
+        and (mask := _mask_of(name)) in by_name
         and by_name[mask].shape == by_name[name].shape
         and name.removesuffix(ORIG_SUFFIX) not in by_name
     }

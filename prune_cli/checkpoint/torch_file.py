@@ -13,6 +13,7 @@ import contextlib
 import gc
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +37,7 @@ from prune_cli.checkpoint.pickles import (
     Maker,
     Octets,
     Program,
+    RefusedPickleError,
     Text,
     printable,
     run_pickle,
@@ -78,6 +80,8 @@ def open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
     try:
         with _collector_paused():
             return _to_checkpoint(path, file, _unpickle(file, path), loading)
+    except RefusedPickleError as error:
+        raise InputError(f"{path} {error}") from error
     except CompressedMemberError as error:
         raise InputError(f"{path}: {error}") from error
     except CorruptPickleError as error:
@@ -114,11 +118,7 @@ def _unpickle(file: Shard, path: Path) -> _Unpickled:
         return _unpickle_archive(file, path)
     whole = Program(file.buffer, 0, file.nbytes)
     if LEGACY_MAGIC in start:
-        try:
-            value = read_legacy(whole, _table(whole))
-        except InputError as error:
-            raise InputError(f"{path} {error}") from error
-        return _of(file, value, "torch-legacy", file.nbytes)
+        return _of(file, read_legacy(whole, _table(whole)), "torch-legacy", file.nbytes)
     ran = run_pickle(whole, _table(whole))
     if ran.stop < file.nbytes:
         raise CorruptPickleError(f"{file.nbytes - ran.stop:,} bytes follow its pickle")
@@ -291,6 +291,7 @@ def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Load
         dropped=tuple(content.dropped(found)),
         notes=tuple(_notes(content, found)),
         unwritable={printable(name): why for name, why in problems.items()},
+        state_dict_keys=loading.state_dict_keys,
     )
 
 
@@ -331,7 +332,8 @@ def _place_tensor(name: str, tensor: Tensor) -> _Placed:
     plain = is_packed(tensor.shape, strides)
     info = TensorInfo(name, dtype, shape, 0, start, None if plain else strides, flip)
     layout = (dtype, tensor.shape, strides, flip)
-    return _Placed(info, Place(start, stop, layout, _steps(tensor.shape, strides, itemsize)))
+    base = tensor.storage.start if tensor.storage else start
+    return _Placed(info, Place(start, stop, layout, _steps(tensor.shape, strides, itemsize), base))
 
 
 def _steps(
@@ -498,3 +500,65 @@ def _refuse_blow_up(path: Path, size: int, infos: Iterable[TensorInfo]) -> None:
                 f"{path}: {info.name!r} of shape {list(info.shape)} claims {info.nbytes:,} bytes "
                 f"in a file of {size:,}; it is corrupt, or expanded beyond use"
             )
+
+
+# --- For outputs in kind ----------------------------------------------------------------------
+
+
+def find_checksums(file: Shard, changed: Sequence[tuple[int, int]]) -> list[Member]:
+    """Return the members of a zip file that have bytes in any of the (start, stop) `changed`."""
+    if not changed or file.mapped[: len(ZIP_MAGIC)] != ZIP_MAGIC:
+        return []
+    members = sorted(read_archive(file.mapped, file.name).members.values())
+    starts = [member.start for member in members]
+    found = {bisect_right(starts, start) - 1 for start, _ in changed}
+    return [members[number] for number in sorted(found) if number >= 0]
+
+
+def find_neighbours(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, str]:
+    """Return those of the tensors `names` whose bytes a tensor outside the state dict has too.
+
+    Returns:
+        The name -> what the other is called.
+    """
+    found: dict[str, str] = {}
+    for shard in checkpoint.shards:
+        own = {info.name: info for info in shard.tensors if info.name in names and not info.pieces}
+        if not own or shard.parts:
+            continue
+        places = {name: _place_of(info) for name, info in own.items()}
+        outside = {f"\0{key}": place for key, place in _outside(shard, checkpoint)}
+        overlaps = _share_bytes(places, outside)
+        found |= {name: other.removeprefix("\0") for name, other in overlaps.items()}
+    return found
+
+
+def _share_bytes(places: Mapping[str, Place], outside: Mapping[str, Place]) -> dict[str, str]:
+    """Each of `places` that has bytes in common with one `outside` -> that one."""
+    same = {place[:3]: name for name, place in outside.items()}
+    found = {name: same[place[:3]] for name, place in places.items() if place[:3] in same}
+    meeting = find_overlaps({**outside, **places})
+    for name in places.keys() & meeting.keys() - found.keys():
+        found[name] = meeting[name]
+    return found
+
+
+def _place_of(info: TensorInfo) -> Place:
+    start, itemsize = info.offset or 0, max(DTYPES[info.dtype].bits // 8, 1)
+    strides = info.strides or _c_strides(info.shape)
+    stop = start + elements_spanned(info.shape, strides) * itemsize if info.elements else start
+    return Place(start, stop, (info.dtype, info.shape), _steps(info.shape, strides, itemsize))
+
+
+def _outside(shard: Shard, checkpoint: Checkpoint) -> Iterator[tuple[str, Place]]:
+    """Yield every tensor of a file that is no part of its state dict, wherever it is held."""
+    content = _unpickle(shard, checkpoint.path).content
+    found = content.find(checkpoint.path, checkpoint.state_dict_keys)
+    paths = {one.path for one in found}
+    others = [one for one in content.state_dicts() if one.path not in paths]
+    named = [(f"{one.key}.{name}", part) for one in others for name, part in one.weights.items()]
+    held = {id(value) for one in found for value in one.weights.values()}
+    loose = [(key, value) for key, value in content.everything() if id(value) not in held]
+    for key, value in (*named, *loose):
+        if isinstance(value, Tensor) and not value.problem:
+            yield key, _place_of(_place_tensor(key, value).info)

@@ -16,7 +16,8 @@ AppliedReport = Annotated[
     Path,
     typer.Argument(
         metavar="REPORT",
-        help="A report of prune-cli; an edited --dry-run report also works.",
+        help="A report of prune-cli, or what it is about: a pruned file or folder. An edited "
+        "--dry-run report also works.",
         autocompletion=complete_report,
     ),
 ]
@@ -36,25 +37,32 @@ def apply(
     applied: AppliedReport,
     checkpoint: groups.CheckpointPath,
     running: groups.Running,
-    messages: groups.Messages,
     outputs: groups.Outputs,
+    shown: groups.Shown,
+    messages: groups.Messages,
     loading: groups.Loading,
     bake: Bake = None,
 ) -> None:
     """Prune in CHECKPOINT exactly the channels that REPORT names: the fine-tuned or EMA copy.
 
-    [bold]Example:[/] prune-cli apply model.pruned.report.json ema.pt -o ema.pruned.safetensors
+    Examples:
+        prune-cli apply model.pruned.report.json ema.pt
+        prune-cli apply model.pruned.safetensors finetuned.pt -o out.safetensors
+        prune-cli random-structured a.pt -a 2 -n -r - | prune-cli apply - b.pt
     """
-    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.opening import open_input, put_pruned_first
     from prune_cli.cli.pipeline import carry_out
 
-    opened = open_checkpoint(checkpoint, loading.chosen())
+    order = "REPORT comes before CHECKPOINT"
+    applied, checkpoint = put_pruned_first(applied, checkpoint, messages, order)
+    opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
         from prune_cli.plan.replay import replay
+        from prune_cli.report.finding import find_report
         from prune_cli.report.report import read_report
 
-        return replay(read_report(applied).plan, opened, bake=bake)
+        return replay(read_report(find_report(applied)).plan, opened, bake=bake)
 
     target = outputs.target(opened, reads=[applied])
-    carry_out(opened, decide, target, running, messages)
+    carry_out(opened, decide, target, running, shown, messages)

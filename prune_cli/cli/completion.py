@@ -32,6 +32,20 @@ def complete_device(incomplete: str) -> list[str]:
     return [name for name in ("cpu", "auto", *cuda, *mps) if name.startswith(incomplete)]
 
 
+def complete_format(incomplete: str) -> list[str]:
+    """Return the forms that --format knows."""
+    from prune_cli.report.formats import Format
+
+    return [form for form in Format if form.startswith(incomplete)]
+
+
+def complete_order(incomplete: str) -> list[str]:
+    """Return the orders that --sort knows."""
+    from prune_cli.inspection.listing import Order
+
+    return [order for order in Order if order.startswith(incomplete)]
+
+
 def complete_report(incomplete: str) -> list[str]:
     """Return the reports in the folder that is being typed, and its folders."""
     start, separator, last = incomplete.rpartition("/")

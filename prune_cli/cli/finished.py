@@ -64,12 +64,20 @@ def report_sweeps(
     folders: Sequence[Path],
     forms: Forms,
     *,
-    as_json: bool,
+    form: str | None,
     html: Path | None,
     force: bool,
     quiet: bool,
 ) -> None:
     """Show finished sweeps, in one form on stdout; a page and a figure go to files.
+
+    Args:
+        folders: of the sweeps.
+        forms: the options for sweeps alone.
+        form: of stdout, as --format has it; None for a table.
+        html: where the page goes.
+        force: replace what is there.
+        quiet: print no table.
 
     Raises:
         UsageError: several forms are asked for.
@@ -81,15 +89,15 @@ def report_sweeps(
     from prune_cli.write.checks import check_can_write
     from prune_cli.write.paths import STDOUT
 
-    form = _form(forms, as_json=as_json, html=html)
+    write = _form(forms, form, html)
     _check(forms)
     check_can_write([*filter(None, [html, forms.plot])], folders, force=force)
     sweeps = _read(folders)
     others = [each for path in forms.compare for each in read_series(path, None)]
     with signals.Orderly():
         _write(html, forms.plot, [*map(_drawn, sweeps)], others)
-    if form:
-        console.write_stdout(form(sweeps))
+    if write:
+        console.write_stdout(write(sweeps))
     elif html != STDOUT and not quiet:
         print_sweeps(sweeps)
     if not quiet:
@@ -104,16 +112,16 @@ def _check(forms: Forms) -> None:
 
 
 def _form(
-    forms: Forms, *, as_json: bool, html: Path | None
+    forms: Forms, form: str | None, html: Path | None
 ) -> "Callable[[Sequence[Finished]], str] | None":
     from prune_cli.sweep import forms as written
     from prune_cli.write.paths import STDOUT
 
     asked = {
-        "--json": (as_json, written.to_json),
-        "--csv": (forms.as_csv, written.to_csv),
-        "--markdown": (forms.as_markdown, written.to_markdown),
-        "--latex": (forms.as_latex, written.to_latex),
+        "--json": (form == "json", written.to_json),
+        "--csv": (forms.as_csv or form == "csv", written.to_csv),
+        "--markdown": (forms.as_markdown or form == "markdown", written.to_markdown),
+        "--latex": (forms.as_latex or form == "latex", written.to_latex),
         "--html -": (html == STDOUT, None),
     }
     chosen = [option for option, (is_asked, _) in asked.items() if is_asked]

@@ -4,7 +4,8 @@ To add an option, add a field to its group, and every command with that group ha
 option means to the core is said here too, by the methods of its group. See also: grouped.py.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,13 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune_cli.cli import signals
-from prune_cli.cli.completion import complete_device, complete_module
+from prune_cli.cli.color import Color, choose_color
+from prune_cli.cli.completion import complete_device, complete_format, complete_module
+from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from prune_cli import checkpoint
     from prune_cli.amounts import Amount
     from prune_cli.checkpoint import Checkpoint
     from prune_cli.plan.selection import Rule
+    from prune_cli.report.formats import Format
     from prune_cli.write.progress import OnTensor
     from prune_cli.write.target import Execution, Target
 
@@ -29,6 +33,7 @@ WHERE = "Where it goes"
 LOADING = "Reading the checkpoint"
 MODEL = "The model"
 SHOWN = "What is shown"
+MESSAGES = "Messages"
 
 CheckpointPath = Annotated[
     Path,
@@ -126,15 +131,16 @@ class Channels:
     """What the channels of a module are."""
 
     dim: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--dim",
             "-d",
             metavar="DIM",
-            help="The dim whose indices are channels.",
+            help="The dim whose indices are channels; 0 is the outputs of a layer.",
+            show_default="-1",
             rich_help_panel=WHAT,
         ),
-    ] = -1
+    ] = None
     params: Annotated[
         list[str],
         typer.Option(
@@ -153,6 +159,11 @@ class Channels:
             rich_help_panel=WHAT,
         ),
     ] = False
+
+    @property
+    def chosen_dim(self) -> int:
+        """The dim of --dim, or as torch has it."""
+        return -1 if self.dim is None else self.dim
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -225,8 +236,48 @@ class Messages:
     """What is said on stderr."""
 
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel=HOW)
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            help="Show errors only; on stdout, what --json, --format or - ask for.",
+            rich_help_panel=MESSAGES,
+        ),
     ] = False
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Say what is read and written, from where, and how long it took.",
+            rich_help_panel=MESSAGES,
+        ),
+    ] = False
+    color: Annotated[
+        Color,
+        typer.Option(
+            "--color",
+            metavar="WHEN",
+            help="auto, always or never; auto obeys NO_COLOR and FORCE_COLOR.",
+            callback=choose_color,
+            rich_help_panel=MESSAGES,
+        ),
+    ] = Color.AUTO
+
+    def tell(self, text: str, *, since: float | None = None) -> None:
+        """Say `text` unless it is to be quiet, with the seconds `since` a time.perf_counter()."""
+        from prune_cli.show.console import escape, say
+
+        if not self.quiet:
+            seconds = "" if since is None else f" ({time.perf_counter() - since:.2f} s)"
+            say(f"[dim]{escape(text)}{seconds}[/]")
+
+    def note(self, texts: Iterable[str]) -> None:
+        """Say what is to be thought about, unless it is to be quiet."""
+        from prune_cli.show.console import escape, say
+
+        for text in texts if not self.quiet else ():
+            say(f"[yellow]note:[/] {escape(text)}")
 
 
 @dataclass(frozen=True)
@@ -243,12 +294,12 @@ class Outputs:
         ),
     ] = False
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file (a folder for a folder), or - for stdout.",
+            help="A file, or the folder to put it in (for a folder, a folder), or - for stdout.",
             show_default="NAME.pruned.safetensors beside the input",
             rich_help_panel=WHERE,
         ),
@@ -264,6 +315,24 @@ class Outputs:
             rich_help_panel=WHERE,
         ),
     ] = None
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="safetensors, torch (a plain state dict), or in-kind: the input file with zeros in it.",
+            show_default="by the name of the output",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
+    in_kind: Annotated[
+        bool,
+        typer.Option(
+            "--in-kind",
+            help="The same as --format in-kind: a folder keeps its files of torch.",
+            rich_help_panel=WHERE,
+        ),
+    ] = False
     max_shard_size: Annotated[
         str | None,
         typer.Option(
@@ -305,6 +374,7 @@ class Outputs:
             resume=self.resume,
             max_shard_size=self.shard_bytes,
             dry_run=self.dry_run,
+            format="in-kind" if self.in_kind else self.format,
             suffix=suffix,
             reads=list(filter(None, reads)),
             writes=list(filter(None, writes)),
@@ -350,12 +420,44 @@ class Loading:
 
 @dataclass(frozen=True)
 class Shown:
-    """In which form something is shown."""
+    """In which form something is shown on stdout."""
 
     as_json: Annotated[
         bool,
-        typer.Option("--json", "-j", help="Write JSON to stdout.", rich_help_panel=SHOWN),
+        typer.Option("--json", "-j", help="Write all facts as JSON.", rich_help_panel=SHOWN),
     ] = False
+
+
+@dataclass(frozen=True)
+class ShownInRows(Shown):
+    """The same for what has rows, which other programs take as a table."""
+
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="Write rows to stdout: table, json, csv, markdown or latex.",
+            autocompletion=complete_format,
+            rich_help_panel=SHOWN,
+        ),
+    ] = None
+
+    def rendering(self) -> "Format | None":
+        """Return the form of --format.
+
+        Raises:
+            UsageError: there is no such form, or --json asks for another one.
+        """
+        from prune_cli.report.formats import Format
+
+        if self.form is None:
+            return None
+        if self.as_json:
+            raise UsageError("--json and --format cannot both go to stdout")
+        if self.form not in list(Format):
+            raise UsageError(f"there is no format {self.form!r}; there is {', '.join(Format)}")
+        return Format(self.form)
 
 
 def split_patterns(patterns: Sequence[str]) -> tuple[str, ...]:

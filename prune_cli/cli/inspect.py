@@ -1,13 +1,18 @@
 """`prune-cli inspect`: what is in a checkpoint."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prune_cli.cli import groups, signals
+from prune_cli.cli.completion import complete_order
 from prune_cli.cli.grouped import grouped
 from prune_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from prune_cli.inspection.facts import Inspection
+    from prune_cli.report.formats import Format, Rows
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,36 @@ class View:
             rich_help_panel=groups.SHOWN,
         ),
     ] = False
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            "--sort",
+            metavar="ORDER",
+            autocompletion=complete_order,
+            help="List the tensors by name or by size, the largest first.",
+            rich_help_panel=groups.SHOWN,
+        ),
+    ] = None
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            metavar="N",
+            min=1,
+            help="List the first N of them only.",
+            rich_help_panel=groups.SHOWN,
+        ),
+    ] = None
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth",
+            metavar="N",
+            min=1,
+            help="List the modules of that depth, with all that is in each.",
+            rich_help_panel=groups.SHOWN,
+        ),
+    ] = None
     show_all: Annotated[
         bool,
         typer.Option(
@@ -63,31 +98,55 @@ class View:
         ),
     ] = False
 
+    @property
+    def is_listing(self) -> bool:
+        """Whether rows are asked for, instead of a tree."""
+        return (self.sort, self.top, self.depth) != (None, None, None)
+
+    def check(self) -> None:
+        """Raise a UsageError for what does not go together."""
+        if self.dim is not None and not self.zeros:
+            raise UsageError("--dim says along which dim zero channels are counted; add --zeros")
+        if self.globs and self.is_listing:
+            raise UsageError("--globs proposes patterns; --sort, --top and --depth list tensors")
+
+    def rows(self, inspection: "Inspection") -> "Rows":
+        """Return the rows that --sort, --top and --depth ask for."""
+        from prune_cli.inspection.listing import Order, list_modules, list_parameters
+
+        if self.sort not in (None, *Order):
+            raise UsageError(f"--sort is {' or '.join(Order)}, not {self.sort!r}")
+        order = Order(self.sort or ("size" if self.top else "name"))
+        if self.depth is not None:
+            return list_modules(inspection, self.depth, order=order, top=self.top)
+        return list_parameters(inspection, order=order, top=self.top)
+
 
 @grouped
 def inspect(
     checkpoint: groups.CheckpointPath,
     modules: groups.Modules,
     view: View,
-    shown: groups.Shown,
+    shown: groups.ShownInRows,
     messages: groups.Messages,
     loading: groups.Loading,
 ) -> None:
     """Show what is in a checkpoint: modules, parameters, shapes, dtypes, sizes; from its headers.
 
-    [bold]Example:[/] prune-cli inspect model.safetensors --module 'model.layers.*'
+    Examples:
+        prune-cli inspect model.safetensors
+        prune-cli inspect llama/ --sort size --top 20
+        prune-cli inspect model.pruned.safetensors --zeros --dim 0 -m 'layer4.*'
     """
-    from prune_cli.checkpoint import open_checkpoint
-    from prune_cli.inspection.facts import inspection_to_json
+    from prune_cli.cli.opening import open_input
     from prune_cli.inspection.inspect import inspect as look
-    from prune_cli.show.console import write_stdout
     from prune_cli.show.progress import progress
-    from prune_cli.show.tree import print_globs, print_inspection
 
-    if view.dim is not None and not view.zeros:
-        raise UsageError("--dim says along which dim zero channels are counted; add --zeros")
-    opened = open_checkpoint(checkpoint, loading.chosen())
-    showing = progress(opened.nbytes if view.zeros else 0, quiet=messages.quiet)
+    view.check()
+    form = shown.rendering()
+    opened = open_input(checkpoint, loading, messages)
+    nbytes = opened.nbytes if view.zeros else 0
+    showing = progress(nbytes, quiet=messages.quiet, doing="counting", before="reading")
     with signals.Orderly(), showing as on_tensor:
         found = look(
             opened,
@@ -99,8 +158,22 @@ def inspect(
             globs=view.globs,
             on_tensor=on_tensor,
         )
-    if shown.as_json:
+    if shown.as_json or form or not messages.quiet:
+        _show(found, view, form, as_json=shown.as_json)
+
+
+def _show(found: "Inspection", view: View, form: "Format | None", *, as_json: bool) -> None:
+    from prune_cli.inspection.facts import inspection_to_json
+    from prune_cli.report.formats import Format
+    from prune_cli.show.console import write_stdout
+    from prune_cli.show.listing import print_rows, total_of
+    from prune_cli.show.tree import print_globs, print_inspection
+
+    if as_json:
         write_stdout(inspection_to_json(found))
+    elif form or view.is_listing:
+        rows = view.rows(found)
+        print_rows(rows, form or Format.TABLE, footer=total_of(found, len(rows.rows)))
     elif view.globs:
         print_globs(found)
     else:

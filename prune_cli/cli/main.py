@@ -14,6 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 from prune_cli.cli import signals
 from prune_cli.cli.apply import apply
 from prune_cli.cli.complaints import CommandLineError, ParserError, complain
+from prune_cli.cli.diff import diff
+from prune_cli.cli.help import write_epilog, write_help
 from prune_cli.cli.inspect import inspect
 from prune_cli.cli.plainly import convert_plainly
 from prune_cli.cli.random_structured import random_structured, structured
@@ -31,6 +33,7 @@ COMMANDS = (
     remove,
     verify,
     inspect,
+    diff,
     report,
     shrink,
     sweep,
@@ -61,6 +64,11 @@ def _plain(parameters: Any) -> Any:
 
 app = typer.Typer(
     cls=_Group,
+    epilog=write_epilog(
+        "prune-cli inspect model.pt",
+        "prune-cli random-structured model.pt --amount 0.25 --dim 0",
+        "prune-cli verify model.pruned.safetensors model.pt",
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -68,7 +76,8 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     name = command.__name__.replace("_", "-")
-    app.command(name, cls=_Command, no_args_is_help=True)(command)
+    about, epilog = write_help(command.__doc__ or "")
+    app.command(name, cls=_Command, help=about, epilog=epilog, no_args_is_help=True)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,6 +5,7 @@ so do the errors. In versions of Typer without pydantic nothing is changed.
 """
 
 from collections.abc import Iterable
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -20,6 +21,8 @@ def convert_plainly(parameters: Iterable[Any]) -> None:
 
 
 def _process(parameter: Any, context: Any, value: Any) -> Any:
+    if value is None and context.resilient_parsing:  # a line that is being completed
+        return None
     plain = _convert(parameter, value)
     if plain is _NOT_PLAIN:
         return type(parameter).process_value(parameter, context, value)
@@ -43,6 +46,8 @@ def _convert_one(parameter: Any, kind: type, value: Any) -> Any:
         return value
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
+    if issubclass(kind, Enum):
+        return kind(value) if value in list(kind) else _NOT_PLAIN
     if kind in (int, float):
         return _convert_number(parameter, kind, value)
     return _NOT_PLAIN

@@ -30,21 +30,26 @@ def random_structured(
     choosing: Choosing,
     draw: groups.Draw,
     running: groups.Running,
-    messages: groups.Messages,
     outputs: groups.Outputs,
+    shown: groups.Shown,
+    messages: groups.Messages,
     loading: groups.Loading,
     bake: Bake = True,
 ) -> None:
     """Prune channels at random: write a checkpoint with zeros in them, and a JSON report.
 
-    [bold]Example:[/] prune-cli random-structured model.pt --amount 0.25 --dim 0
+    Examples:
+        prune-cli random-structured model.pt --amount 0.25 --dim 0
+        prune-cli random-structured llama/ -a 25% -d 0 -m 'model.layers.*.mlp.*' -n
+        prune-cli random-structured model.safetensors --recipe layers.toml --seed 3
     """
-    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.notes import list_notes
+    from prune_cli.cli.opening import open_input
     from prune_cli.cli.pipeline import carry_out
 
     amount, choice = amounts.parsed(), choosing.chosen()
-    rules = amounts.rules(modules.patterns, channels.patterns, channels.dim)
-    opened = open_checkpoint(checkpoint, loading.chosen())
+    rules = amounts.rules(modules.patterns, channels.patterns, channels.chosen_dim)
+    opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
         from prune_cli.api import plan_choice
@@ -52,7 +57,7 @@ def random_structured(
 
         options = Options(
             amount,
-            channels.dim,
+            channels.chosen_dim,
             draw.seed,
             modules=modules.patterns,
             exclude=modules.excluded,
@@ -65,7 +70,9 @@ def random_structured(
         return plan_choice(opened, options, choosing.scores, running.execution().threads)
 
     target = outputs.target(opened, reads=[amounts.recipe, choosing.scores])
-    carry_out(opened, decide, target, running, messages)
+    report = carry_out(opened, decide, target, running, shown, messages)
+    is_dim_given = channels.dim is not None or bool(rules)
+    messages.note(list_notes(report.tensors, is_dim_given=is_dim_given))
 
 
 structured = also_called(
@@ -73,6 +80,9 @@ structured = also_called(
     "structured",
     """Prune channels by a criterion: random-structured under the name for the others.
 
-    [bold]Example:[/] prune-cli structured model.pt --criterion l1 --allocate erk --amount 0.5
+    Examples:
+        prune-cli structured model.pt --criterion l1 --amount 0.5 --dim 0
+        prune-cli structured model.pt --criterion l2 --global --amount 25% --dim 0
+        prune-cli structured model.pt --allocate erk --target params=50% --dim 0
     """,
 )

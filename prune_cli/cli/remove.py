@@ -13,22 +13,26 @@ if TYPE_CHECKING:
 def remove(
     checkpoint: groups.CheckpointPath,
     workers: groups.Workers,
-    messages: groups.Messages,
     outputs: groups.Outputs,
+    shown: groups.Shown,
+    messages: groups.Messages,
     loading: groups.Loading,
 ) -> None:
     """Make the masks of a checkpoint permanent: NAME_orig and NAME_mask become NAME.
 
-    [bold]Example:[/] prune-cli remove finetuned.pt -o finetuned.safetensors
+    Examples:
+        prune-cli remove finetuned.pt
+        prune-cli remove finetuned.pt -o finetuned.safetensors
+        prune-cli remove checkpoints/ --max-shard-size 5GB
     """
-    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.opening import open_input
     from prune_cli.cli.pipeline import carry_out
 
-    opened = open_checkpoint(checkpoint, loading.chosen())
+    opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
         from prune_cli.plan.replay import plan_removal
 
         return plan_removal(opened)
 
-    carry_out(opened, decide, outputs.target(opened), workers, messages)
+    carry_out(opened, decide, outputs.target(opened), workers, shown, messages)

@@ -20,7 +20,8 @@ Reports = Annotated[
     list[Path],
     typer.Argument(
         metavar="REPORTS",
-        help="Reports of prune-cli, - for stdin, or folders of sweeps.",
+        help="Reports of prune-cli, pruned files and folders that have one, folders of sweeps, or "
+        "- for stdin.",
         show_default=False,
         autocompletion=complete_report,
     ),
@@ -50,19 +51,27 @@ class Page:
 
 @grouped
 def report(
-    reports: Reports, page: Page, forms: Forms, shown: groups.Shown, messages: groups.Messages
+    reports: Reports,
+    page: Page,
+    forms: Forms,
+    shown: groups.ShownInRows,
+    messages: groups.Messages,
 ) -> None:
     """Show what a report says; compare several: amounts, seeds, and the channels they share.
 
     Folders of finished sweeps are shown and compared as well.
 
-    [bold]Example:[/] prune-cli report seed0.report.json seed1.report.json --html page.html
+    Examples:
+        prune-cli report model.pruned.report.json
+        prune-cli report seed0.report.json seed1.report.json --html page.html
+        prune-cli report runs/*.report.json --json
+        prune-cli report sweep other-sweep --latex
     """
     if _are_sweeps(reports, forms):
         report_sweeps(
             reports,
             forms,
-            as_json=shown.as_json,
+            form="json" if shown.as_json else shown.rendering(),
             html=page.html,
             force=page.force,
             quiet=messages.quiet,
@@ -81,18 +90,21 @@ def _are_sweeps(paths: list[Path], forms: Forms) -> bool:
 
 
 def _report(
-    reports: list[Path], page: Page, shown: groups.Shown, messages: groups.Messages
+    reports: list[Path], page: Page, shown: groups.ShownInRows, messages: groups.Messages
 ) -> None:
     from prune_cli.report.comparison import compare_reports, comparison_to_json
     from prune_cli.report.finding import read_reports
     from prune_cli.report.groups import show_groups_as_tensors
+    from prune_cli.report.rows import list_runs, list_tensors
     from prune_cli.show import console
     from prune_cli.show.comparison import print_comparison, print_report
+    from prune_cli.show.listing import print_rows
     from prune_cli.write.checks import check_can_write
     from prune_cli.write.paths import STDOUT
 
-    if shown.as_json and page.html == STDOUT:
-        raise UsageError("--json and --html cannot both go to stdout")
+    form = shown.rendering()
+    if (shown.as_json or form) and page.html == STDOUT:
+        raise UsageError(f"--{'format' if form else 'json'} and --html cannot both go to stdout")
     if page.html:
         check_can_write([page.html], reports, force=page.force)
     found = read_reports(reports)
@@ -101,6 +113,9 @@ def _report(
         _write_page(page.html, found)
     if shown.as_json:
         console.write_stdout(comparison_to_json(compare_reports(rows)))
+    elif form:
+        one = len(found) == 1
+        print_rows(list_tensors(*rows.values()) if one else list_runs(compare_reports(rows)), form)
     elif page.html != STDOUT and not messages.quiet:
         if len(found) > 1:
             print_comparison(compare_reports(rows))

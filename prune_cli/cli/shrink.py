@@ -102,26 +102,39 @@ def shrink(
     model: Model,
     draw: groups.Draw,
     workers: groups.Workers,
-    messages: groups.Messages,
     outputs: groups.Outputs,
+    shown: groups.Shown,
+    messages: groups.Messages,
     loading: groups.Loading,
 ) -> None:
     """Remove channels for good, in every layer coupled to them: a smaller and faster model.
 
-    [bold]Example:[/] prune-cli shrink model.pt --model nets.py:resnet --example 1x3x224x224 -a 0.25
+    Examples:
+        prune-cli shrink net.pt --model nets.py:net --example 1x3x32x32 -a 0.25
+        prune-cli shrink llama/ --amount 25% --round-to 64
+        prune-cli shrink net.pruned.safetensors --model nets.py:net --from-zeros
     """
-    from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.cli.opening import open_input
+    from prune_cli.cli.pipeline import refuse_two_on_stdout, write_facts
     from prune_cli.show.progress import progress
     from prune_cli.show.shrunk import show_shrunk
     from prune_cli.shrink.child import PlanningChild
 
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
-        opened = open_checkpoint(checkpoint, loading.chosen())
-        from prune_cli.shrink.model import parse_model_arguments
+        opened = open_input(checkpoint, loading, messages)
+        files = {"reads": [amounts.recipe], "writes": [model.export]}
+        target = outputs.target(opened, suffix="shrunk", **files)
+        refuse_two_on_stdout(target, shown)
+        from prune_cli.shrink.request import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
 
-        with progress(opened.nbytes, quiet=messages.quiet) as on_tensor:
+        with progress(opened.nbytes, quiet=messages.quiet) as phases:
+
+            def tell_stage(doing: str) -> None:
+                phases.begin(doing)
+                phases.begin_with_bytes("writing", opened.nbytes)
+
             done = shrink_checkpoint(
                 opened,
                 outputs.output,
@@ -142,11 +155,12 @@ def shrink(
                 resume=outputs.resume,
                 max_shard_size=outputs.shard_bytes,
                 workers=workers.workers,
-                reads=list(filter(None, [amounts.recipe])),
+                reads=target.reads,
                 export=model.export,
                 measure=model.measure,
-                on_tensor=on_tensor,
+                on_tensor=phases,
+                on_stage=tell_stage,
                 planner=planner,
             )
-    target = outputs.target(opened)
     show_shrunk(done, written=[target.output, target.report, model.export], quiet=messages.quiet)
+    write_facts(done, shown)

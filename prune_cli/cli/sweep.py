@@ -427,7 +427,10 @@ def sweep(
 ) -> None:
     """Prune with many amounts and seeds, evaluate each, and sum up: mean, spread, a figure.
 
-    [bold]Example:[/] prune-cli sweep model.pt -a 0.25,0.5 --seeds 5 -d 0 --eval 'python eval.py {model}'
+    Examples:
+        prune-cli sweep model.pt -a 0.25,0.5 --seeds 5 -d 0 --eval 'python eval.py {model}'
+        prune-cli sweep model.pt -a 0.5 --criterion random,l1 --eval ./eval.sh --plot figure.pdf
+        prune-cli sweep model.pt -a 0.25 --eval ./eval.sh --assert 'mean(acc)@0.25 >= base - 0.5'
     """
     from prune_cli.show import trials as show
     from prune_cli.sweep.request import plan_sweep
@@ -464,7 +467,7 @@ def _maker(
 
     options = Options(
         None,
-        channels.dim,
+        channels.chosen_dim,
         modules=modules.patterns,
         exclude=modules.excluded,
         params=channels.patterns,
@@ -497,7 +500,7 @@ def _rules(
             modules=modules.patterns,
             params=channels.patterns,
             amount=amount,
-            dim=channels.dim,
+            dim=channels.chosen_dim,
         )
         yield amount, rules
 

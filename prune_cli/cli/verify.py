@@ -8,7 +8,9 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_report
 from prune_cli.cli.grouped import grouped
-from prune_cli.errors import VerificationError
+from prune_cli.errors import UsageError, VerificationError
+
+CHECKED = "What is checked"
 
 Pruned = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="What prune-cli wrote: a file or a folder.")
@@ -22,6 +24,13 @@ ItsReport = Annotated[
         help="Its report.",
         show_default="found beside it",
         autocompletion=complete_report,
+        rich_help_panel=CHECKED,
+    ),
+]
+SourcePath = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="SOURCE", help="The checkpoint that was pruned, as --source.", show_default=False
     ),
 ]
 Source = Annotated[
@@ -31,6 +40,7 @@ Source = Annotated[
         metavar="PATH",
         help="The checkpoint that was pruned. With it every byte is compared, without it only "
         "what the report names.",
+        rich_help_panel=CHECKED,
     ),
 ]
 
@@ -40,6 +50,7 @@ Scores = Annotated[
         "--scores",
         metavar="FILE",
         help="The score file, where the channels were chosen by one.",
+        rich_help_panel=CHECKED,
     ),
 ]
 
@@ -51,23 +62,33 @@ def verify(
     shown: groups.Shown,
     messages: groups.Messages,
     loading: groups.Loading,
+    source_path: SourcePath = None,
     report: ItsReport = None,
     source: Source = None,
     scores: Scores = None,
 ) -> None:
     """Check a pruned checkpoint against its report and its source.
 
-    Exits with 5 if anything disagrees, and lists it.
+    It lists whatever disagrees, and exits with 5 then.
 
-    [bold]Example:[/] prune-cli verify model.pruned.safetensors --source model.pt
+    Examples:
+        prune-cli verify model.pruned.safetensors
+        prune-cli verify model.pruned.safetensors model.pt
+        prune-cli verify llama.pruned/ llama/ --json
     """
+    from prune_cli.cli.opening import put_pruned_first
     from prune_cli.show.console import write_stdout
     from prune_cli.show.progress import progress
     from prune_cli.show.verification import show_verification
     from prune_cli.verify.verify import to_json, verify_checkpoint
 
+    if source and source_path:
+        raise UsageError(f"the source is named twice: {source_path} and --source {source}")
+    source = source or source_path
+    if source and report is None:
+        output, source = put_pruned_first(output, source, messages, "OUTPUT comes before SOURCE")
     nbytes = _nbytes(output) if source else 0
-    showing = progress(nbytes, quiet=messages.quiet, doing="comparing")
+    showing = progress(nbytes, quiet=messages.quiet, doing="comparing", before="reading")
     with signals.Orderly(), showing as on_tensor:
         verification = verify_checkpoint(
             output,

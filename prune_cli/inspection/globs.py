@@ -5,6 +5,8 @@ import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+from prune_cli.checkpoint.encodings import Role, find_encodings
+from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.inspection.facts import Glob, ParameterFacts
 from prune_cli.inspection.outline import (
     Line,
@@ -14,7 +16,6 @@ from prune_cli.inspection.outline import (
     module_parts,
     open_largest,
 )
-from prune_cli.plan.prunable import scaled_by
 from prune_cli.plan.selection import matcher
 
 MAX_GLOBS = 16
@@ -39,7 +40,7 @@ def propose_globs(
         >>> [g.pattern for g in propose_globs(inspect_checkpoint("llama.safetensors").parameters)]
         ['*', 'lm_head', 'model.embed_tokens', 'model.layers.*', 'model.layers.*.mlp.*', ...]
     """
-    prunable = _without_scales([facts for facts in parameters if facts.prunable_dims])
+    prunable = [facts for facts in _without_scales(parameters) if facts.prunable_dims]
     if not prunable:
         return ()
     modules = list(dict.fromkeys(among or (facts.module for facts in prunable)))
@@ -67,10 +68,13 @@ def _globs_of(
     return tuple(globs.values())[:limit]
 
 
-def _without_scales(parameters: Sequence[ParameterFacts]) -> list[ParameterFacts]:
+def _without_scales(parameters: Iterable[ParameterFacts]) -> list[ParameterFacts]:
     """Leave out the scales of quantised tensors: they have two dims, but are not pruned alone."""
-    names = {facts.name for facts in parameters}
-    return [facts for facts in parameters if scaled_by(facts.name) not in names]
+    parameters = list(parameters)
+    infos = (TensorInfo(facts.name, facts.dtype, facts.shape) for facts in parameters)
+    encodings = find_encodings({info.name: Parameter(info.name, info) for info in infos})
+    scales = {name for name, found in encodings.items() if found.role is Role.SCALE}
+    return [facts for facts in parameters if facts.name not in scales]
 
 
 def _pattern(node: Node, modules: Sequence[str], asked: Collection[str]) -> str | None:

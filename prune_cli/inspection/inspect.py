@@ -13,7 +13,7 @@ from prune_cli.inspection.facts import DtypeTotal, Inspection, ParameterFacts, Z
 from prune_cli.inspection.globs import propose_globs
 from prune_cli.inspection.zeros import count_zeros
 from prune_cli.plan.prunable import find_problems
-from prune_cli.plan.selection import Rule, Selection, select
+from prune_cli.plan.selection import Rule, Selection, as_globs, select
 from prune_cli.write.progress import OnTensor
 
 
@@ -75,8 +75,8 @@ def inspect(
     on_tensor: OnTensor | None = None,
 ) -> Inspection:
     """Return the Inspection of an open `checkpoint`; arguments and errors as inspect_checkpoint."""
-    rule = Rule(_globs(modules), _globs(params), amount=0, dim=0)
-    selection = Selection((rule,), _globs(exclude))
+    rule = Rule(as_globs(modules), as_globs(params), amount=0, dim=0)
+    selection = Selection((rule,), as_globs(exclude))
     picked = select(checkpoint.parameters, selection, aliases=checkpoint.names_of)
     parameters = [pick.parameter for pick in picked]
     if checkpoint.format == "safetensors":
@@ -94,10 +94,6 @@ def inspect(
         dropped=checkpoint.dropped,
         notes=checkpoint.notes,
     )
-
-
-def _globs(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def _facts(

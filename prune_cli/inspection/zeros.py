@@ -47,9 +47,7 @@ def _can_be_counted(info: TensorInfo) -> bool:
 
 def _count(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> ZeroCount:
     """Count by the mask where there is one, as the plan does."""
-    from prune_cli.channels import live_channels  # which imports NumPy
+    from prune_cli.plan.masks import live  # which imports NumPy
 
-    info = parameter.mask or parameter.tensor
-    channels = info.shape[dim]
-    live = live_channels(checkpoint.bits(info), dim, info.dtype)
-    return ZeroCount(dim, channels, channels - len(live))
+    channels = parameter.tensor.shape[dim]
+    return ZeroCount(dim, channels, channels - len(live(checkpoint, parameter, dim)))

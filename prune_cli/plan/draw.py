@@ -12,7 +12,7 @@ from functools import cache
 from prune_cli.amounts import Amount, number_to_prune
 from prune_cli.channels import draw_channels, k_smallest, other_channels
 from prune_cli.checkpoint import Checkpoint
-from prune_cli.checkpoint.tensors import Parameter, resolve_dim
+from prune_cli.checkpoint.tensors import resolve_dim
 from prune_cli.errors import (
     ParameterError,
     PruneError,
@@ -25,8 +25,7 @@ from prune_cli.plan.allocation import Layer
 from prune_cli.plan.biases import bias_items
 from prune_cli.plan.choice import Choice
 from prune_cli.plan.facts import RANDOM, Options, Plan, PlanItem, Skipped, derive_seed
-from prune_cli.plan.masks import refuse_odd_masks
-from prune_cli.plan.prunable import find_problems, scaled_by
+from prune_cli.plan.prunable import find_problems, scale_of, why_passed_over
 from prune_cli.plan.quotas import Quota, set_quotas
 from prune_cli.plan.scores import Ranks, Weight, rank_channels
 from prune_cli.plan.selection import Rule, Selected, Selection, select
@@ -69,8 +68,6 @@ def make_plan(
     if options.with_bias:
         biases, without = bias_items(checkpoint, items)
         items, skipped = items + biases, skipped + without
-    if options.bake:
-        refuse_odd_masks(checkpoint)
     left = {skip.name: skip for skip in skipped} | dict.fromkeys(item.name for item in items)
     return Plan(
         method_of(options),
@@ -121,14 +118,11 @@ def _refuse_two_budgets(options: Options) -> None:
 def _split_off_unprunable(
     checkpoint: Checkpoint, selected: list[Selected]
 ) -> tuple[list[Selected], list[Skipped]]:
-    """Norms have no channels to prune, torch refuses them too; scales belong to what they scale.
-
-    Wildcards skip these; naming one exactly is an error.
-    """
+    """Wildcards skip what why_passed_over tells; naming one exactly is an error."""
     prunable: list[Selected] = []
     skipped: list[Skipped] = []
     for pick in selected:
-        reason = None if pick.by_name else _why_passed_over(checkpoint, pick.parameter)
+        reason = None if pick.by_name else _why_passed_over(checkpoint, pick)
         if reason:
             skipped.append(Skipped(pick.parameter.name, reason))
         else:
@@ -136,11 +130,9 @@ def _split_off_unprunable(
     return prunable, skipped
 
 
-def _why_passed_over(checkpoint: Checkpoint, parameter: Parameter) -> str | None:
-    if scaled_by(parameter.name) in checkpoint.parameter_of:
-        return "a scale, and no weight"
-    dims = len(parameter.tensor.shape)
-    return f"{dims}-D: it has no channels to prune" if dims < 2 else None
+def _why_passed_over(checkpoint: Checkpoint, pick: Selected) -> str | None:
+    is_spelt_out = pick.parameter.param in pick.rule.params
+    return why_passed_over(checkpoint, pick.parameter, is_spelt_out=is_spelt_out)
 
 
 def _refuse_problems(problems: Iterable[str]) -> None:
@@ -158,8 +150,8 @@ def _nothing_left(skipped: list[Skipped]) -> str:
 
 def _scales(checkpoint: Checkpoint, items: list[PlanItem]) -> Iterator[tuple[str, str]]:
     planned = {item.name for item in items}
-    for name in checkpoint.tensors:
-        weight = scaled_by(name)
+    for name in checkpoint.encodings:
+        weight = scale_of(checkpoint, name)
         if weight in planned:
             yield name, f"a scale of {weight}: left alone, 0 stays 0"
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from prune_cli.amounts import Amount
 from prune_cli.plan.choice import CRITERIA, Choice, Criterion
-from prune_cli.plan.selection import Rule
+from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
 
 RANDOM, REPLAYED, REMOVED, SHRUNK = "random_structured", "apply", "remove", "shrink"
@@ -27,7 +27,7 @@ class Options:
         amount: None where every rule of a recipe has its own, or there is a target.
         dim: as given, so -1 is the last of each tensor.
         seed: the user's, from which each tensor's own is derived.
-        modules, exclude, params: glob patterns.
+        modules, exclude, params: glob patterns; a string is one.
         bake: whether the zeros are permanent; else NAME_orig and NAME_mask are written.
         with_bias: whether the bias elements of pruned channels go too.
         rules: of a recipe; without one, the options above are the only rule.
@@ -47,8 +47,13 @@ class Options:
     choice: Choice | None = None
     shrink: ShrinkOptions | None = None
 
+    def __post_init__(self) -> None:
+        """Read a string where globs are meant as one glob."""
+        for name in ("modules", "exclude", "params"):
+            object.__setattr__(self, name, as_globs(getattr(self, name)))
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class PlanItem:
     """One tensor and its channels; the row of it in a report.
 
@@ -95,6 +100,12 @@ class PlanItem:
         """The number of elements in pruned channels, those pruned before included."""
         return (len(self.pruned) + len(self.already_pruned)) * self.elements_per_channel
 
+    def __repr__(self) -> str:
+        return (
+            f"<PlanItem {self.name}: {len(self.pruned):,} of {self.channels:,} channels "
+            f"of dim {self.dim}>"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -104,7 +115,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """Everything that was decided; `items` and `skipped` are sorted by name.
 
@@ -116,6 +127,9 @@ class Plan:
     items: tuple[PlanItem, ...]
     skipped: tuple[Skipped, ...] = ()
     shrink: ShrinkPlan | None = None
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.method}: items={len(self.items)}, skipped={len(self.skipped)}>"
 
 
 def derive_seed(seed: int, name: str) -> int:

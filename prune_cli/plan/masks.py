@@ -1,29 +1,16 @@
-"""Masks that a checkpoint has already: whether they can be made permanent, and what they take away."""
+"""Which channels are pruned already, by a mask or by zeros.
+
+See also: checkpoint/pairs.py, what is a mask.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from prune_cli.channels import live_channels, masked_elements, other_channels
+from prune_cli.channels import Bits, live_channels, masked_elements, other_channels
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import Parameter, TensorInfo
-from prune_cli.errors import InputError
 
 _BLOCK = 1 << 18  # elements that are looked at together
-
-
-def refuse_odd_masks(checkpoint: Checkpoint) -> None:
-    """Read every mask, so that one that cannot be baked stops the run before it writes.
-
-    Raises:
-        InputError: some hold values other than 0 and 1; all are named.
-    """
-    problems = [
-        str(error)
-        for parameter in checkpoint.parameters
-        if parameter.mask and (error := _error(checkpoint, parameter.mask))
-    ]
-    if problems:
-        raise InputError("\n".join(problems))
 
 
 def live(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> Sequence[int]:
@@ -34,12 +21,27 @@ def live(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> Sequence[int
     return live_channels(checkpoint.bits(info), dim, info.dtype)
 
 
+def count_masked(checkpoint: Checkpoint, parameter: Parameter) -> int:
+    """Return how many elements of `parameter` its mask takes away."""
+    info = parameter.mask
+    if info is None:
+        return 0
+    blocks = _blocks(checkpoint, info)
+    return sum(int(masked_elements(bits, info.dtype, info.name).sum()) for _, bits in blocks)
+
+
+def _blocks(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[tuple[int, Bits]]:
+    """A few rows of a tensor at a time, and the number of the first of them."""
+    rows = info.shape[0] if info.shape else 1
+    step = max(_BLOCK // max(math.prod(info.shape[1:]), 1), 1)
+    for first in range(0, rows, step):
+        yield first, checkpoint.rows(info, first, min(first + step, rows))
+
+
 def _live_by_rows(checkpoint: Checkpoint, info: TensorInfo, dim: int) -> Sequence[int]:
     """live_channels, a few rows at a time: a tensor in pieces would have to be put together."""
-    step = max(_BLOCK // max(math.prod(info.shape[1:]), 1), 1)
     found: set[int] = set()
-    for first in range(0, info.shape[0], step):
-        bits = checkpoint.rows(info, first, min(first + step, info.shape[0]))
+    for first, bits in _blocks(checkpoint, info):
         channels = live_channels(bits, dim, info.dtype)
         found.update(channel + first if dim == 0 else channel for channel in channels)
     return sorted(found)
@@ -48,15 +50,3 @@ def _live_by_rows(checkpoint: Checkpoint, info: TensorInfo, dim: int) -> Sequenc
 def dead(checkpoint: Checkpoint, parameter: Parameter, dim: int) -> tuple[int, ...]:
     """Return the channels of `parameter` that are pruned already."""
     return other_channels(live(checkpoint, parameter, dim), parameter.tensor.shape[dim])
-
-
-def _error(checkpoint: Checkpoint, info: TensorInfo) -> InputError | None:
-    bits = checkpoint.bits(info)
-    bits = bits.reshape(-1) if bits.flags.c_contiguous else bits
-    rows = max(_BLOCK * len(bits) // max(bits.size, 1), 1)
-    try:
-        for start in range(0, len(bits), rows):
-            masked_elements(bits[start : start + rows], info.dtype, info.name)
-    except InputError as error:
-        return error
-    return None

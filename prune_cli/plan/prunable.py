@@ -1,22 +1,23 @@
 """Whether a tensor can be pruned, as far as its header and its neighbours' names tell.
 
 Without torch, so that `inspect` is instant. The plan refuses by the same words.
+
+See also: checkpoint/encodings.py, which tells what is with a packed weight or a weight norm.
 """
 
 from collections.abc import Iterator
 
 from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.encodings import Encoding, Role
 from prune_cli.checkpoint.tensors import DTYPES, Parameter
 
-_SCALES = ("_scale", "_scale_inv", ".scale")  # what follows the name of a quantised tensor
-_ZERO_POINTS = ("_zero_point", ".zero_point")
-_PACKED = (".absmax", ".quant_map", "_packed")
+_PASSED_OVER = (Role.SCALE, Role.OFFSET, Role.PART)
 
 
 def find_problems(
     checkpoint: Checkpoint, parameter: Parameter, *, is_bias: bool = False
 ) -> Iterator[str]:
-    """Why `parameter` cannot be pruned, whatever the amount and the dim; nothing if it can.
+    """Yield why `parameter` cannot be pruned, whatever the amount and the dim; nothing if it can.
 
     `is_bias`: it has one element for each channel of a weight, and goes with that.
     """
@@ -30,15 +31,63 @@ def find_problems(
     if info.name in checkpoint.overlaps:
         other = checkpoint.overlaps[info.name]
         yield f"{name} shares part of its memory with {other}; save the two apart (.clone())"
-    for suffix in _ZERO_POINTS:
-        if name + suffix in checkpoint.tensors:
-            yield f"{name} is quantised with a zero point ({name + suffix}): 0 is not its zero"
-    for suffix in _PACKED:
-        if name + suffix in checkpoint.tensors:
-            yield f"{name} is packed ({name + suffix} is with it): 0 is not its zero"
+    encoding = checkpoint.encodings.get(name)
+    if encoding and not encoding.holds_zero:
+        yield f"{name} {why_not_zero(name, encoding)}; {_remedy(encoding)}"
 
 
-def scaled_by(name: str) -> str | None:
-    """The name of what the tensor `name` is the scale of; None if it is not called like one."""
-    end = next((end for end in _SCALES if name.endswith(end)), None)
-    return end and name.removesuffix(end)
+def why_not_zero(name: str, encoding: Encoding) -> str:
+    """Return why a zero in the tensor `name` is no zero weight, as a clause without its subject."""
+    other = encoding.sign if encoding.sign != name else encoding.weight
+    match encoding.role:
+        case Role.DIRECTION:
+            return (
+                "is the direction of a weight norm, which is divided by its length: "
+                "a channel of zeros becomes NaN"
+            )
+        case Role.CODES:
+            return f"is {encoding.kind} ({other} is with it): 0 is not its zero"
+        case Role.SCALE | Role.MAGNITUDE:
+            return f"is a scale of {encoding.weight} in which 0 is not zero"
+    return f"is {encoding.role.value}: 0 in it is no zero weight"
+
+
+def why_passed_over(
+    checkpoint: Checkpoint, parameter: Parameter, *, is_spelt_out: bool
+) -> str | None:
+    """Return why a pattern does not mean `parameter`; None if it does.
+
+    Norms have no channels to prune, torch refuses them too; scales belong to what they scale, and
+    the direction of a weight norm goes with its magnitude.
+
+    Args:
+        checkpoint: that it is in.
+        parameter: what the pattern matches.
+        is_spelt_out: whether its own name, without the module's, stands in the patterns.
+    """
+    encoding = checkpoint.encodings.get(parameter.name)
+    if encoding and not is_spelt_out:
+        if encoding.role in _PASSED_OVER:
+            return encoding.role.value
+        if encoding.role is Role.DIRECTION and encoding.instead:
+            return f"the direction of a weight norm: prune {encoding.instead}"
+    dims = len(parameter.tensor.shape)
+    return f"{dims}-D: it has no channels to prune" if dims < 2 else None
+
+
+def scale_of(checkpoint: Checkpoint, name: str) -> str | None:
+    """Return the tensor whose scale `name` is; None if it is none."""
+    encoding = checkpoint.encodings.get(name)
+    return encoding.weight if encoding and encoding.role is Role.SCALE else None
+
+
+def _remedy(encoding: Encoding) -> str:
+    if encoding.instead is None:
+        return "prune the checkpoint it was made from, or exclude it (-x)"
+    param = encoding.instead.rpartition(".")[2]
+    if encoding.role is Role.SCALE:  # the weights themselves can be zero
+        return f"prune {encoding.instead}: --param {param}"
+    return (
+        f"prune {encoding.instead}, whose zero channels are zero channels of the weight: "
+        f"--param {param} --dim {encoding.outputs}"
+    )

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from prune_cli.checkpoint import Checkpoint
-from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, Parameter
+from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.errors import ParameterError, RequestError, SelectionError
 from prune_cli.plan import masks
 from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem
-from prune_cli.plan.masks import refuse_odd_masks
 from prune_cli.plan.prunable import find_problems
 
 
@@ -29,7 +28,6 @@ def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> P
 
     Raises:
         RequestError: a row does not fit; every such row is named.
-        InputError: a mask that is to be baked holds values other than 0 and 1.
     """
     if plan.method not in (*CHOSEN, REPLAYED):
         raise RequestError(f"the report is of {plan.method!r}, which chooses no channels to prune")
@@ -42,8 +40,6 @@ def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> P
     if problems:
         raise ParameterError("\n".join(problems))
     options = plan.options if bake is None else replace(plan.options, bake=bake)
-    if options.bake:
-        refuse_odd_masks(checkpoint)
     items = (_replayed(name, item, checkpoint) for name, item in placed)
     return Plan(REPLAYED, options, tuple(sorted(items, key=lambda item: item.name)))
 
@@ -55,18 +51,12 @@ def plan_removal(checkpoint: Checkpoint) -> Plan:
 
     Raises:
         SelectionError: there is no mask.
-        ParameterError: a mask does not fit its tensor.
-        InputError: a mask holds values other than 0 and 1.
     """
-    problems = list(_loose_halves(checkpoint))
-    if problems:
-        raise ParameterError("\n".join(problems))
-    refuse_odd_masks(checkpoint)
     masked = [parameter for parameter in checkpoint.parameters if parameter.mask]
     if not masked:
         raise SelectionError(
-            f"{checkpoint.path} has no masks: no NAME_orig with a NAME_mask of its shape; "
-            "there is nothing to remove"
+            f"{checkpoint.path} has no masks: no NAME_orig with a NAME_mask of its shape, of 0 "
+            "and 1 alone; there is nothing to remove"
         )
     options = Options(amount=None, modules=(), params=())
     items = (_removed(checkpoint, parameter) for parameter in masked)
@@ -132,20 +122,6 @@ def _replayed(name: str, item: PlanItem, checkpoint: Checkpoint) -> PlanItem:
         already_pruned=tuple(sorted({*dead} - {*item.pruned})),
         pruned=tuple(sorted(item.pruned)),
     )
-
-
-def _loose_halves(checkpoint: Checkpoint) -> Iterator[str]:
-    """What looks like a pruned parameter, and is none: it would stay as it is."""
-    halves = {parameter.tensor.name for parameter in checkpoint.parameters if parameter.mask}
-    for name, info in checkpoint.tensors.items():
-        plain = name.removesuffix(ORIG_SUFFIX)
-        mask = checkpoint.tensors.get(plain + MASK_SUFFIX)
-        if plain == name or mask is None or name in halves:
-            continue
-        if mask.shape != info.shape:
-            yield f"{plain}: its mask is {list(mask.shape)}, its tensor {list(info.shape)}"
-        else:
-            yield f"{plain}: it is there beside {name}, so the mask has nowhere to go"
 
 
 def _removed(checkpoint: Checkpoint, parameter: Parameter) -> PlanItem:

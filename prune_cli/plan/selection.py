@@ -1,31 +1,61 @@
 """Which parameters are pruned, by how much and along which dim: rules of glob patterns.
 
 Patterns are case-sensitive fnmatch on the dotted module name (`*` crosses dots) and on the
-parameter's own name. Names and numbers only.
+parameter's own name. A pattern of modules that matches none, but whole names of parameters as they
+are shown ("fc.weight"), means those. Names and numbers only.
 
 See also: `recipe`, rules in a file.
 """
 
 import difflib
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from functools import cache
 
 from prune_cli.amounts import Amount
 from prune_cli.checkpoint.tensors import Parameter
-from prune_cli.errors import SelectionError
+from prune_cli.errors import AmountTypeError, SelectionError
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Prune `amount` of the channels along `dim` of whatever matches `modules` and `params`."""
+    """Prune `amount` of the channels along `dim` of whatever matches `modules` and `params`.
 
-    modules: tuple[str, ...]
-    params: tuple[str, ...]
-    amount: Amount
-    dim: int
+    Attributes:
+        modules: globs of dotted module names; a string is one glob.
+        params: globs of parameter names within a module, likewise.
+        amount: an int is a number of channels, a float a fraction of the live ones; required.
+        dim: the dim whose indices are the channels.
+
+    Example:
+        >>> Rule("encoder.*", amount=0.25, dim=0)
+        Rule(modules=('encoder.*',), params=('weight',), amount=0.25, dim=0)
+    """
+
+    modules: tuple[str, ...] = ("*",)
+    params: tuple[str, ...] = ("weight",)
+    amount: Amount = math.nan  # stands for none, which is refused
+    dim: int = -1
+
+    def __post_init__(self) -> None:
+        """Read a string as one glob, and refuse a rule without an amount."""
+        if self.amount != self.amount:
+            raise AmountTypeError("a rule needs an amount: Rule(amount=0.25)")
+        for name in ("modules", "params"):
+            object.__setattr__(self, name, as_globs(getattr(self, name)))
+
+
+def as_globs(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    """Return `patterns` as a tuple; a string is one glob.
+
+    Example:
+        >>> as_globs("layer*")
+        ('layer*',)
+    """
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +97,27 @@ def select(
         for parameter in parameters
         for further in [aliases.get(parameter.tensor.name, ())]
     ]
-    _refuse_idle_patterns([pair for _, pairs in named for pair in pairs], selection)
-    excluded = matcher(selection.exclude)
-    rules = [(rule, matcher(rule.modules), matcher(rule.params)) for rule in selection.rules]
+    everything = [pair for _, pairs in named for pair in pairs]
+    whole = _patterns_of_whole_names(everything, selection)
+    _refuse_idle_patterns(everything, selection, whole)
+    excluded = _pair_matcher(selection.exclude, ("*",), whole)
+    rules = [(rule, _pair_matcher(rule.modules, rule.params, whole)) for rule in selection.rules]
     picked: list[Selected] = []
     for parameter, pairs in named:
-        if any(excluded(module) for module, _ in pairs):
+        if any(map(excluded, pairs)):
             continue
-        for rule, fits_module, fits_param in reversed(rules):
-            hits = [pair for pair in pairs if fits_module(pair[0]) and fits_param(pair[1])]
+        for rule, fits in reversed(rules):
+            hits = list(filter(fits, pairs))
             if hits:
-                by_name = any(m in rule.modules and p in rule.params for m, p in hits)
+                by_name = any(_is_spelt_out(pair, rule) for pair in hits)
                 picked.append(Selected(parameter, rule, by_name))
                 break
     return picked
+
+
+def _is_spelt_out(pair: tuple[str, str], rule: Rule) -> bool:
+    module, param = pair
+    return (module in rule.modules and param in rule.params) or _join(pair) in rule.modules
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -89,25 +126,62 @@ def split_name(name: str) -> tuple[str, str]:
     return module, param
 
 
+def _join(pair: tuple[str, str]) -> str:
+    return ".".join(filter(None, pair))
+
+
+def _pair_matcher(
+    modules: Sequence[str], params: Sequence[str], whole: Collection[str]
+) -> Callable[[tuple[str, str]], bool]:
+    """Return whether a module and a parameter fit, by their patterns or by their whole name."""
+    fits_module = matcher([pattern for pattern in modules if pattern not in whole])
+    fits_param = matcher(params)
+    fits_whole = matcher([pattern for pattern in modules if pattern in whole])
+    return lambda pair: (fits_module(pair[0]) and fits_param(pair[1])) or fits_whole(_join(pair))
+
+
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """A function that tells whether a name matches any of `patterns`, and remembers it."""
     match = re.compile("|".join(map(translate, patterns)) or r"(?!)").match
     return cache(lambda name: match(name) is not None)
 
 
+def _module_patterns(selection: Selection) -> list[str]:
+    patterns = (pattern for rule in selection.rules for pattern in rule.modules)
+    return list(dict.fromkeys((*patterns, *selection.exclude)))
+
+
+def _patterns_of_whole_names(
+    names: Sequence[tuple[str, str]], selection: Selection
+) -> frozenset[str]:
+    """Return the patterns that match no module but the whole name of a parameter."""
+    modules = {module for module, _ in names}
+    unknown = [
+        pattern
+        for pattern in _module_patterns(selection)
+        if not any(map(matcher([pattern]), modules))
+    ]
+    whole = list(map(_join, names)) if unknown else []
+    return frozenset(pattern for pattern in unknown if any(map(matcher([pattern]), whole)))
+
+
 # --- patterns that match nothing -------------------------------------------------------------
 
 
-def _refuse_idle_patterns(names: Sequence[tuple[str, str]], selection: Selection) -> None:
-    problems = list(_idle_patterns(names, selection))
+def _refuse_idle_patterns(
+    names: Sequence[tuple[str, str]], selection: Selection, whole: Collection[str]
+) -> None:
+    problems = list(_idle_patterns(names, selection, whole))
     if problems:
         raise SelectionError("\n".join(dict.fromkeys(problems)))
 
 
-def _idle_patterns(names: Sequence[tuple[str, str]], selection: Selection) -> Iterator[str]:
+def _idle_patterns(
+    names: Sequence[tuple[str, str]], selection: Selection, whole: Collection[str]
+) -> Iterator[str]:
     modules = list(dict.fromkeys(module for module, _ in names))
-    for pattern in (*(p for rule in selection.rules for p in rule.modules), *selection.exclude):
-        if not any(fnmatchcase(module, pattern) for module in modules):
+    for pattern in _module_patterns(selection):
+        if pattern not in whole and not any(map(matcher([pattern]), modules)):
             yield f"no module matches {pattern!r}; {_nearest(pattern, modules)}"
     for rule in selection.rules:
         fits = matcher(rule.modules)

@@ -32,7 +32,7 @@ def _may_be_json(path: Path) -> bool:
         return True  # read_report says why it cannot be read
 
 
-def read_reports(paths: Iterable[str | Path]) -> dict[str, Report]:
+def read_reports(paths: str | Path | Iterable[str | Path]) -> dict[str, Report]:
     """Return the reports at `paths` by name; the second of a name is called "NAME (2)".
 
     A report is named after its file, or after its folder where all files are called alike. What is
@@ -42,7 +42,7 @@ def read_reports(paths: Iterable[str | Path]) -> dict[str, Report]:
         InputError: one of them cannot be read.
     """
     reports: dict[str, Report] = {}
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | Path) else paths:
         found = find_report(Path(path))
         reports[_free(_name(found), reports)] = read_report(found)
     return reports

@@ -10,6 +10,9 @@ from math import fsum, prod, sqrt
 
 from prune_cli.plan.facts import PlanItem
 
+_MOST_DIGITS = 1 << 18
+_ONE = ord("1")
+
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
@@ -131,16 +134,21 @@ def _expect(item: PlanItem, *sizes: int) -> float:
 
 def to_bits(items: Sequence[PlanItem]) -> list[int]:
     """Return the pruned channels of each of `items`, rows of one tensor, as bits of a number."""
-    places = {
-        channel: at for at, channel in enumerate(sorted({c for item in items for c in item.pruned}))
-    }
-    found = []
-    for item in items:
-        octets = bytearray(len(places) // 8 + 1)
-        for channel in item.pruned:
-            octets[places[channel] >> 3] |= 1 << (places[channel] & 7)
-        found.append(int.from_bytes(octets, "little"))
-    return found
+    named = sorted(frozenset[int]().union(*(item.pruned for item in items)))
+    if not named:
+        return [0] * len(items)
+    is_odd = named[0] < 0 or named[-1] >= _MOST_DIGITS  # of a report that was edited by hand
+    places = {channel: at for at, channel in enumerate(named)} if is_odd else None
+    digits = len(named) if is_odd else named[-1] + 1
+    return [_spell([places[c] for c in i.pruned] if places else i.pruned, digits) for i in items]
+
+
+def _spell(places: Sequence[int], digits: int) -> int:
+    """Return the number of so many binary digits that has ones at `places`."""
+    spelt = bytearray(b"0") * digits
+    for place in places:
+        spelt[place] = _ONE
+    return int(spelt, base=2)
 
 
 def count_pair(one: PlanItem, other: PlanItem, bits: int, other_bits: int) -> PairCount:

@@ -18,7 +18,11 @@ from prune_cli.checkpoint import Checkpoint, Dropped
 from prune_cli.errors import InputError
 from prune_cli.jsontext import check_keys, decode, encode
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
+from prune_cli.plan.notes import find_notes
 from prune_cli.plan.shrink import ShrinkPlan
+from prune_cli.report.numbers import format_count
+from prune_cli.write.atomic import write_file
+from prune_cli.write.checks import check_can_write
 
 SCHEMA = 2
 """What is written. Version 1, which is read too, had no `options.shrink`."""
@@ -74,9 +78,14 @@ class Totals:
     sparsity: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
-    """A plan and what came of it. `output` is None after a dry run."""
+    """A plan and what came of it. `output` is None after a dry run.
+
+    Example:
+        >>> prune_checkpoint("model.pt", amount=0.25, dim=0)
+        <Report of model.pt: random_structured, 128 of 512 channels of 4 tensors pruned>
+    """
 
     tool: Tool
     method: str
@@ -98,9 +107,44 @@ class Report:
         """The plan that it reports."""
         return Plan(self.method, self.options, self.tensors, self.skipped, self.shrink)
 
+    def to_json(self) -> str:
+        """Return the report as JSON, as the command line writes it."""
+        return to_json(self)
 
-def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Report:
-    """The Report of `plan` on `checkpoint`; `output` is None for a dry run."""
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the report as JSON to `path`; `read_report` reads it.
+
+        Raises:
+            OutputError: it cannot be written, or it is there and `force` is not given.
+        """
+        path = Path(path)
+        check_can_write([path], (), force=force)
+        write_file(path, self.to_json().encode())
+
+    def __repr__(self) -> str:
+        totals = self.totals
+        return (
+            f"<Report of {self.input.path}: {self.method}, {totals.channels_pruned:,} of "
+            f"{totals.channels:,} channels of {format_count(len(self.tensors), 'tensor')} pruned>"
+        )
+
+    def _repr_html_(self) -> str:
+        from prune_cli.report.notebook import to_html
+
+        return to_html(self)
+
+
+def make_report(
+    checkpoint: Checkpoint, plan: Plan, output: Output | None, *, drops: bool = True
+) -> Report:
+    """Return the Report of `plan` on `checkpoint`.
+
+    Args:
+        checkpoint: the input.
+        plan: what was decided.
+        output: what was written; None for a dry run.
+        drops: whether the output lacks what safetensors cannot hold.
+    """
     return Report(
         tool=Tool("prune-cli", prune_cli.__version__, torch_version()),
         method=plan.method,
@@ -115,9 +159,13 @@ def make_report(checkpoint: Checkpoint, plan: Plan, output: Output | None) -> Re
         totals=sum_up(plan.items),
         tensors=plan.items,
         skipped=plan.skipped,
-        dropped=checkpoint.dropped,
+        dropped=checkpoint.dropped if drops else (),
         shrink=plan.shrink,
-        notes=(*checkpoint.notes, *_tied(checkpoint)),
+        notes=(
+            *checkpoint.notes,
+            *(_tied(checkpoint) if drops else ()),
+            *find_notes(checkpoint, plan),
+        ),
     )
 
 
@@ -197,14 +245,14 @@ def _row(item: PlanItem) -> dict[str, Any]:
 # --- from JSON -------------------------------------------------------------------------------
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: str | Path) -> Report:
     """The Report in the file at `path`, or in stdin ("-").
 
     Raises:
         InputError: the file cannot be read, is no report, or one of a newer version.
     """
     try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
         return from_json(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error

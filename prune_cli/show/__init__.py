@@ -2,5 +2,5 @@
 
 Reading order: `console` (the two streams, messages and errors), `tables`, `progress`;
 then a file for each thing that is shown: `pruned`, `shrunk`, `tree`, `listing`,
-`comparison`, `verification`; and `page`, the reports as a page of HTML.
+`comparison`, `verification`, `difference`; and `page`, the reports as a page of HTML.
 """

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from rich import markup
 from rich.console import Console
@@ -22,6 +22,9 @@ from prune_cli.write.paths import STDOUT
 
 UNLIMITED = 1 << 16
 """The columns of a console whose text must not wrap."""
+
+
+_C = TypeVar("_C", bound=Console)
 
 
 class _Messages(Console):
@@ -45,7 +48,14 @@ def _width(stream: TextIO | None) -> int | None:
     return None if is_known else UNLIMITED
 
 
-stderr = _Messages(stderr=True, highlight=False, width=_width(sys.stderr))
+def _make(kind: type[_C], stream: TextIO | None, **how: Any) -> _C:
+    """Return a console; FORCE_COLOR, as --color always sets it, makes no terminal of a pipe."""
+    if os.environ.get("FORCE_COLOR") and not (stream is not None and stream.isatty()):
+        how |= {"force_terminal": False, "color_system": "256"}
+    return kind(highlight=False, width=_width(stream), **how)
+
+
+stderr = _make(_Messages, sys.stderr, stderr=True)
 """Where messages go."""
 
 
@@ -57,7 +67,7 @@ def stdout_page() -> Iterator[Console]:
         SystemExit: as write_stdout.
         OutputError: as write_stdout.
     """
-    console = Console(highlight=False, width=_width(sys.stdout))
+    console = _make(Console, sys.stdout)
     with console.capture() as captured:
         yield console
     write_stdout(captured.get())

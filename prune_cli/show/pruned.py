@@ -40,16 +40,15 @@ def show_report(
     report: "Report",
     *,
     written: Iterable[Path | None] = (),
-    emitting: int = 0,
     quiet: bool = False,
 ) -> None:
-    """Show what a run did, and where its files are; `emitting` modules output a pruned bias."""
+    """Show what a run did, and where its files are."""
     if not quiet:
-        print_pruned(report, stderr, emitting)
+        print_pruned(report, stderr)
         show_written(written)
 
 
-def print_pruned(report: "Report", console: Console, emitting: int = 0) -> None:
+def print_pruned(report: "Report", console: Console) -> None:
     """Print the table of pruned tensors, the totals, and what was left out."""
     items = sorted(report.tensors, key=lambda item: natural_key(item.name))
     rows = collapse(rows_of(items), MAX_ROWS)
@@ -58,7 +57,7 @@ def print_pruned(report: "Report", console: Console, emitting: int = 0) -> None:
     if len(rows) > MAX_ROWS:
         more = len(rows) - MAX_ROWS
         say(f"[dim]... and {more:,} more rows; the report has every tensor[/]", console)
-    for line in _summary(report, emitting):
+    for line in _summary(report):
         say(line, console)
 
 
@@ -123,19 +122,24 @@ def _table(rows: Sequence[Row], with_bar: bool, with_part: bool) -> Table:
     return table
 
 
-def _summary(report: "Report", emitting: int) -> Iterator[str]:
+def _summary(report: "Report") -> Iterator[str]:
     totals = report.totals
-    yield (
-        f"[bold]{_what_was_done(report)}[/]; "
-        f"{totals.sparsity:.1%} of their {totals.elements:,} elements are zero"
-    )
+    share = f": {totals.sparsity:.1%} of their {totals.elements:,} elements"
+    yield f"[bold]{_what_was_done(report)}[/]{'' if report.method == 'remove' else share}"
     yield f"[dim]{describe_options(report)}[/]"
-    for note in _notes(report, emitting):
+    for note in report.notes:
         yield f"[bold magenta]note:[/] {escape(note)}"
-    if report.skipped:
-        names = escape(list_some([skip.name for skip in report.skipped]))
-        yield f"skipped {names}: {escape(report.skipped[0].reason)}"
+    for reason, names in _by_reason(report).items():
+        yield f"skipped {escape(list_some(names))}: {escape(reason)}"
     yield from tell_dropped(report)
+
+
+def _by_reason(report: "Report") -> dict[str, list[str]]:
+    """The names of what was skipped, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for skip in report.skipped:
+        reasons.setdefault(skip.reason, []).append(skip.name)
+    return reasons
 
 
 def tell_dropped(report: "Report") -> Iterator[str]:
@@ -170,20 +174,3 @@ def describe_options(report: "Report") -> str:
     if options.rules:
         parts.append(format_count(len(options.rules), "rule"))
     return ", ".join([*parts, *describe_choice(options.choice)])
-
-
-def _notes(report: "Report", emitting: int) -> Iterator[str]:
-    untouched = [item.name for item in report.tensors if not item.pruned]
-    if untouched and report.options.choice:
-        yield f"no channel goes from {list_some(untouched)}"
-    elif untouched and report.method == "random_structured":
-        yield f"the amount rounds to 0 channels in {list_some(untouched)}"
-    emptied = [item.name for item in report.tensors if item.elements_zero == item.elements]
-    if emptied and report.options.choice:
-        yield f"no channel is left in {list_some(emptied)}; --at-least 1 keeps one"
-    if emitting:
-        yield (
-            f"in {format_count(emitting, 'module')}, pruned channels still output their bias; "
-            "--with-bias prunes it too"
-        )
-    yield from report.notes

@@ -7,7 +7,7 @@ from prune_cli.report.numbers import format_bytes, format_count
 from prune_cli.show.console import escape, say
 
 if TYPE_CHECKING:
-    from prune_cli.verify.verify import Disagreement, Verification
+    from prune_cli.verify.facts import Disagreement, Verification
 
 
 def show_verification(verification: "Verification", *, quiet: bool = False) -> None:

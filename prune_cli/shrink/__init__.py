@@ -13,11 +13,13 @@ The tour, from the bottom up:
     model.py        the user's model on the meta device, and an example of its inputs
     effect.py       parameters, FLOPs, latency
     export.py       a torch.export program
+    allowed.py      what of a config.json reaches transformers
     huggingface.py  models described by a config.json
     request.py      what the planning is asked: a model, and what of it to remove
     subject.py      the model that is shrunk, recorded, and the names of its tensors
     proposals.py    which channels are to go: drawn, or zero already
     config.py       which numbers of a config.json stand for them
     planning.py     shrink the model without weights, hold it against the whole one, take back
-    child.py        the same in a child process under a time limit
+    child.py        the same in a child process, within limits of time and memory
+    shrink.py       shrink_checkpoint: decide here, then the one pipeline
 """

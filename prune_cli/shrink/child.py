@@ -1,9 +1,11 @@
-"""Plan in a child process, under a time limit: what follows a model's graph may never come back.
+"""Plan in a child process, within limits: what follows a model's graph may never come back.
 
-Run as `python -m prune_cli.shrink.child`, it reads a request as one line of JSON from stdin and writes
-the answer to the file that the request names; stdout and stderr belong to the user's code. It imports
-what planning needs before it reads, and this file imports no torch, so that both processes can
-import theirs at the same time.
+`python -m prune_cli.shrink.child DESCRIPTOR` takes one Task from a connection and sends back what
+it is doing, then its plan. stdout and stderr belong to the user's code. It imports what planning
+needs before it is asked, and this file imports no torch, so that both processes import at once.
+
+A subprocess with a connection of multiprocessing, not its Process: that would run the script of
+whoever calls us again, unless it is guarded by `if __name__ == "__main__"`.
 """
 
 from __future__ import annotations
@@ -11,28 +13,35 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+import traceback
 from collections.abc import Mapping
-from dataclasses import asdict
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from prune_cli import errors
 from prune_cli.errors import PruneError, RequestError
-from prune_cli.jsontext import decode
 from prune_cli.plan.shrink import ShrinkPlan
-from prune_cli.shrink.request import Request, Source
+from prune_cli.shrink.request import Failure, OnStage, Request, Source, Task
 
 DEFAULT_TIME_LIMIT = 300.0
 """Seconds; what is left of the child's imports is part of it."""
 
+DEFAULT_MEMORY_LIMIT = 8 << 30
+"""Bytes beyond the child's imports. Models are followed without their weights."""
+
 _TO_IMPORT = ("prune_cli.shrink.planning", "torch_pruning", "torch._dynamo")
 """What planning imports, torch._dynamo because models that are built on meta do."""
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""What is planned depends on no network, and a config.json can fetch nothing."""
 
 _GC_THRESHOLD = 100_000  # objects: with Python's 700 it looks through all of torch again and again
 
@@ -45,20 +54,21 @@ class PlanningChild:
 
     def __init__(self) -> None:
         with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="prune-cli-"))
             self._said = stack.enter_context(
                 tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
             )
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name],
-                stdin=subprocess.PIPE,
-                stdout=self._said,
-                stderr=self._said,
-                text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+            ours, theirs = Pipe()
+            self._connection = stack.enter_context(ours)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", __spec__.name, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._said,
+                    stderr=self._said,
+                    env={**os.environ, **_OFFLINE, "PYTHONPATH": _search_path()},
+                )
             stack.callback(self._end)
-            self._answer = Path(folder) / "answer.json"
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -74,117 +84,144 @@ class PlanningChild:
         checkpoint: Mapping[str, tuple[int, ...]] | None = None,
         *,
         time_limit: float = DEFAULT_TIME_LIMIT,
+        memory_limit: int = DEFAULT_MEMORY_LIMIT,
+        on_stage: OnStage | None = None,
     ) -> ShrinkPlan:
         """Plan what a shrunk model lacks, from shapes alone.
 
         Args:
-            source: The model.
-            wanted: What to remove.
-            checkpoint: The shape of each tensor of the checkpoint; None plans for the model alone.
-            time_limit: In seconds from now.
+            source: the model.
+            wanted: what to remove.
+            checkpoint: the shape of each tensor of the checkpoint; None plans for the model alone.
+            time_limit: in seconds from now.
+            memory_limit: in bytes, beyond what the imports take; where the system can limit it.
+            on_stage: called with what the planning is doing.
 
         Raises:
-            RequestError: The model cannot be followed, or not in time; it does not fit the
-                checkpoint; or nothing can be removed.
-            PruneError: Another one, if the planning raised it.
+            RequestError: the model cannot be followed, or not within the limits; it does not fit
+                the checkpoint; or nothing can be removed.
+            PruneError: another one, if the planning raised it.
         """
-        request = {
-            "answer": str(self._answer),
-            "path": [str(Path.cwd()), *sys.path],
-            "source": asdict(source),
-            "wanted": asdict(wanted),
-            "checkpoint": checkpoint,
-        }
-        self._ask(json.dumps(request), time_limit)
-        if not self._answer.exists():
-            raise RequestError(
-                f"planning for {source.model} died ({self._complaint() or 'without a word'}); "
-                "does its code end the process?"
-            )
-        return _read_answer(json.loads(self._answer.read_text(encoding="utf-8")))
-
-    def _ask(self, request: str, time_limit: float) -> None:
-        assert self._process.stdin is not None
+        path = (str(Path.cwd()), *sys.path)
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(request + "\n")
-            self._process.stdin.flush()
-        # stdin stays open: when this process dies, the child reads its end and dies too.
-        try:
-            self._process.wait(time_limit)
-        except subprocess.TimeoutExpired:
-            raise RequestError(
-                f"following the model's graph took longer than {time_limit:g} s, and may never end "
-                "(window attention is known for it); prune without shrinking, or allow more with "
-                "--time-limit"
-            ) from None
+            self._connection.send(Task(path, source, wanted, checkpoint, memory_limit))
+        answer = self._answer(source, time_limit, on_stage or _ignore)
+        if isinstance(answer, ShrinkPlan):
+            return answer
+        kind = getattr(errors, answer.kind, None)
+        if isinstance(kind, type) and issubclass(kind, PruneError):
+            raise kind(answer.message)
+        raise RuntimeError(f"planning failed:\n{answer.message}")
 
-    def _complaint(self) -> str:
+    def _answer(self, source: Source, time_limit: float, on_stage: OnStage) -> ShrinkPlan | Failure:
+        stage, end = "importing torch", time.monotonic() + time_limit
+        while True:
+            on_stage(stage)
+            if not self._connection.poll(max(end - time.monotonic(), 0)):
+                raise RequestError(_too_long(time_limit, stage))
+            said = self._receive(source)
+            if not isinstance(said, str):
+                return said
+            stage = said
+
+    def _receive(self, source: Source) -> str | ShrinkPlan | Failure:
+        try:
+            said: str | ShrinkPlan | Failure = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise RequestError(
+                f"planning for {source.model} exited without output{self._last_words()}; "
+                "does the model code call sys.exit()?"
+            ) from None
+        return said
+
+    def _last_words(self) -> str:
         """The last line of what the child said."""
         self._said.seek(0)
-        return (self._said.read().strip().splitlines() or [""])[-1]
+        lines = self._said.read().strip().splitlines()
+        return f" ({lines[-1]})" if lines else ""
 
     def _end(self) -> None:
         self._process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
+        self._process.wait()
 
 
-def _read_answer(answer: Mapping[str, Any]) -> ShrinkPlan:
-    if "plan" in answer:
-        return decode(ShrinkPlan, answer["plan"])
-    kind = getattr(errors, answer["error"], None)
-    if isinstance(kind, type) and issubclass(kind, PruneError):
-        raise kind(answer["message"])
-    raise RuntimeError(f"planning failed:\n{answer['message']}")
+def _search_path() -> str:
+    return os.pathsep.join(filter(None, sys.path))
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+def _too_long(time_limit: float, stage: str) -> str:
+    return (
+        f"planning took longer than {time_limit:g} s ({stage}), and may never end (window attention "
+        "is known for it); prune without shrinking, or allow more with --time-limit"
+    )
+
+
+# --- the child -------------------------------------------------------------------------------
+
+
+def main(connection: Connection) -> None:
+    """Plan what the one Task asks that comes over `connection`, and send back the plan."""
+    _prepare()
+    try:
+        task: Task = connection.recv()
+    except EOFError:
+        return  # nobody asks any more
+    threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
+    sys.path[:] = list(dict.fromkeys(task.path))
+    connection.send(_answer(task, connection.send))
 
 
 def _prepare() -> None:
-    """What the child does while nobody has asked yet."""
+    """Import, while nobody has asked yet."""
     gc.set_threshold(_GC_THRESHOLD)
     for name in _TO_IMPORT:
         with contextlib.suppress(ImportError):  # whoever needs it says what is missing
             importlib.import_module(name)
 
 
-def main() -> None:
-    """The child: plan what the request on stdin asks for."""
-    line = sys.stdin.readline()
-    if not line:
-        return  # nobody asks any more
-    request = json.loads(line)
-    place = Path(request["answer"])
-    threading.Thread(target=_die_with_parent, args=(place,), daemon=True).start()
-    sys.path[:] = list(dict.fromkeys(request["path"]))
-    answer = _answer(request)
-    place.write_text(json.dumps(answer), encoding="utf-8")
-
-
-def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    import traceback
-
+def _answer(task: Task, on_stage: OnStage) -> ShrinkPlan | Failure:
     try:
         from prune_cli.shrink.planning import plan_shrink
 
-        checkpoint = request["checkpoint"]
-        shapes = checkpoint and {name: tuple(shape) for name, shape in checkpoint.items()}
-        source, wanted = decode(Source, request["source"]), decode(Request, request["wanted"])
-        plan = plan_shrink(source, wanted, shapes)
+        _limit_memory(task.memory_limit)
+        return plan_shrink(task.source, task.wanted, task.checkpoint, on_stage)
     except PruneError as error:
-        return {"error": type(error).__name__, "message": str(error)}
+        return Failure(type(error).__name__, str(error))
+    except MemoryError:
+        return Failure("RequestError", _too_large(task.memory_limit))
     except Exception:  # noqa: BLE001 - a bug: the parent shows the traceback
-        return {"error": "bug", "message": traceback.format_exc()}
-    return {"plan": asdict(plan)}
+        return Failure("bug", traceback.format_exc())
 
 
-def _die_with_parent(place: Path) -> None:
-    """Wait until nobody holds the other end of stdin; a parent that was killed has not tidied up."""
-    sys.stdin.read()
-    with contextlib.suppress(OSError):
-        place.unlink(missing_ok=True)
-        place.parent.rmdir()
+def _limit_memory(limit: int) -> None:
+    """Let the kernel refuse more than `limit` bytes beyond those in use, where it can."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmData:"))
+    used = int(line.split()[1]) * 1024
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = used + limit if hard == resource.RLIM_INFINITY else min(used + limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _too_large(limit: int) -> str:
+    return (
+        f"planning took more than {limit / (1 << 30):.3g} GiB of memory; the model is followed "
+        "without its weights, so its code holds something large: build it on torch's meta device"
+    )
+
+
+def _die_with_parent(connection: Connection) -> None:
+    """Wait until nobody holds the other end: a parent that was killed cannot end its child."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.recv()
     os._exit(1)
 
 
 if __name__ == "__main__":
-    _prepare()
-    main()
+    main(Connection(int(sys.argv[1])))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from prune_cli.errors import OutputError, RequestError
+from prune_cli.errors import RequestError
 from prune_cli.shrink.model import Inputs
+from prune_cli.write.atomic import write_file
 
 
 def export_program(model: nn.Module, inputs: Inputs, path: Path) -> None:
@@ -36,15 +37,9 @@ def export_program(model: nn.Module, inputs: Inputs, path: Path) -> None:
             f"torch.export cannot trace the model ({type(error).__name__}: {_first_line(error)}); "
             "leave --export out"
         ) from error
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.export.save(program, file)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    write_file(path, content.getbuffer())
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,8 @@ No code of the folder is run. Not here: which numbers may change (planning.py).
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from prune_cli.errors import InputError, RequestError, UsageError
 from prune_cli.plan.config import CONFIG_NAME, edit_config, read_config
+from prune_cli.shrink.allowed import allowed_config
 from prune_cli.shrink.model import Example
 
 
@@ -45,18 +48,15 @@ class ModelFolder:
         return self._build(changes or {}, "cpu")
 
     def _build(self, changes: Mapping[str, int], device: str, **options: str) -> nn.Module:
-        transformers = _transformers()
-        raw = edit_config(self.raw, changes)
+        config, model_class = self._config(changes, **options), self._architecture()
+        config.use_cache = False
         try:
-            config = type(self._config()).from_dict(raw, **options)
-            config.use_cache = False
-            model_class = getattr(transformers, self._architecture())
             with torch.device(device), _RealNumbers():
                 model: nn.Module = model_class(config)
             return model.eval()
         except Exception as error:  # configs check themselves, with whatever exceptions
             raise RequestError(
-                f"transformers cannot build {self._architecture()} "
+                f"transformers cannot build {model_class.__name__} "
                 f"({type(error).__name__}: {error}); it does not describe a model"
             ) from error
 
@@ -67,15 +67,16 @@ class ModelFolder:
             RequestError: transformers cannot load it.
         """
         try:
-            model_class = getattr(_transformers(), self._architecture())
-            model: nn.Module = model_class.from_pretrained(self.path, local_files_only=True)
+            model: nn.Module = self._architecture().from_pretrained(
+                self.path, config=self._config({}), local_files_only=True, use_safetensors=True
+            )
         except (OSError, RuntimeError, ValueError) as error:
             raise RequestError(f"transformers cannot load {self.path}: {error}") from error
         return model.eval()
 
     def numbers(self) -> dict[str, int]:
         """The whole numbers of the config, by dotted key: "intermediate_size", "hidden_sizes.0"."""
-        known = self._config().to_dict()
+        known = self._config({}).to_dict()
         return dict(_numbers(known, ""))
 
     def examples(self, model: nn.Module) -> list[list[Example]]:
@@ -86,7 +87,7 @@ class ModelFolder:
         Raises:
             RequestError: It is neither text nor images.
         """
-        config, kind = self._config(), getattr(model, "main_input_name", "")
+        config, kind = self._config({}), getattr(model, "main_input_name", "")
         if kind == "pixel_values":
             size = getattr(config, "image_size", None) or 224
             height, width = (size, size) if isinstance(size, int) else size
@@ -97,7 +98,7 @@ class ModelFolder:
                 text.append(Example((1, 16), "int64", "decoder_input_ids"))
             return [[*text, Example((1, 16), "int64", "attention_mask")], text]
         raise RequestError(
-            f"{self._architecture()} takes {kind or 'inputs of an unknown kind'}; "
+            f"{type(model).__name__} takes {kind or 'inputs of an unknown kind'}; "
             "give an example of each: --example NAME=SHAPE:DTYPE"
         )
 
@@ -110,25 +111,44 @@ class ModelFolder:
             return {name: name for name in checkpoint}
         return {name: renamed for name, renamed in _renamed(model, ours, checkpoint)}
 
-    def _architecture(self) -> str:
+    def _architecture(self) -> Any:
+        """The class of the model: one of transformers' own, whatever the folder says."""
         names = self.raw.get("architectures") or []
-        if len(names) != 1 or not hasattr(_transformers(), names[0]):
+        transformers = _transformers()
+        found = getattr(transformers, str(names[0]), None) if len(names) == 1 else None
+        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
             raise RequestError(
                 f"{self.path / CONFIG_NAME} names the architectures {names}; it must name one class "
                 "of transformers (code in the folder is not run)"
             )
-        return str(names[0])
+        return found
 
-    def _config(self) -> Any:
-        try:
-            return _transformers().AutoConfig.from_pretrained(
-                self.path, local_files_only=True, trust_remote_code=False
-            )
-        except (ValueError, OSError, KeyError) as error:
+    def _config(self, changes: Mapping[str, int], **options: str) -> Any:
+        """The config as an object of transformers, made of what is allowed of it."""
+        transformers, kind = _transformers(), self.raw.get("model_type")
+        if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
             raise InputError(
-                f"{self.path / CONFIG_NAME} describes no model that transformers knows: "
-                f"{str(error).splitlines()[0]}; name the code with --model"
+                f"{self.path / CONFIG_NAME} describes no model that transformers knows: its "
+                f"model_type is {kind!r}; name the code with --model"
+            )
+        config_class = transformers.CONFIG_MAPPING[kind]
+        allowed = allowed_config(edit_config(self.raw, changes), _known_keys(config_class))
+        try:
+            return config_class.from_dict(allowed, **options)
+        except Exception as error:  # configs check themselves, with whatever exceptions
+            raise RequestError(
+                f"transformers cannot read {self.path / CONFIG_NAME} "
+                f"({type(error).__name__}: {error}); it does not describe a model"
             ) from error
+
+
+def _known_keys(config_class: Any) -> set[str]:
+    """The keys that a class of configs has, by any of their names."""
+    named = {*inspect.signature(config_class.__init__).parameters}
+    named.update(getattr(config_class, "attribute_map", {}))
+    with contextlib.suppress(Exception):  # some cannot be made of nothing
+        named.update(config_class().to_dict())
+    return named
 
 
 class _RealNumbers(TorchFunctionMode):

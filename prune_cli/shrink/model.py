@@ -6,7 +6,6 @@ Not here: Hugging Face folders (huggingface.py).
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import math
@@ -101,6 +100,8 @@ def build_model(reference: str, arguments: Mapping[str, Any], device: str = "met
     factory = find_factory(reference)
     try:
         model = _call(factory, arguments, device)
+    except MemoryError:
+        raise
     except Exception as error:
         if device != "meta" or "meta" not in str(error):
             raise _failed(reference, error) from error
@@ -169,27 +170,6 @@ def _import_file(path: Path) -> Any:
     sys.path.insert(0, str(path.resolve().parent))
     spec.loader.exec_module(module)
     return module
-
-
-def parse_model_arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `NAME=VALUE` pairs; a value is a Python literal, or else text.
-
-    Example:
-        ["width=64", "norm=batch"] gives {"width": 64, "norm": "batch"}.
-
-    Raises:
-        UsageError: A pair has no "=".
-    """
-    arguments = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not separator or not name.isidentifier():
-            raise UsageError(f"{pair!r} is no argument of a model; write NAME=VALUE")
-        try:
-            arguments[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            arguments[name] = text
-    return arguments
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -30,14 +30,19 @@ from prune_cli.shrink.proposals import (
     in_all_blocks,
     places,
 )
-from prune_cli.shrink.request import Request, Source
+from prune_cli.shrink.request import OnStage, Request, Source
 from prune_cli.shrink.subject import Shapes, checkpoint_names, make_subject, renamed_zeros
 from prune_cli.shrink.trace import trace
 
 Build = Callable[[Sequence[Unit]], nn.Module]
 
 
-def plan_shrink(source: Source, options: Request, checkpoint: Shapes | None) -> ShrinkPlan:
+def plan_shrink(
+    source: Source,
+    options: Request,
+    checkpoint: Shapes | None,
+    on_stage: OnStage = lambda _: None,
+) -> ShrinkPlan:
     """Plan to shrink the model of `source`.
 
     Args:
@@ -45,14 +50,17 @@ def plan_shrink(source: Source, options: Request, checkpoint: Shapes | None) -> 
         options: What to remove.
         checkpoint: The shape of each tensor of the checkpoint, which must be the model's; None
             to plan for the model alone.
+        on_stage: Called with what is being done.
 
     Raises:
         RequestError: The model cannot be followed, does not fit the checkpoint, or loses nothing.
     """
+    on_stage("recording what the model does")
     folder = read_folder(source.model) if source.is_folder else None
     subject = make_subject(source, folder)
     names = checkpoint_names(subject, checkpoint, folder)
     subject = replace(subject, theirs=names)
+    on_stage("following which channels depend on each other")
     planner = _Planner(subject, options, renamed_zeros(options.zeros, names, subject))
     units = planner.units_of_config(folder) if folder else planner.units()
     if not units:
@@ -146,7 +154,6 @@ class _Planner(Proposer):
             after,
             self.axes(units),
             exact=self.zeros is not None,
-            same_numbers=any(unit.config for unit in units),
         )
 
     def _without(

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from prune_cli.amounts import number_to_prune
+from prune_cli.channels import draw_channels
 from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.errors import AmountError, RequestError
 from prune_cli.plan.facts import derive_seed
@@ -23,7 +22,6 @@ from prune_cli.shrink.channels import Cut, NotSliceableError
 from prune_cli.shrink.coupling import Coupling, CouplingGraph
 from prune_cli.shrink.request import Request, Zeros
 from prune_cli.shrink.subject import Subject
-from prune_cli.torch_channels import draw_channels
 
 NOT_SELECTED = "it is not selected"
 
@@ -158,12 +156,11 @@ class Proposer:
         if k % coupling.blocks:
             raise NotSliceableError(f"{k} channels do not fall into {coupling.blocks} equal blocks")
         width = len(coupling.channels) // coupling.blocks
-        generator = torch.Generator().manual_seed(self.seed(coupling))
-        positions = draw_channels(torch.arange(width), k // coupling.blocks, generator=generator)
+        positions = draw_channels(range(width), k // coupling.blocks, self.seed(coupling))
         removed = tuple(
             coupling.channels[block * width + position]
             for block in range(coupling.blocks)
-            for position in positions.tolist()
+            for position in positions
         )
         return Proposal(coupling, removed, tuple(self.graph.removal(coupling, removed)), rule)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prune_cli.errors import UsageError
 from prune_cli.plan.selection import Rule
 
 Zeros = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -43,3 +45,47 @@ class Request:
     seed: int = 0
     round_to: int = 1
     zeros: Zeros | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the child is asked; `path` is where the caller imports from."""
+
+    path: tuple[str, ...]
+    source: Source
+    wanted: Request
+    checkpoint: Mapping[str, tuple[int, ...]] | None
+    memory_limit: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error instead of a plan: the name of its class in errors.py, or "bug" with a traceback."""
+
+    kind: str
+    message: str
+
+
+OnStage = Callable[[str], None]
+"""Called with what the planning is doing."""
+
+
+def parse_model_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `NAME=VALUE` pairs; a value is a Python literal, or else text.
+
+    Example:
+        ["width=64", "norm=batch"] gives {"width": 64, "norm": "batch"}.
+
+    Raises:
+        UsageError: A pair has no "=".
+    """
+    arguments = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name.isidentifier():
+            raise UsageError(f"{pair!r} is no argument of a model; write NAME=VALUE")
+        try:
+            arguments[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            arguments[name] = text
+    return arguments

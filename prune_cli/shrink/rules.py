@@ -26,7 +26,6 @@ class Comparison:
         before: The recording of the whole model.
         after: That of the shrunk one.
         exact: Whether the removed channels must make no difference.
-        same_numbers: Whether both must calculate with the same numbers.
     """
 
     def __init__(
@@ -36,10 +35,9 @@ class Comparison:
         axes: Mapping[str, Axes],
         *,
         exact: bool,
-        same_numbers: bool,
     ) -> None:
         self.before, self.after = before, after
-        self.exact, self.same_numbers = exact, same_numbers
+        self.exact = exact
         self.known: dict[int, Axes] = {}
         for name, ref in before.named.items():
             if name in axes:
@@ -272,11 +270,15 @@ def _embedding(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [(*indices, table[1])]
 
 
-def _attention(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
+def _attention(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
     query, key, value = (c.axes(whole.argument(name)) for name in ("query", "key", "value"))
     require(all(q.agrees(k) and q.agrees(v) for q, k, v in zip(query[:-2], key[:-2], value[:-2])))
     require(query[-1].agrees(key[-1]), "it would multiply channels that do not correspond")
     require(key[-2].agrees(value[-2]))
+    require(
+        not query[-1].removed or whole.argument("scale") == shrunk.argument("scale") is not None,
+        "it divides by the root of the width of a head, which would be another",
+    )
     c.block(query[-1], "attention scores are sums over the channels")
     return [tuple(axis.with_zero(()) for axis in (*query[:-1], value[-1]))]
 

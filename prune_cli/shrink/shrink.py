@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.api import carry_out
@@ -20,8 +20,9 @@ from prune_cli.plan.facts import SHRUNK, Options, Plan
 from prune_cli.plan.selection import Rule
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
 from prune_cli.report.report import Report
-from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, PlanningChild
-from prune_cli.shrink.request import Request, Source
+from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
+from prune_cli.shrink.request import OnStage, Request, Source
+from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor
 from prune_cli.write.target import Execution, find_target
 
@@ -41,6 +42,7 @@ def shrink_checkpoint(
     rules: Sequence[Rule] = (),
     from_zeros: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
     report: str | Path | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -52,6 +54,7 @@ def shrink_checkpoint(
     measure: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
+    on_stage: OnStage | None = None,
     planner: PlanningChild | None = None,
 ) -> Report:
     """Remove channels from the checkpoint at `path`, so that the model gets smaller and faster.
@@ -71,6 +74,7 @@ def shrink_checkpoint(
         rules: A recipe; the last rule that matches wins. Without one, the above are the rule.
         from_zeros: Remove what is all zero and changes nothing, instead of drawing.
         time_limit: For planning, in seconds.
+        memory_limit: For planning, in bytes, beyond what torch itself takes.
         report: Where the JSON report goes; by default beside the output.
         dry_run: Only plan: write nothing but a report that was asked for.
         force: Replace an output that is there.
@@ -82,6 +86,7 @@ def shrink_checkpoint(
         measure: Time the model before and after, and report it; its report is not reproducible.
         loading: How a pickle may be loaded.
         on_tensor: Called with a name and a number of bytes, from any thread.
+        on_stage: Called with what the planning is doing.
         planner: A child that was started before, so that its imports are done by now.
 
     Returns:
@@ -103,6 +108,7 @@ def shrink_checkpoint(
     target = find_target(
         checkpoint,
         output,
+        suffix="shrunk",
         report=report,
         force=force,
         resume=resume,
@@ -111,6 +117,8 @@ def shrink_checkpoint(
         reads=[*reads, *_code(model)],
         writes=[export] if export else (),
     )
+    if export and target.output and (target.output == STDOUT or is_special(target.output)):
+        raise UsageError("--export reads the output back, so the output has to be a file")
     options = Options(
         amount=None if amount is None else check_amount(amount),
         dim=0,
@@ -128,9 +136,11 @@ def shrink_checkpoint(
         checkpoint,
         source,
         options,
-        time_limit=time_limit,
-        planner=planner,
         measure=measure,
+        time_limit=time_limit,
+        memory_limit=memory_limit,
+        on_stage=on_stage,
+        planner=planner,
     )
     written = carry_out(checkpoint, decide, target, Execution("cpu", workers, on_tensor))
     if export and target.output:
@@ -164,14 +174,20 @@ def _is_literal(value: Any) -> bool:
         return False
 
 
+class _Planning(TypedDict):
+    time_limit: float
+    memory_limit: int
+    on_stage: OnStage | None
+    planner: PlanningChild | None
+
+
 def _decide(
     checkpoint: Checkpoint,
     source: Source,
     options: Options,
     *,
-    time_limit: float,
-    planner: PlanningChild | None,
     measure: bool,
+    **planning: Unpack[_Planning],
 ) -> Plan:
     asked = options.shrink
     assert asked is not None
@@ -183,8 +199,7 @@ def _decide(
         seed=options.seed,
         round_to=asked.round_to,
         from_zeros=asked.from_zeros,
-        time_limit=time_limit,
-        planner=planner,
+        **planning,
     )
     if measure:
         from prune_cli.shrink.live import measure_effect
@@ -224,6 +239,8 @@ def plan_checkpoint(
     round_to: int = 1,
     from_zeros: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    on_stage: OnStage | None = None,
     planner: PlanningChild | None = None,
 ) -> ShrinkPlan:
     """Plan for a checkpoint: its shapes must be the model's, and its zeros count for `from_zeros`.
@@ -234,7 +251,14 @@ def plan_checkpoint(
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
     wanted = Request(rules, exclude, seed, round_to, zeros)
     with planner or PlanningChild() as child:
-        return child.plan(source, wanted, _shapes(checkpoint), time_limit=time_limit)
+        return child.plan(
+            source,
+            wanted,
+            _shapes(checkpoint),
+            time_limit=time_limit,
+            memory_limit=memory_limit,
+            on_stage=on_stage,
+        )
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.reading import read_exactly, read_pieces
 from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
-from prune_cli.write.layout import OutputTensor
+from prune_cli.write.segments import Place, Segment
 
 NOWHERE = int(np.iinfo(np.int64).max)
 """In place of an offset: the channel is as it should be."""
@@ -68,16 +69,17 @@ class ComparingSink:
 
     seekable = True
 
-    def __init__(self, descriptor: int, places: Iterable[tuple[OutputTensor, int]]) -> None:
+    def __init__(self, descriptor: int, segments: Iterable[Segment]) -> None:
         self._descriptor = descriptor
-        held = [(start, tensor) for tensor, start in places if tensor.info.nbytes]
-        self._places = sorted(held, key=lambda place: place[0])
-        self._starts = [start for start, _ in self._places]
+        self._segments = sorted((one for one in segments if one.nbytes), key=attrgetter("at"))
+        self._starts = [one.at for one in self._segments]
         self._buffer = _Buffer()
         self._lock = threading.Lock()
         self.first: dict[str, Offsets] = {}
         """For each tensor that differs: an offset or NOWHERE for each index along the dim in which
         it loses channels, or one offset if it loses none."""
+        self.elsewhere: list[int] = []
+        """An offset in each other segment that differs: bytes that are no packed tensor."""
 
     def write(self, data: memoryview | bytes, at: int) -> None:
         """Compare `data` with what is at byte `at`."""
@@ -100,7 +102,12 @@ class ComparingSink:
 
     def _note(self, actual: bytearray, expected: memoryview | bytes, at: int) -> None:
         """Notes where the two differ; they lie within one tensor, and hold whole elements."""
-        start, tensor = self._places[bisect_right(self._starts, at) - 1]
+        segment = self._segments[bisect_right(self._starts, at) - 1]
+        if not isinstance(segment, Place):
+            with self._lock:
+                self.elsewhere.append(at + _first_difference(actual, expected))
+            return
+        start, tensor = segment.at, segment.tensor
         channels = tensor.info.shape[tensor.dim] if tensor.zero else 1
         with self._lock:
             first = self.first.setdefault(tensor.info.name, np.full(channels, NOWHERE))
@@ -118,6 +125,11 @@ class ComparingSink:
             is_new[1:] = of_channel[1:] != of_channel[:-1]
             with self._lock:
                 np.minimum.at(first, of_channel[is_new], elements[is_new] * width + start)
+
+
+def _first_difference(one: bytearray, other: memoryview | bytes) -> int:
+    differing = np.frombuffer(one, np.uint8) != np.frombuffer(other, np.uint8)
+    return int(differing.argmax())
 
 
 class _Buffer(threading.local):

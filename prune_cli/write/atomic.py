@@ -125,7 +125,7 @@ def pending(path: Path) -> Iterator[PendingFile]:
         file.close()
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | memoryview) -> None:
     """Puts `content` at `path`, whole or not at all.
 
     Raises:

@@ -115,7 +115,7 @@ def write_folder(
 def _fingerprint(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
     """Of the plan (the report has it), of every output header, and of the input's files."""
     digest = hashlib.sha256()
-    for content in (*output.texts.values(), *(shard.header for shard in output.shards)):
+    for content in (*output.texts.values(), *(shard.head for shard in output.shards)):
         digest.update(hashlib.sha256(content).digest())
     for file in checkpoint.files:
         facts = file.path.stat()
@@ -166,11 +166,11 @@ def _listed(folder: Path) -> Iterable[Path]:
 
 
 def _is_whole(path: Path, shard: OutputFile) -> bool:
-    """Whether the file is as long as `shard` and has its header."""
+    """Whether the file is as long as `shard` and has its first bytes."""
     if not path.is_file() or path.stat().st_size != shard.nbytes:
         return False
     with path.open("rb") as file:
-        return file.read(len(shard.header)) == shard.header
+        return file.read(len(shard.head)) == shard.head
 
 
 # --- during ----------------------------------------------------------------------------------

@@ -9,70 +9,81 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import PurePosixPath
+from typing import Protocol
 
 from prune_cli.checkpoint import Checkpoint, Shard
 from prune_cli.checkpoint.tensors import (
     MASK_SUFFIX,
     ORIG_SUFFIX,
     Parameter,
-    TensorInfo,
 )
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import Plan, PlanItem
 from prune_cli.plan.shrink import added_metadata, kept_channels
 from prune_cli.write.header import encode_header, in_layout_order
+from prune_cli.write.segments import New, OutputTensor, Place, Segment
 
 
-@dataclass(frozen=True, slots=True)
-class OutputTensor:
-    """One tensor of the output, and how its bytes come about.
-
-    Attributes:
-        info: its name, dtype and shape in the output.
-        source: the tensor of the input that it is made of; None: a mask, all ones.
-        keep: for each dim that gets shorter, the indices of `source` that stay, ascending.
-        mask: of the input; where it is 0, so is this tensor.
-        dim, zero: the channels that are zeroed.
-    """
-
-    info: TensorInfo
-    source: TensorInfo | None
-    keep: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    mask: TensorInfo | None = None
-    dim: int = 0
-    zero: tuple[int, ...] = ()
+class OutputFile(Protocol):
+    """One file of the output, whatever its format."""
 
     @property
-    def is_contiguous_source(self) -> bool:
-        """Whether its bytes are those of the source but for the zeros."""
-        plain = self.source is not None and self.source.is_plain
-        return plain and not self.keep and self.mask is None
+    def name(self) -> str:
+        """Its path in the output folder, or its name."""
 
-
-@dataclass(frozen=True)
-class OutputFile:
-    """One file of the output: its name, its tensors in the order they lie, and its metadata."""
-
-    name: str
-    tensors: tuple[OutputTensor, ...]
-    metadata: Mapping[str, str]
-
-    @cached_property
-    def header(self) -> bytes:
-        """Its first bytes."""
-        return encode_header((tensor.info for tensor in self.tensors), self.metadata)
+    @property
+    def tensors(self) -> int:
+        """How many tensors it holds."""
 
     @property
     def nbytes(self) -> int:
         """Its size in bytes."""
-        return len(self.header) + self.data_nbytes
+
+    @property
+    def head(self) -> bytes:
+        """Its first bytes, by which a finished one is recognised."""
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """What it is made of, in the order of its bytes."""
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """A file of safetensors: its name, its tensors in the order they lie, and its metadata."""
+
+    name: str
+    content: tuple[OutputTensor, ...]
+    metadata: Mapping[str, str]
+
+    @cached_property
+    def head(self) -> bytes:
+        """Its header, length included."""
+        return encode_header((tensor.info for tensor in self.content), self.metadata)
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors it holds."""
+        return len(self.content)
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return len(self.head) + self.data_nbytes
 
     @property
     def data_nbytes(self) -> int:
         """The bytes that its tensors take."""
-        return sum(tensor.info.nbytes for tensor in self.tensors)
+        return sum(tensor.info.nbytes for tensor in self.content)
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """The header, then each tensor."""
+        sizes = [tensor.info.nbytes for tensor in self.content]
+        starts = accumulate(sizes, initial=len(self.head))
+        return [New(0, self.head), *map(Place, starts, self.content)]
 
 
 def lay_out(
@@ -80,7 +91,7 @@ def lay_out(
     plan: Plan,
     *,
     max_shard_size: int | None = None,
-) -> tuple[OutputFile, ...]:
+) -> tuple[SafetensorsFile, ...]:
     """The files that `plan` makes of `checkpoint`.
 
     Args:
@@ -110,7 +121,7 @@ def lay_out_like(
     checkpoint: Checkpoint,
     plan: Plan,
     shards: Sequence[Shard],
-) -> tuple[OutputFile, ...]:
+) -> tuple[SafetensorsFile, ...]:
     """lay_out for an output that is there: a file for each of its `shards`, in their order.
 
     If these are not the files that lay_out gives, the output was split anew, and its tensors are
@@ -148,10 +159,10 @@ def index_name(checkpoint: Checkpoint) -> str:
     return f"{_stem(checkpoint)}.safetensors.index.json"
 
 
-def encode_index(checkpoint: Checkpoint, files: Iterable[OutputFile]) -> bytes:
+def encode_index(checkpoint: Checkpoint, files: Iterable[SafetensorsFile]) -> bytes:
     """The index of `files`, with the metadata of the input's and the right total_size."""
     files = list(files)
-    weight_map = {tensor.info.name: file.name for file in files for tensor in file.tensors}
+    weight_map = {tensor.info.name: file.name for file in files for tensor in file.content}
     total = sum(file.data_nbytes for file in files)
     metadata = {**(checkpoint.index.metadata if checkpoint.index else {}), "total_size": total}
     index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
@@ -219,7 +230,7 @@ def _common_metadata(plan: Plan) -> dict[str, str]:
 
 def _files(
     checkpoint: Checkpoint, groups: Mapping[str, Iterable[OutputTensor]], common: dict[str, str]
-) -> tuple[OutputFile, ...]:
+) -> tuple[SafetensorsFile, ...]:
     """A file for each of `groups`, each with the metadata of all shards of the input."""
     for shard in checkpoint.shards:
         common = {**shard.metadata, **common}
@@ -231,12 +242,12 @@ def _file(
     name: str,
     tensors: Iterable[OutputTensor],
     metadata: Mapping[str, str],
-) -> OutputFile:
+) -> SafetensorsFile:
     by_name = {tensor.info.name: tensor for tensor in tensors}
     ordered = in_layout_order(tensor.info for tensor in by_name.values())
     aliases = dict(_aliases(checkpoint, by_name))
     kept = {key: value for key, value in metadata.items() if key not in checkpoint.aliases}
-    return OutputFile(name, tuple(by_name[info.name] for info in ordered), {**aliases, **kept})
+    return SafetensorsFile(name, tuple(by_name[info.name] for info in ordered), {**aliases, **kept})
 
 
 def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -248,7 +259,7 @@ def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[st
 
 
 def _is_split_anew(
-    files: Sequence[OutputFile], groups: Sequence[_Group], place: Mapping[str, str]
+    files: Sequence[SafetensorsFile], groups: Sequence[_Group], place: Mapping[str, str]
 ) -> bool:
     """Whether the tensors lie in as many shards as those of the input, but were cut elsewhere.
 

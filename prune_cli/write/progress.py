@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 
-from prune_cli.write.layout import OutputTensor
+from prune_cli.write.segments import Place, Segment, Verbatim, Zeroed
 from prune_cli.write.sinks import Sink
 
 OnTensor = Callable[[str, int], None]
@@ -13,11 +13,9 @@ OnTensor = Callable[[str, int], None]
 class ToldSink:
     """Hands everything on to another sink, and tells of it when that is done."""
 
-    def __init__(
-        self, sink: Sink, places: Iterable[tuple[OutputTensor, int]], on_tensor: OnTensor
-    ) -> None:
+    def __init__(self, sink: Sink, segments: Iterable[Segment], on_tensor: OnTensor) -> None:
         self._sink, self._on_tensor = sink, on_tensor
-        held = sorted((start, tensor.info.name) for tensor, start in places if tensor.info.nbytes)
+        held = sorted((one.at, _name(one)) for one in segments if one.nbytes)
         self._starts = [start for start, _ in held]
         self._names = [name for _, name in held]
 
@@ -42,6 +40,18 @@ class ToldSink:
         self._tell(nbytes, at)
 
     def _tell(self, nbytes: int, at: int) -> None:
-        number = bisect_right(self._starts, at) - 1
-        if number >= 0:  # before the first tensor is the header
-            self._on_tensor(self._names[number], nbytes)
+        name = self._names[bisect_right(self._starts, at) - 1]
+        if name:  # a header is no tensor
+            self._on_tensor(name, nbytes)
+
+
+def _name(segment: Segment) -> str:
+    """The tensor that a segment is of; of an input file as it is, the file."""
+    match segment:
+        case Place(tensor=tensor):
+            return tensor.info.name
+        case Zeroed(cuts=cuts):
+            return cuts[0].name
+        case Verbatim(file=file):
+            return file.name
+    return ""

@@ -1,10 +1,11 @@
-"""Where the bytes of an output file go: to a file in any order, or to a stream that goes forward.
+"""Where the bytes of an output file go: to a file in any order, to a stream, or into a checksum.
 
 See also: `atomic`, files that appear whole; `stream`, which fills them.
 """
 
 import errno
 import os
+import zlib
 from pathlib import Path
 from typing import Protocol
 
@@ -114,3 +115,31 @@ class StreamSink:
         for piece in read_pieces(source, start, nbytes):
             self.write(piece, at)
             at += len(piece)
+
+
+class ChecksumSink:
+    """A Sink that keeps nothing but the CRC-32 of what it is given, in order."""
+
+    seekable = False
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    @property
+    def digest(self) -> bytes:
+        """The checksum of all that came so far, as a zip file has it."""
+        return self._sum.to_bytes(4, "little")
+
+    def write(self, data: memoryview | bytes, at: int) -> None:  # noqa: ARG002 - a Sink has it
+        """Take `data`."""
+        self._sum = zlib.crc32(data, self._sum)
+
+    def zero(self, nbytes: int, at: int) -> None:
+        """Take `nbytes` zeros."""
+        for start in range(0, nbytes, len(_ZEROS)):
+            self.write(_ZEROS[: min(nbytes - start, len(_ZEROS))], at)
+
+    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+        """Take `nbytes` of `source`."""
+        for piece in read_pieces(source, start, nbytes):
+            self.write(piece, at)

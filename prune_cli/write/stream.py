@@ -10,7 +10,8 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,18 @@ from prune_cli.checkpoint.reading import read_exactly
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.errors import InputError
 from prune_cli.write.blocks import Block, blocks
-from prune_cli.write.layout import OutputFile, OutputTensor
-from prune_cli.write.sinks import Sink
+from prune_cli.write.layout import OutputFile
+from prune_cli.write.segments import (
+    Checksum,
+    Cut,
+    New,
+    OutputTensor,
+    Place,
+    Segment,
+    Verbatim,
+    Zeroed,
+)
+from prune_cli.write.sinks import ChecksumSink, Sink
 from prune_cli.write.workers import Job, run
 
 PIECE_BYTES = 2 << 20
@@ -47,7 +58,7 @@ def write_output(
     workers: int = 1,
     stopped: threading.Event | None = None,
 ) -> None:
-    """Write the whole of `file` to `sink`: the header, then each tensor.
+    """Write the whole of `file` to `sink`.
 
     Args:
         file: what to write.
@@ -61,13 +72,11 @@ def write_output(
         InputError: the checkpoint cannot be read.
         OutputError: the sink cannot be written.
     """
-    sink.write(file.header, 0)
-    places = place_tensors(file.tensors, len(file.header))
-    write_tensors(places, checkpoint, sink, zero=zero, workers=workers, stopped=stopped)
+    write_segments(file.segments, checkpoint, sink, zero=zero, workers=workers, stopped=stopped)
 
 
-def write_tensors(
-    places: Sequence[tuple[OutputTensor, int]],
+def write_segments(
+    segments: Sequence[Segment],
     checkpoint: Checkpoint,
     sink: Sink,
     *,
@@ -75,34 +84,59 @@ def write_tensors(
     workers: int = 1,
     stopped: threading.Event | None = None,
 ) -> None:
-    """Write tensors to `sink`, each at the byte that is given with it; see write_output."""
-    with _open_shards([tensor for tensor, _ in places], checkpoint) as descriptors:
+    """Write segments to `sink`, each at its byte; see write_output."""
+    with _open_files(segments, checkpoint) as descriptors:
         stream = _Stream(checkpoint, descriptors, sink, zero)
-        run(stream.jobs(places), workers if sink.seekable else 1, stopped)
+        sums = _add_up(segments, stream, workers, stopped)
+        known = (sums.get(one, one) if isinstance(one, Checksum) else one for one in segments)
+        run(stream.jobs(known), workers if sink.seekable else 1, stopped)
 
 
-def place_tensors(tensors: Sequence[OutputTensor], at: int) -> list[tuple[OutputTensor, int]]:
-    """Return each of `tensors` with its first byte, one after the other from byte `at`."""
-    sizes = [tensor.info.nbytes for tensor in tensors]
-    return list(zip(tensors, accumulate(sizes, initial=at), strict=False))
+def _add_up(
+    segments: Sequence[Segment],
+    stream: "_Stream",
+    workers: int,
+    stopped: threading.Event | None,
+) -> dict[Checksum, New]:
+    """Find the checksums, which can stand before what they are of: that is read twice."""
+    wanted = [one for one in segments if isinstance(one, Checksum)]
+    starts = [one.at for one in segments]
+    sums = {(one.start, one.stop): ChecksumSink() for one in wanted}
+    jobs = (
+        partial(
+            stream.into(sink).work_through,
+            segments[bisect_left(starts, start) : bisect_left(starts, stop)],
+        )
+        for (start, stop), sink in sums.items()
+    )
+    run(jobs, workers, stopped)
+    return {one: New(one.at, sums[one.start, one.stop].digest) for one in wanted}
 
 
 @contextlib.contextmanager
-def _open_shards(
-    tensors: Iterable[OutputTensor], checkpoint: Checkpoint
-) -> Iterator[Mapping[int, int]]:
-    """The shards that `tensors` are made of -> their file descriptors."""
-    wanted = {tensor.source.shard for tensor in tensors if tensor.source}
+def _open_files(
+    segments: Iterable[Segment], checkpoint: Checkpoint
+) -> Iterator[Mapping[Path, int]]:
+    """The input files that `segments` are made of -> their file descriptors."""
+    wanted = dict.fromkeys(filter(None, (_file_of(one, checkpoint) for one in segments)))
     with contextlib.ExitStack() as stack:
         descriptors = {}
-        for shard in sorted(wanted):
-            path = checkpoint.shards[shard].path
+        for path in wanted:
             try:
-                descriptors[shard] = os.open(path, os.O_RDONLY)
+                descriptors[path] = os.open(path, os.O_RDONLY)
             except OSError as error:
                 raise InputError(f"{path} cannot be read: {error.strerror}") from error
-            stack.callback(os.close, descriptors[shard])
+            stack.callback(os.close, descriptors[path])
         yield descriptors
+
+
+def _file_of(segment: Segment, checkpoint: Checkpoint) -> Path | None:
+    match segment:
+        case Verbatim() | Zeroed():
+            return segment.file
+        case Place(tensor=tensor) if tensor.source:
+            return checkpoint.shards[tensor.source.shard].path
+    return None
 
 
 class _Buffer(threading.local):
@@ -118,7 +152,7 @@ class _Stream:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        descriptors: Mapping[int, int],
+        descriptors: Mapping[Path, int],
         sink: Sink,
         zero: ZeroChannels,
     ) -> None:
@@ -128,53 +162,105 @@ class _Stream:
         self._zero = zero
         self._buffer = _Buffer()
 
-    def jobs(self, places: Iterable[tuple[OutputTensor, int]]) -> Iterator[Job]:
-        """The jobs that write each tensor at its byte."""
-        for tensor, at in places:
-            if not tensor.is_contiguous_source:
-                yield from self._row_jobs(tensor, at)
-            elif tensor.zero:
-                yield from self._block_jobs(tensor, at)
-            else:
-                yield from self._copy_jobs(tensor, at)
+    def into(self, sink: Sink) -> "_Stream":
+        """The same into another sink."""
+        return _Stream(self._checkpoint, self._descriptors, sink, self._zero)
+
+    def work_through(self, segments: Iterable[Segment]) -> None:
+        """Write `segments` in their order."""
+        for job in self.jobs(segments):
+            job()
+
+    def jobs(self, segments: Iterable[Segment]) -> Iterator[Job]:
+        """The jobs that write each segment at its byte."""
+        for segment in segments:
+            match segment:
+                case New(at, content):
+                    yield partial(self._sink.write, content, at)
+                case Verbatim(at, nbytes, file, start):
+                    yield from self._copy_jobs(self._descriptors[file], start, nbytes, at)
+                case Zeroed():
+                    yield from self._zeroed_jobs(segment)
+                case Place(at, tensor):
+                    yield from self._tensor_jobs(tensor, at)
+                case Checksum():
+                    raise ValueError(f"the checksum at byte {segment.at} is not known")
+
+    def _tensor_jobs(self, tensor: OutputTensor, at: int) -> Iterator[Job]:
+        if not tensor.is_contiguous_source:
+            yield from self._row_jobs(tensor, at)
+        elif tensor.zero:
+            descriptor, offset = self._place(tensor)
+            cut = Cut(
+                tensor.info.name,
+                tensor.info.dtype,
+                offset,
+                tensor.info.shape,
+                None,
+                tensor.dim,
+                tensor.zero,
+            )
+            yield from self._block_jobs(cut, descriptor, at)
+        else:
+            descriptor, offset = self._place(tensor)
+            yield from self._copy_jobs(descriptor, offset, tensor.info.nbytes, at)
 
     # What is untouched is copied, in the kernel if it can.
 
-    def _copy_jobs(self, tensor: OutputTensor, at: int) -> Iterator[Job]:
-        descriptor, offset = self._place(tensor)
-        for start in range(0, tensor.info.nbytes, _COPY_BYTES):
-            size = min(_COPY_BYTES, tensor.info.nbytes - start)
-            yield partial(self._sink.copy, descriptor, offset + start, size, at + start)
+    def _copy_jobs(self, descriptor: int, start: int, nbytes: int, at: int) -> Iterator[Job]:
+        for done in range(0, nbytes, _COPY_BYTES):
+            size = min(_COPY_BYTES, nbytes - done)
+            yield partial(self._sink.copy, descriptor, start + done, size, at + done)
 
     # What loses channels passes through a buffer.
 
-    def _block_jobs(self, tensor: OutputTensor, at: int) -> Iterator[Job]:
-        info, itemsize = tensor.info, unsigned(tensor.info.dtype).itemsize
-        pieces = blocks(info.shape, tensor.dim, itemsize, PIECE_BYTES)
-        channels = np.array(tensor.zero, np.int64)
+    def _block_jobs(self, cut: Cut, descriptor: int, at: int) -> Iterator[Job]:
+        pieces = blocks(cut.shape, cut.dim, unsigned(cut.dtype).itemsize, PIECE_BYTES)
+        channels = np.array(cut.channels, np.int64)
         while batch := tuple(islice(pieces, _BLOCKS_PER_JOB)):
-            yield partial(self._write_blocks, tensor, batch, channels, at)
+            yield partial(self._write_blocks, cut, descriptor, batch, channels, at)
 
     def _write_blocks(
         self,
-        tensor: OutputTensor,
+        cut: Cut,
+        descriptor: int,
         batch: tuple[Block, ...],
         channels: npt.NDArray[np.int64],
         at: int,
     ) -> None:
-        descriptor, offset = self._place(tensor)
-        kind = unsigned(tensor.info.dtype)
+        kind = unsigned(cut.dtype)
         for block in batch:
             nbytes = block.stop - block.start
-            hit = _within(tensor.zero, channels, block.channels)
+            hit = _within(cut.channels, channels, block.channels)
             if len(hit) == len(block.channels):
                 self._sink.zero(nbytes, at + block.start)
                 continue
             piece = self._buffer.bytes[:nbytes]
-            read_exactly(descriptor, piece.data, offset + block.start)
+            read_exactly(descriptor, piece.data, cut.offset + block.start)
             bits = piece.view(kind).reshape(block.rows, len(block.channels), -1)
             self._zero(bits, 1, hit)
             self._sink.write(piece.data, at + block.start)
+
+    # What loses channels where it lies, between other tensors, is taken as a whole.
+
+    def _zeroed_jobs(self, segment: Zeroed) -> Iterator[Job]:
+        descriptor = self._descriptors[segment.file]
+        match segment.cuts:
+            case (Cut(strides=None) as cut,):
+                yield from self._block_jobs(cut, descriptor, segment.at)
+            case _:
+                yield partial(self._write_zeroed, segment, descriptor)
+
+    def _write_zeroed(self, segment: Zeroed, descriptor: int) -> None:
+        memory = np.empty(segment.nbytes, np.uint8)
+        read_exactly(descriptor, memory.data, segment.start)
+        for cut in segment.cuts:
+            kind = unsigned(cut.dtype)
+            steps = cut.strides and [stride * kind.itemsize for stride in cut.strides]
+            bits = np.ndarray(cut.shape, kind, memory.data, cut.offset - segment.start, steps)
+            self._zero(bits, cut.dim, np.array(cut.channels, np.int64))
+        for start in range(0, segment.nbytes, PIECE_BYTES):
+            self._sink.write(memory.data[start : start + PIECE_BYTES], segment.at + start)
 
     # The rest is made of arrays, a few rows at a time: strided, masked, shrunk.
 
@@ -222,7 +308,7 @@ class _Stream:
         source = tensor.source
         if source is None or source.offset is None:
             raise ValueError(f"{tensor.info.name} is not in a file")
-        return self._descriptors[source.shard], source.offset
+        return self._descriptors[self._checkpoint.shards[source.shard].path], source.offset
 
 
 def _within(

@@ -11,6 +11,7 @@ from pathlib import Path
 from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.errors import OutputError, UsageError
 from prune_cli.write.checks import check_can_write
+from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.progress import OnTensor
 
@@ -31,6 +32,7 @@ class Target:
         force: whether to replace what is there.
         resume: whether to continue an interrupted run on a folder.
         max_shard_size: in bytes; the output is then a folder of shards that are no larger.
+        format: of the output; see `formats`.
         reads: what is read besides the checkpoint, a report or a recipe: never written either.
         writes: what is written besides output and report, such as an exported program.
     """
@@ -41,6 +43,7 @@ class Target:
     force: bool = False
     resume: bool = False
     max_shard_size: int | None = None
+    format: Format = "safetensors"
     reads: tuple[Path, ...] = ()
     writes: tuple[Path, ...] = ()
 
@@ -84,7 +87,8 @@ def report_path(output: Path, *, is_folder: bool) -> Path:
     """
     if is_folder:
         return output / FOLDER_REPORT
-    return output.parent / (output.name.removesuffix(".safetensors") + ".report.json")
+    stem = output.stem if output.suffix.lower() in WEIGHT_SUFFIXES else output.name
+    return output.parent / f"{stem}.report.json"
 
 
 # --- chosen ----------------------------------------------------------------------------------
@@ -99,6 +103,7 @@ def find_target(
     resume: bool = False,
     max_shard_size: int | None = None,
     dry_run: bool = False,
+    format: str | None = None,
     suffix: str = "pruned",
     reads: Iterable[str | Path] = (),
     writes: Iterable[str | Path] = (),
@@ -107,12 +112,14 @@ def find_target(
 
     Args:
         checkpoint: the input.
-        output: where the output goes; None for a default.
+        output: where the output goes, for a file also the folder it is put into; None for a
+            default.
         report: where the report goes; None for a default, which a dry run does not have.
         force: see Target; so are the rest.
         resume: see Target.
         max_shard_size: see Target.
         dry_run: whether no output is made.
+        format: of the output; None leaves it to the name.
         suffix: what a default output is called: NAME.pruned.safetensors.
         reads: see Target.
         writes: see Target.
@@ -121,6 +128,8 @@ def find_target(
         UsageError: there is no default for stdin, or stdout is wanted for both.
     """
     to_folder = checkpoint.is_folder or max_shard_size is not None
+    if format == "in-kind" and max_shard_size is not None:
+        raise UsageError("an output in kind keeps the input's files: leave out --max-shard-size")
     path = None if dry_run else _output(checkpoint, output, to_folder, suffix)
     named = None if report is None else Path(report)
     if path == STDOUT == named:
@@ -134,6 +143,7 @@ def find_target(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        format=choose_format(checkpoint, path, format, is_folder=to_folder),
         reads=tuple(Path(read) for read in reads if not _is_stream(Path(read))),
         writes=tuple(map(Path, writes)),
     )
@@ -141,9 +151,17 @@ def find_target(
 
 def _output(checkpoint: Checkpoint, named: str | Path | None, to_folder: bool, suffix: str) -> Path:
     path = _default_output(checkpoint, to_folder, suffix) if named is None else Path(named)
+    if named and not to_folder and _means_folder(named):
+        return path / _default_output(checkpoint, to_folder, suffix).name
     if to_folder and (path == STDOUT or path.suffix == ".safetensors"):
         raise UsageError(f"the output is a folder of files, so it cannot be {str(path)!r}")
     return path
+
+
+def _means_folder(named: str | Path) -> bool:
+    """Whether a file is to be put into a folder, as for cp: it is there, or ends in a slash."""
+    with output_errors(Path(named)):
+        return str(named).endswith("/") or Path(named).is_dir()
 
 
 def _default_output(checkpoint: Checkpoint, to_folder: bool, suffix: str) -> Path:

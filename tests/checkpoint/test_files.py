@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import sys
 import tempfile
 import threading
@@ -9,6 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from prune_cli.checkpoint import open_checkpoint
 from prune_cli.checkpoint.files import is_index
@@ -25,6 +28,20 @@ def test_the_name_does_not_matter(tmp_path: Path, saver: str, format: str) -> No
     path = build.SAVERS[saver](tmp_path / "weights.gguf", build.tensors())
 
     assert open_checkpoint(path).format == format
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_a_length_of_a_header_is_not_a_pickle(tmp_path: Path, length: int) -> None:
+    """Some lengths of safetensors begin with the bytes that a pickle begins with."""
+    state = {"a.weight": torch.ones(2, 2)}
+    save_file(state, tmp_path / "plain", {"padding": ""})
+    (spare,) = struct.unpack("<Q", (tmp_path / "plain").read_bytes()[:8])
+
+    save_file(state, tmp_path / "weights", {"padding": "x" * (length - spare)})
+
+    start = (tmp_path / "weights").read_bytes()[:8]
+    assert start == struct.pack("<Q", length)
+    assert open_checkpoint(tmp_path / "weights").format == "safetensors"
 
 
 FOREIGN = {

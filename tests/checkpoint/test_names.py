@@ -1,6 +1,6 @@
 """The order in which names are shown."""
 
-from prune_cli.checkpoint.names import natural_key
+from prune_cli.checkpoint.names import natural_key, network_key
 
 
 def test_numbers_in_names_sort_as_numbers() -> None:
@@ -8,3 +8,18 @@ def test_numbers_in_names_sort_as_numbers() -> None:
     names = ["l.10.w", "l.2.w", "l.a", "k"]
 
     assert sorted(names, key=natural_key) == ["k", "l.2.w", "l.10.w", "l.a"]
+
+
+def test_stem_comes_before_the_body_and_head_after_it() -> None:
+    """Where names tell it; what is inside of a block stays where it is."""
+    names = [
+        "lm_head.weight",
+        "model.norm.weight",
+        "model.layers.10.fc.weight",
+        "model.layers.2.fc.weight",
+        "model.embed_tokens.weight",
+    ]
+
+    assert sorted(names, key=network_key) == list(reversed(names))
+    assert network_key("head.weight") > network_key("layer4.weight") > network_key("conv1.weight")
+    assert network_key("weight")[0] == network_key("model.weight")[0] == 1

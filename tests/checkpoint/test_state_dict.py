@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+from torch.testing._internal.two_tensor import TwoTensor
 
 from prune_cli.checkpoint import Dropped, Loading, open_checkpoint
 from prune_cli.checkpoint.strided import Place, find_aliases, find_overlaps
@@ -59,6 +62,28 @@ def test_two_state_dicts_are_an_ambiguity(tmp_path: Path) -> None:
     assert build.tensor(picked, info) == 8
 
 
+def test_several_state_dicts_at_once(tmp_path: Path) -> None:
+    """Each under its key, so that no name is there twice; an optimizer's is none."""
+    ema = {name: tensor + 1 for name, tensor in WEIGHTS.items()}
+    content = {"model": WEIGHTS, "ema": {"shadow": ema}, "optimizer": OPTIMIZER, "epoch": 3}
+    path = build.torch_zip(tmp_path / "x", content)
+
+    every = open_checkpoint(path, Loading(("*",)))
+    one = open_checkpoint(path, Loading(("ema.shadow", "model")))
+
+    names = {f"{key}.{name}" for key in ("model", "ema.shadow") for name in WEIGHTS}
+    assert every.tensors.keys() == one.tensors.keys() == names
+    assert build.tensor(every, every.tensors["ema.shadow.bn.num_batches_tracked"]) == 8
+    assert [dropped.key for dropped in every.dropped] == ["optimizer", "epoch"]
+
+
+def test_a_star_over_one_state_dict_is_that_one(tmp_path: Path) -> None:
+    """Its names are as they are."""
+    path = build.torch_zip(tmp_path / "x", {"model": WEIGHTS, "epoch": 3})
+
+    assert open_checkpoint(path, Loading(("*",))).tensors.keys() == WEIGHTS.keys()
+
+
 @pytest.mark.parametrize("key", ["nothing", "model.fc", "epoch", ".", "model.fc.weight"])
 def test_a_wrong_key_is_refused(tmp_path: Path, key: str) -> None:
     """The error lists the keys that there are."""
@@ -96,24 +121,72 @@ def test_everything_else_is_dropped_by_name(tmp_path: Path) -> None:
     )
 
 
+def dtensor() -> torch.Tensor:
+    """A tensor as FSDP has it, on a cluster of one process."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        return distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])
+    finally:
+        dist.destroy_process_group()
+
+
+def quantised() -> torch.Tensor:
+    """Of one scale."""
+    return torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8)
+
+
+def nested(layout: torch.layout) -> torch.Tensor:
+    """Of two lengths."""
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout)
+
+
 UNWRITABLE = {
-    "sparse": (lambda: torch.eye(3).to_sparse(), "sparse_coo"),
-    "csr": (lambda: torch.eye(3).to_sparse_csr(), "sparse_csr"),
-    "quantised": (lambda: torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8), "quantis"),
+    "sparse": (lambda: torch.eye(3).to_sparse(), r"is sparse_coo; make it dense"),
+    "csr": (lambda: torch.eye(3).to_sparse_csr(), "is sparse_csr; make it dense"),
+    "quantised": (quantised, r"is quantised \(torch.qint8\); save it with .dequantize"),
     "complex128": (lambda: torch.ones(2, 2, dtype=torch.complex128), "torch.complex128"),
-    "meta": (lambda: torch.ones(2, 2, device="meta"), "meta device"),
+    "meta": (lambda: torch.ones(2, 2, device="meta"), "meta device: it has no data"),
+    "nested": (lambda: nested(torch.strided), "is nested; save its parts"),
+    "jagged": (lambda: nested(torch.jagged), "is nested; save its parts"),
+    "dtensor": (dtensor, r"is a DTensor; save its .full_tensor\(\)"),
+    "dtensor-parameter": (lambda: nn.Parameter(dtensor()), r"is a DTensor; save its .full"),
+    "wrapper": (
+        lambda: TwoTensor(torch.ones(2, 2), torch.ones(2, 2)),
+        r"is a TwoTensor \(.*\), which holds other tensors; save it as a plain tensor",
+    ),
 }
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("saver", ["zip", "legacy"])
 @pytest.mark.parametrize(("make", "fact"), UNWRITABLE.values(), ids=UNWRITABLE)
 def test_what_safetensors_cannot_hold_is_refused_by_name(
-    tmp_path: Path, make: Callable[[], torch.Tensor], fact: str
+    tmp_path: Path, make: Callable[[], torch.Tensor], fact: str, saver: str
 ) -> None:
-    """Even a tensor that is not selected is refused: it could not be written."""
-    path = build.torch_zip(tmp_path / "x", {**WEIGHTS, "odd": make()})
+    """Even a tensor that is not selected is refused, unless it may be left out."""
+    path = build.SAVERS[saver](tmp_path / "x", {**WEIGHTS, "odd": make()})
 
     with pytest.raises(InputError, match=f"1 tensor.*'odd' .*{fact}"):
+        open_checkpoint(path)
+    opened = open_checkpoint(path, Loading(drop_unwritable=True))
+
+    assert opened.tensors.keys() == WEIGHTS.keys()
+    assert opened.unwritable.keys() == {"odd"}
+
+
+ZERO_3 = {
+    "by-its-version": {"module": {"l.weight": torch.empty(0), "x": torch.ones(2)}, "ds_version": 1},
+    "all-of-them": {"l.weight": torch.empty(0), "l.bias": torch.empty(0)},
+}
+
+
+@pytest.mark.parametrize("content", ZERO_3.values(), ids=ZERO_3)
+def test_the_empty_weights_of_zero_3_are_told(tmp_path: Path, content: object) -> None:
+    """The error names the script that makes them whole."""
+    path = build.torch_zip(tmp_path / "x", content)
+
+    with pytest.raises(InputError, match=r"'l\.weight' is empty: DeepSpeed.*zero_to_fp32\.py"):
         open_checkpoint(path)
 
 
@@ -147,6 +220,43 @@ def test_partly_shared_memory_is_an_overlap(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(build.torch_zip(tmp_path / "x", content))
 
     assert checkpoint.overlaps == {"a.weight": "b.weight", "b.weight": "a.weight"}
+
+
+def test_columns_of_one_tensor_are_no_overlap(tmp_path: Path) -> None:
+    """q, k and v of one matrix reach over one another, and share no element."""
+    q, k, v = torch.randn(8, 96).chunk(3, dim=1)
+    content = {"q.weight": q, "k.weight": k, "v.weight": v}
+
+    checkpoint = open_checkpoint(build.torch_zip(tmp_path / "x", content))
+
+    assert checkpoint.overlaps == {}
+    for name, tensor in content.items():
+        assert build.same_bits(build.tensor(checkpoint, checkpoint.tensors[name]), tensor)
+
+
+def test_columns_that_share_one_are_an_overlap(tmp_path: Path) -> None:
+    """Told exactly, with the name of the other."""
+    base = torch.randn(8, 12)
+    content = {"a": base[:, :5], "b": base[:, 4:8], "c": base[:, 8:]}
+
+    checkpoint = open_checkpoint(build.torch_zip(tmp_path / "x", content))
+
+    assert checkpoint.overlaps == {"a": "b", "b": "a"}
+
+
+def test_hooks_of_modules_are_noted(tmp_path: Path) -> None:
+    """A state_dict hook is code and can rename what it likes; that it did not run is said."""
+    net = nn.Sequential(nn.Linear(3, 2))
+    net[0].register_state_dict_post_hook(hook)
+    path = build.torch_zip(tmp_path / "x", net)
+
+    [note] = open_checkpoint(path).notes
+
+    assert note.endswith("names can differ from state_dict()'s in Linear")
+
+
+def hook(*_: object) -> None:
+    """Does nothing."""
 
 
 def test_a_mask_that_is_shared_makes_no_alias(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -314,13 +313,6 @@ def test_names_with_markup_are_shown_as_they_are(run: Run, tmp_path: Path) -> No
     ran = run("inspect", path)
 
     assert "[red]a.[bold]weight" in ran.out and ran.out.startswith("[b]m.safetensors")
-
-
-def test_help_ends_in_an_example(run: Run) -> None:
-    """As for each command."""
-    ran = run("inspect", "--help")
-
-    assert re.search(r"Example: prune-cli inspect \S+ --module", " ".join(ran.out.split()))
 
 
 def _start(*argv: object, **streams: object) -> subprocess.CompletedProcess[bytes]:

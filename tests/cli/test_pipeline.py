@@ -267,19 +267,20 @@ def test_no_masks_are_exit_code_4(tmp_path: Path, run: Run, model: Path) -> None
 
 
 @pytest.mark.parametrize("command", [("remove",), ("random-structured", "-a", "1", "-m", "conv")])
-def test_odd_masks_are_exit_code_3_and_leave_nothing(
+def test_odd_masks_are_left_as_they_are_and_named(
     tmp_path: Path, run: Run, command: tuple[str, ...]
 ) -> None:
-    """They are found before anything is written."""
-    content = build.masked(build.tensors(), {"fc.weight": 3})
+    """What holds other values than 0 and 1 is no mask; what is one is made permanent."""
+    content = build.masked(build.tensors(), {"fc.weight": 3, "conv.weight": 1})
     content["fc.weight_mask"][4] = 0.5
     path = build.torch_zip(tmp_path / "m.pt", content)
 
     ran = run(*command, path)
 
-    assert (ran.code, ran.out) == (3, "")
-    assert "fc.weight_mask holds values other than 0 and 1" in ran.text
-    assert left_in(tmp_path) == {"m.pt"}
+    assert (ran.code, ran.out) == (0, "")
+    assert "fc.weight_orig is left as it is" in ran.text
+    written = load_file(tmp_path / "m.pruned.safetensors")
+    assert build.same_bits(written["fc.weight_mask"], content["fc.weight_mask"])
 
 
 def test_the_whole_pipeline(

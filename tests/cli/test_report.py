@@ -236,10 +236,3 @@ def test_closed_pipe_ends_it_without_a_word(tmp_path: Path) -> None:
     os.close(writing)
 
     assert (done.returncode, done.stderr) == (6, b"")
-
-
-def test_help_ends_in_an_example(run: Run) -> None:
-    """As for each command."""
-    ran = run("report", "--help")
-
-    assert "Example: prune-cli report seed0.report.json" in " ".join(ran.out.split())

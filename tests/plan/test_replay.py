@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 from prune_cli import apply_report, prune_checkpoint, remove_masks, verify_checkpoint
 from prune_cli.checkpoint import Checkpoint, open_checkpoint
-from prune_cli.errors import InputError, ParameterError, RequestError, SelectionError
+from prune_cli.errors import ParameterError, RequestError, SelectionError
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import REMOVED, Options, Plan, PlanItem
 from prune_cli.plan.replay import plan_removal, replay
@@ -422,72 +422,9 @@ def test_masks_of_any_shape_are_removed_and_verify(tmp_path: Path, shape: tuple[
     assert verify_checkpoint(tmp_path / "out.safetensors", source=source).disagreements == ()
 
 
-ODD = {
-    "half": torch.full((2, 3), 0.5),
-    "nearly-one": torch.full((2, 3), 1 + 1e-12, dtype=torch.float64),
-    "nan": torch.full((2, 3), float("nan")),
-    "two": torch.full((2, 3), 2, dtype=torch.int64),
-    "minus-one": torch.full((2, 3), -1.0),
-    "imaginary": torch.full((2, 3), 1 + 1j, dtype=torch.complex64),
-    "strided": torch.full((3, 2), 0.5).t(),
-}
-
-
-@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
-@pytest.mark.parametrize("bakes", ["remove", "prune", "apply"])
-def test_odd_masks_are_refused_before_anything_is_written(
-    tmp_path: Path, odd: torch.Tensor, bakes: str
-) -> None:
-    """All of them are named, even those in the last shard; nothing is left behind."""
-    names = build.shard_names(2, "pytorch_model-{:05d}-of-{:05d}.bin")
-    content = {"b.weight": torch.randn(2, 3)}
-    shards = {
-        names[0]: {**content, "a.weight_orig": torch.randn(2, 3), "a.weight_mask": odd},
-        names[1]: {"z.weight_orig": torch.randn(2, 3), "z.weight_mask": odd},
-    }
-    source = build.write_folder(tmp_path / "in", shards, index="pytorch_model.bin.index.json")
-    told = prune_checkpoint(source, dry_run=True, amount=1, modules=["b"], bake=False)
-
-    with pytest.raises(InputError) as caught:
-        if bakes == "remove":
-            remove_masks(source, tmp_path / "out")
-        elif bakes == "prune":
-            prune_checkpoint(source, tmp_path / "out", amount=1, modules=["b"])
-        else:
-            apply_report(told, source, tmp_path / "out", bake=True)
-
-    reason = "holds values other than 0 and 1, so it cannot be made permanent"
-    assert str(caught.value) == f"a.weight_mask {reason}\nz.weight_mask {reason}"
-    assert {found.name for found in tmp_path.iterdir()} == {"in"}
-
-
 def test_no_masks_are_nothing_to_remove(checkpoint: Checkpoint) -> None:
     """That is an error, not a copy."""
     with pytest.raises(SelectionError, match="nothing to remove"):
-        plan_removal(checkpoint)
-
-
-LOOSE = {
-    "shape": (
-        {"a_orig": torch.ones(2, 3), "a_mask": torch.ones(3)},
-        r"a: its mask is \[3\], its tensor \[2, 3\]",
-    ),
-    "taken": (
-        {"a_orig": torch.ones(2), "a_mask": torch.ones(2), "a": torch.ones(2)},
-        "a: it is there beside a_orig",
-    ),
-}
-
-
-@pytest.mark.parametrize(("content", "message"), LOOSE.values(), ids=LOOSE)
-def test_a_mask_that_fits_no_tensor_is_refused(
-    tmp_path: Path, content: build.Tensors, message: str
-) -> None:
-    """It would be left as it is, and the module would not load it."""
-    good = {"b_orig": torch.ones(2, 3), "b_mask": torch.ones(2, 3), "c_orig": torch.ones(1)}
-    checkpoint = open_checkpoint(build.torch_zip(tmp_path / "m.pt", {**content, **good}))
-
-    with pytest.raises(ParameterError, match=message):
         plan_removal(checkpoint)
 
 

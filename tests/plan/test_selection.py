@@ -100,7 +100,7 @@ def test_aliases_can_be_matched_and_excluded() -> None:
 IDLE = {
     "typo": ("layer1.0.conv2", "the nearest are 'layer1.0.conv1'"),
     "prefix": ("layer1.0", "'layer1.0.*' matches 2 of them"),
-    "prefix-with-weight": ("Layer1.fc.weight", "the nearest are 'Layer1.fc'"),
+    "prefix-with-weight": ("Layer1.fc.weigth", "the nearest are 'Layer1.fc'"),
     "inside": ("con*1*x", "there are 7: '', 'layer1.0.conv1'"),
     "part": ("rn", "the nearest is 'rnn'"),
     "nothing-alike": ("zzz", "there are 7"),
@@ -290,3 +290,30 @@ def test_a_missing_recipe_is_an_input_error(tmp_path: Path) -> None:
     """The system's reason is in the message."""
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_recipe(tmp_path / "none", modules=["*"], params=["w"], amount=1, dim=0)
+
+
+# --- whole names, as tables show them --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("modules", "exclude", "wanted"),
+    [
+        (("fc.weight",), (), {"fc.weight"}),
+        (("fc.bias",), (), {"fc.bias"}),
+        (("fc.*",), (), {"fc.weight", "fc.bias"}),
+        (("block.*.fc.weight",), (), {"block.0.fc.weight", "block.1.fc.weight"}),
+        (("*",), ("fc.weight",), {"block.0.fc.weight", "block.1.fc.weight"}),
+        (("fc", "block.0.fc.bias"), (), {"fc.weight", "block.0.fc.bias"}),
+    ],
+)
+def test_a_whole_name_selects_its_parameter(
+    modules: tuple[str, ...], exclude: tuple[str, ...], wanted: set[str]
+) -> None:
+    """Where no module is called so; --param, here "weight", is for modules."""
+    names = [f"{module}.{param}" for module in ("fc", "block.0.fc", "block.1.fc")
+             for param in ("weight", "bias")]  # fmt: skip
+    parameters = [Parameter(name, TensorInfo(name, "F32", (4, 4))) for name in names]
+
+    found = select(parameters, Selection((rule(*modules),), exclude))
+
+    assert {each.parameter.name for each in found} == wanted

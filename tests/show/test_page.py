@@ -450,3 +450,54 @@ def test_squares_are_on_whole_pixels() -> None:
         count = min(row.channels, 1024)
         assert int(svg["width"] or 0) == min(count, COLUMNS[pitch]) * pitch
         assert int(svg["height"] or 0) == math.ceil(count / COLUMNS[pitch]) * pitch
+
+
+# --- size ------------------------------------------------------------------------------------
+
+
+def scattered(name: str, channels: int, run: int) -> PlanItem:
+    """A tensor of which every second channel goes, and every third went before: the longest paths."""
+    pruned = tuple(range(run % 2, channels, 2))
+    return item(name, pruned, channels=channels, before=tuple(range(1, channels, 3)))
+
+
+@pytest.mark.parametrize(
+    ("runs", "tensors", "channels"),
+    [(1, 1200, 4096), (2, 600, 1024), (15, 60, 4096), (40, 25, 999)],
+)
+def test_page_is_never_over_5_mb(runs: int, tensors: int, channels: int) -> None:
+    """Whatever the reports: tensors that would not fit are counted, not shown."""
+    reports = {
+        f"{run}": report(*(scattered(f"layers.{n}.w", channels, run) for n in range(tensors)))
+        for run in range(runs)
+    }
+
+    html = render_page(reports)
+
+    assert len(html.encode()) <= 5_000_000
+    assert Tree(html).open == []
+    shown = len(re.findall(r'<article class="tensor"', html))
+    assert shown >= 10
+    assert shown == min(tensors, MAX_TENSORS) or f"and {tensors - shown:,} more tensors" in html
+
+
+@pytest.mark.parametrize("runs", [1, 2, 205])
+def test_hostile_names_do_not_make_it_large(runs: int) -> None:
+    """A report of megabytes, in names, patterns and reasons, is a page of at most five."""
+    long = "&\u20ac" * 10_000
+    rows = tuple(
+        replace(item(f"{n}{long}", (1,)), aliases=(long,) * 9, dtype=long) for n in range(9)
+    )
+    content = report(*rows)
+    content = replace(
+        content,
+        method=long,
+        input=replace(content.input, path=long, format=long),
+        options=replace(content.options, modules=(long,) * 99, params=(long,), exclude=(long,)),
+        skipped=tuple(Skipped(f"{n}{long}", f"{n}{long}") for n in range(1200)),
+        dropped=tuple(Dropped(f"{n}{long}", f"{n}{long}") for n in range(1200)),
+    )
+
+    html = render_page({f"{long}{n}": content for n in range(runs)})
+
+    assert len(html.encode()) <= 5_000_000

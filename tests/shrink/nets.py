@@ -336,6 +336,13 @@ class Gram(nn.Module):
         return self.c((u @ u.transpose(1, 2)) @ self.b(x))
 
 
+def eats_memory() -> nn.Module:
+    """A factory that takes more and more."""
+    held = []
+    while True:
+        held.append(bytearray(1 << 24))
+
+
 def loops_for_ever() -> nn.Module:
     """A factory that never comes back, as some graphs do."""
     while True:

@@ -1,22 +1,17 @@
 """Planning in a child process: the same plan, in time, or a clear error."""
 
-import io
-import json
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
-from pathlib import Path
+from multiprocessing.connection import Connection, Pipe
 
 import pytest
 
 from prune_cli.errors import RequestError, UsageError
-from prune_cli.jsontext import decode
 from prune_cli.plan.selection import Rule
-from prune_cli.plan.shrink import ShrinkPlan
 from prune_cli.shrink import child as child_module
 from prune_cli.shrink.child import PlanningChild
-from prune_cli.shrink.request import Request, Source
+from prune_cli.shrink.request import Request, Source, Task
 from tests.shrink.builders import NETS, plan
 
 OPTIONS = Request((Rule(("*",), ("weight",), 0.25, 0),))
@@ -46,7 +41,7 @@ def test_a_graph_without_end_is_given_up() -> None:
         (Source(f"{NETS}:Plain", examples=("1x4x16x16",)), RequestError, "does not run on its"),
         (Source(f"{NETS}:Plain"), UsageError, "needs an example"),
         (Source(f"{NETS}:Plain", arguments={"q": 1}), RequestError, "--model-arg"),
-        (Source("os:_exit", arguments={"status": 3}), RequestError, "does its code end"),
+        (Source("os:_exit", arguments={"status": 3}), RequestError, r"sys\.exit"),
     ],
 )
 def test_errors_come_back_as_they_were(
@@ -57,39 +52,54 @@ def test_errors_come_back_as_they_were(
         child.plan(source, OPTIONS)
 
 
-def test_a_child_whose_parent_was_killed_ends_and_tidies_up(tmp_path: Path) -> None:
-    """Nobody else can: SIGKILL gives the parent no time."""
-    place = tmp_path / "answer" / "answer.json"
-    place.parent.mkdir()
-    source = {"model": f"{NETS}:loops_for_ever", "is_folder": False, "arguments": {}}
-    request = {
-        "answer": str(place),
-        "path": sys.path,
-        "source": {**source, "examples": ["1x3"]},
-        "wanted": asdict(OPTIONS),
-        "checkpoint": None,
-    }
-    command = [sys.executable, "-m", "prune_cli.shrink.child"]
+def test_a_model_that_eats_memory_is_given_up() -> None:
+    """The kernel refuses more than the limit, and the message says what to do."""
+    source = Source(f"{NETS}:eats_memory", examples=("1x3",))
 
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None
-        child.stdin.write(json.dumps(request) + "\n")
-        child.stdin.close()
-        child.wait(30)
+    with PlanningChild() as child, pytest.raises(RequestError, match=r"GiB of memory.*meta device"):
+        child.plan(source, OPTIONS, memory_limit=500 << 20)
+
+
+def test_it_says_what_it_is_doing() -> None:
+    """From the first moment, and so does the error when time is up."""
+    stages: list[str] = []
+    with PlanningChild() as child:
+        child.plan(
+            Source(f"{NETS}:Plain", examples=("1x3x16x16",)), OPTIONS, on_stage=stages.append
+        )
+
+    assert stages[0] == "importing torch"
+    assert "recording what the model does" in stages
+
+
+def start(theirs: Connection) -> "subprocess.Popen[str]":
+    """A child at the other end."""
+    command = [sys.executable, "-m", "prune_cli.shrink.child", str(theirs.fileno())]
+    return subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_child_whose_parent_was_killed_ends() -> None:
+    """Nobody else can end it: SIGKILL gives the parent no time."""
+    ours, theirs = Pipe()
+    with start(theirs) as child:
+        theirs.close()
+        source = Source(f"{NETS}:loops_for_ever", examples=("1x3",))
+        ours.send(Task(tuple(sys.path), source, OPTIONS, None, 1 << 30))
+        ours.close()
+        child.wait(60)
 
     assert child.returncode == 1
-    assert not place.parent.exists()
 
 
 def test_a_child_that_nobody_asks_ends() -> None:
     """Its parent was killed before it could ask, or found an error before."""
-    command = [sys.executable, "-m", "prune_cli.shrink.child"]
+    ours, theirs = Pipe()
+    with start(theirs) as child:
+        theirs.close()
+        ours.close()
+        said, _ = child.communicate(timeout=60)
 
-    done = subprocess.run(
-        command, check=False, input="", capture_output=True, text=True, timeout=60
-    )
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (child.returncode, said) == (0, "")
 
 
 def test_a_child_in_vain_is_gone_at_once() -> None:
@@ -101,27 +111,22 @@ def test_a_child_in_vain_is_gone_at_once() -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_the_child_answers_what_it_was_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_child_answers_what_it_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same code in this process: a plan, an error of the user's, and a bug."""
     monkeypatch.setattr(child_module, "_die_with_parent", lambda _: None)
+    monkeypatch.setattr(child_module, "_limit_memory", lambda _: None)
     monkeypatch.setattr(sys, "path", sys.path)
     found = []
-    for shapes, examples in ((None, ["1x3x16x16"]), (None, []), (3, ["1x3x16x16"])):
-        request = {
-            "answer": str(tmp_path / "answer.json"),
-            "path": sys.path,
-            "source": asdict(Source(f"{NETS}:Plain", examples=tuple(examples))),
-            "wanted": asdict(OPTIONS),
-            "checkpoint": shapes,
-        }
-        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request) + "\n"))
+    for shapes, examples in ((None, ("1x3x16x16",)), (None, ()), (3, ("1x3x16x16",))):
+        ours, theirs = Pipe()
+        ours.send(
+            Task(tuple(sys.path), Source(f"{NETS}:Plain", False, {}, examples), OPTIONS, shapes, 0)
+        )
 
-        child_module.main()
+        child_module.main(theirs)
 
-        found.append(json.loads((tmp_path / "answer.json").read_text()))
-    assert decode(ShrinkPlan, found[0]["plan"]) == plan("Plain")
-    assert found[1]["error"] == "UsageError"
-    assert found[2]["error"] == "bug"
-    assert "Traceback" in found[2]["message"]
+        found.append(next(said for said in iter(ours.recv, None) if not isinstance(said, str)))
+    assert found[0] == plan("Plain")
+    assert found[1].kind == "UsageError"
+    assert found[2].kind == "bug"
+    assert "Traceback" in found[2].message

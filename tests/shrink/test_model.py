@@ -12,8 +12,8 @@ from prune_cli.shrink.model import (
     find_factory,
     make_inputs,
     parse_example,
-    parse_model_arguments,
 )
+from prune_cli.shrink.request import parse_model_arguments
 from tests.shrink.builders import NETS
 
 

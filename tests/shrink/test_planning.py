@@ -24,11 +24,7 @@ SHRUNK = {
     "JoinedAndAdded": {"a.weight": 6, "b.weight": 9, "d.weight": 6},
     "Shuffled": {"b.weight": 12},
     "Attention": {"e.weight": 24, "m1.weight": 48},
-    "Encoder": {
-        "i.weight": 12,
-        "encoder.layers.0.linear1.weight": 24,
-        "encoder.layers.1.linear1.weight": 24,
-    },
+    "Encoder": {f"encoder.layers.{n}.linear1.weight": 24 for n in (0, 1)},
     "TiedAndFrozen": {"e.weight": 12, "l.weight": 18},
     "Recurrent": {"o.weight": 15},
     "Various": {"b.weight": 9, "c.weight": 4, "d.weight": 3},
@@ -36,7 +32,6 @@ SHRUNK = {
     "Mixed": {"a.weight": 9, "c.weight": 15, "d.weight": 12},
     "GroupedHeads": {"m1.weight": 18},
     "Doubled": {"b.weight": 8},
-    "Scaled": {"a.weight": 12},
     "Experts": {f"up.{n}.weight": 24 for n in range(4)},
     "Mixer": {"t1.weight": 15},
     "Picked": {"b.weight": 12},
@@ -121,6 +116,7 @@ def test_channels_that_the_graph_puts_where_there_are_none_stay() -> None:
         ("Attention", "qkv.weight", "the shrunk model fails there"),
         ("Recurrent", "l.weight", "Torch-Pruning"),
         ("Various", "a.weight", "is computed from other tensors"),
+        ("Encoder", "i.weight", "a number in it depends on how many channels there are"),
     ],
 )
 def test_what_stays_says_why(name: str, root: str, reason: str) -> None:
@@ -130,6 +126,39 @@ def test_what_stays_says_why(name: str, root: str, reason: str) -> None:
     reasons = {whole.root: whole.reason for whole in made.whole}
 
     assert reason in reasons[root]
+
+
+def test_a_scale_by_the_root_of_a_width_stays_what_it_is() -> None:
+    """Without some channels of it the model would divide by another number: nothing goes."""
+    with pytest.raises(
+        RequestError, match=r"a\.weight: div in .*a number in it depends on how many"
+    ):
+        plan("Scaled")
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_shrunk_encoder_computes_what_the_masked_one_does(
+    is_fast: bool, is_training: bool
+) -> None:
+    """On the fused path of nn.TransformerEncoder and on the plain one; two samples, no dropout."""
+    model, small = build("Encoder").train(is_training), build("Encoder").train(is_training)
+    made = plan("Encoder")
+    resize(small, made.resizing)
+    small.load_state_dict(slice_state(model, made))
+    for module in (*model.modules(), *small.modules()):
+        if isinstance(module, torch.nn.Dropout | torch.nn.MultiheadAttention):
+            module.p = module.dropout = 0.0
+    with torch.no_grad():
+        for group in made.groups:
+            module = group.root.rpartition(".")[0]
+            for root in (group.root, f"{module}.bias"):
+                model.get_parameter(root)[list(group.removed)] = 0
+
+    with torch.set_grad_enabled(not is_fast):
+        outputs = [net(*inputs("Encoder")) for net in (model, small)]
+
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=0)
 
 
 def test_channels_are_left_in_multiples() -> None:

@@ -22,8 +22,9 @@ from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.errors import InputError, UsageError
 from prune_cli.plan.selection import Rule
 from prune_cli.verify.differences import NOWHERE, ComparingSink, first_bits
-from prune_cli.verify.verify import MAX_CHANNELS_LISTED, Disagreement, to_json
-from prune_cli.write.layout import OutputTensor
+from prune_cli.verify.facts import MAX_CHANNELS_LISTED, Disagreement
+from prune_cli.verify.verify import to_json
+from prune_cli.write.segments import OutputTensor, Place
 from tests import build
 
 # --- what must hold --------------------------------------------------------------------------
@@ -1015,7 +1016,7 @@ def test_the_sink_finds_the_first_difference_of_each_channel(
     with path.open("rb") as file:
         empty = OutputTensor(TensorInfo("none", width, (0, 3), 0, 16), None)
         tensor = OutputTensor(info, info, dim=dim, zero=(0,))
-        sink = ComparingSink(file.fileno(), [(tensor, 16), (empty, 16)])
+        sink = ComparingSink(file.fileno(), [Place(16, tensor), Place(16, empty)])
         steps = list(range(0, info.nbytes, pieces * itemsize))
         order.shuffle(steps)
         for at in steps:

@@ -43,10 +43,10 @@ def test_baked_tensors_keep_their_names_in_layout_order() -> None:
 
     [file] = lay_out(source, plan(item("a", 2, 2)))
 
-    assert [tensor.info.name for tensor in file.tensors] == ["c", "a", "b"]
-    assert file.tensors[1].zero == (1,)
+    assert [tensor.info.name for tensor in file.content] == ["c", "a", "b"]
+    assert file.content[1].zero == (1,)
     assert file.metadata == {"format": "pt"}
-    assert file.nbytes == len(file.header) + 24 + 16 + 8
+    assert file.nbytes == len(file.head) + 24 + 16 + 8
 
 
 def test_masks_take_the_dtype_and_the_place_of_their_tensor() -> None:
@@ -55,7 +55,7 @@ def test_masks_take_the_dtype_and_the_place_of_their_tensor() -> None:
 
     [file] = lay_out(source, plan(item("a", 4, 2, pruned=(0, 3)), bake=False))
 
-    mask, orig, other = file.tensors
+    mask, orig, other = file.content
     assert (mask.info.name, mask.info.shape, mask.source, mask.zero) == (
         "a_mask",
         (4, 2),
@@ -74,15 +74,15 @@ def test_a_mask_of_the_input_is_baked_or_carried_on() -> None:
     [baked] = lay_out(source, plan(item("a", 2, 2)))
     [masked] = lay_out(source, plan(item("a", 2, 2), bake=False))
 
-    assert [tensor.info.name for tensor in baked.tensors] == ["a", "b"]
-    assert [tensor.mask and tensor.mask.name for tensor in baked.tensors] == ["a_mask", "b_mask"]
-    assert [tensor.info.name for tensor in masked.tensors] == [
+    assert [tensor.info.name for tensor in baked.content] == ["a", "b"]
+    assert [tensor.mask and tensor.mask.name for tensor in baked.content] == ["a_mask", "b_mask"]
+    assert [tensor.info.name for tensor in masked.content] == [
         "a_mask",
         "a_orig",
         "b_mask",
         "b_orig",
     ]
-    assert masked.tensors[0].zero == (1,)
+    assert masked.content[0].zero == (1,)
 
 
 def test_a_name_cannot_be_taken_twice() -> None:
@@ -141,7 +141,7 @@ def test_shards_are_no_larger_than_asked(limit: int, wanted: list[list[str]]) ->
 
     files = lay_out(source, plan(), max_shard_size=limit)
 
-    assert [[tensor.info.name for tensor in file.tensors] for file in files] == wanted
+    assert [[tensor.info.name for tensor in file.content] for file in files] == wanted
     count = len(wanted)
     assert [file.name for file in files] == (
         ["model.safetensors"]

@@ -36,7 +36,7 @@ def test_reports_have_a_usual_place(output: str, is_folder: bool, wanted: str) -
         ["random-structured", "m.safetensors", "-a", "1", "-o", "m.safetensors"],
         ["random-structured", "m.safetensors", "-a", "1", "-o", "no/out"],
         ["random-structured", "m.safetensors", "-a", "1", "-n", "-r", "m.safetensors"],
-        ["remove", "m.safetensors", "-o", "."],
+        ["remove", "m.safetensors", "-o", "m.safetensors/x"],
     ],
     ids=" ".join,
 )

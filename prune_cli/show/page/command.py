@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Iterator
 
 from prune_cli.plan.choice import Choice
-from prune_cli.plan.facts import CHOSEN, RANDOM, Options
+from prune_cli.plan.facts import CHOSEN, RANDOM, REMOVED, SHRUNK, Options
+from prune_cli.plan.shrink import ShrinkOptions
 from prune_cli.report.report import Report
 
 
@@ -16,11 +17,13 @@ def spell_command(report: Report) -> tuple[str, ...]:
         ('prune-cli', 'random-structured', 'model.pt', '--amount', '0.25', '--dim', '0', ...)
     """
     options, source = report.options, report.input.path
-    if report.method == "remove":
+    if report.method == REMOVED:
         words = ["remove", source]
     elif report.method in CHOSEN and not options.rules:
         name = "random-structured" if report.method == RANDOM else "structured"
         words = [name, source, *_draw(options), *_choice(options.choice), *_patterns(options)]
+    elif report.method == SHRUNK and options.shrink and not options.rules:
+        words = ["shrink", source, *_model(options.shrink), *_removal(options, options.shrink)]
     else:
         return ()
     return ("prune-cli", *map(shlex.quote, words))
@@ -64,3 +67,21 @@ def _patterns(options: Options) -> Iterator[str]:
     if options.params != ("weight",):
         yield from (word for glob in options.params for word in ("--param", glob))
     yield from (word for glob in options.exclude for word in ("--exclude", glob))
+
+
+def _model(shrink: ShrinkOptions) -> Iterator[str]:
+    if shrink.model is not None:
+        yield from ("--model", shrink.model)
+    for name, value in shrink.model_arguments.items():
+        yield from ("--model-arg", f"{name}={value}")
+    yield from (word for example in shrink.examples for word in ("--example", example))
+
+
+def _removal(options: Options, shrink: ShrinkOptions) -> Iterator[str]:
+    if shrink.from_zeros:
+        yield "--from-zeros"
+    else:
+        yield from ("--amount", str(options.amount), "--seed", str(options.seed))
+    if shrink.round_to != 1:
+        yield from ("--round-to", str(shrink.round_to))
+    yield from _patterns(options)

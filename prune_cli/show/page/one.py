@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from prune_cli.checkpoint.names import natural_key
+from prune_cli.checkpoint.names import network_key
 from prune_cli.plan.facts import PlanItem
+from prune_cli.plan.selection import split_name
 from prune_cli.plan.shrink import Group, ShrinkPlan
 from prune_cli.report.groups import show_groups_as_tensors
 from prune_cli.report.report import Report
@@ -52,7 +53,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A number before and after; with `unit` "ms" it is a time, with "B" a size."""
+    """A number before and after; `unit` is "" for a count, "FLOPs", "B" or "ms"."""
 
     name: str
     before: float
@@ -97,9 +98,9 @@ class View:
 def view_report(report: Report) -> View:
     """Return the View of `report`."""
     shown = show_groups_as_tensors(report)
-    items = sorted(shown.tensors, key=lambda item: natural_key(item.name))
+    items = sorted(shown.tensors, key=lambda item: network_key(item.name))
     squares = squares_each(len(items))
-    tensors = take_fitting([_tensor(item, squares) for item in items], lambda each: each.reserve)
+    tensors = take_fitting((_tensor(item, squares) for item in items), lambda each: each.reserve)
     return View(
         report=shown,
         title=report.output.path if report.output else report.input.path,
@@ -131,15 +132,25 @@ def _tensor(item: PlanItem, squares: int) -> Tensor:
 
 
 def _sizes(report: Report) -> list[tuple[str, int, int]]:
-    """Return the name of each layer, its elements and how many went; in natural order."""
+    """Return the name of each layer, its elements and how many went; in the order of the network."""
     if report.shrink is not None:
-        sizes = list(_sizes_of_shrunk(report.shrink))
+        sizes = _sizes_of_shrunk(report.shrink)
     else:
         sizes = [(item.name, item.elements, item.elements_zero) for item in report.tensors]
-    return sorted(sizes, key=lambda size: natural_key(size[0]))
+    return sorted(sizes, key=lambda size: network_key(size[0]))
 
 
-def _sizes_of_shrunk(plan: ShrinkPlan) -> Iterator[tuple[str, int, int]]:
+def _sizes_of_shrunk(plan: ShrinkPlan) -> list[tuple[str, int, int]]:
+    """Return what the tensors of each module add up to; the others lost nothing."""
+    sums: dict[str, tuple[int, int]] = {}
+    for name, elements, gone in _sizes_of_tensors(plan):
+        module = split_name(name)[0] or name
+        before = sums.get(module, (0, 0))
+        sums[module] = (before[0] + elements, before[1] + gone)
+    return [(name, *size) for name, size in sums.items()]
+
+
+def _sizes_of_tensors(plan: ShrinkPlan) -> Iterator[tuple[str, int, int]]:
     groups: dict[tuple[str, int], list[Group]] = {}
     for group in plan.groups:
         for member in group.members:
@@ -172,7 +183,7 @@ def _changes(report: Report) -> Iterator[Change]:
         return
     effect = report.shrink.effect
     yield Change("parameters", effect.parameters_before, effect.parameters_after)
-    yield Change("FLOPs of a forward pass", effect.flops_before, effect.flops_after)
+    yield Change("one forward pass", effect.flops_before, effect.flops_after, "FLOPs")
     if report.output:
         yield Change("bytes", report.input.bytes, report.output.bytes, "B")
     if latency := report.shrink.latency:

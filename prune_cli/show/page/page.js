@@ -1,7 +1,7 @@
 (function () {
   "use strict";
   const root = document.documentElement;
-  const kinds = { "": "pruned", s: "pruned, shared", b: "pruned before" };
+  const kinds = { "": "pruned", s: "pruned in all runs", b: "pruned before" };
   root.classList.add("scripted");
 
   /* Search: layers and tensors whose names hold what is typed. */
@@ -77,11 +77,11 @@
     const states = [];
     for (const path of svg.querySelectorAll("path:not(.t)")) {
       const kind = path.classList.contains("s") ? "s" : path.classList.contains("b") ? "b" : "";
-      if (covers(path, square)) states.push(kinds[kind]);
+      const some = /\bl\d/.test(path.getAttribute("class")) ? "some " : "";
+      if (covers(path, square)) states.push(some + kinds[kind]);
     }
     const which = each > 1 ? "channels " + first + " to " + last : "channel " + first;
-    const state = states.join("; ") || "kept";
-    tip.textContent = which + ": " + (each > 1 && states.length ? "some " : "") + state;
+    tip.textContent = which + ": " + (states.join(", ") || "kept");
     tip.hidden = false;
     tip.style.left = Math.max(4, Math.min(x + 12, innerWidth - tip.offsetWidth - 8)) + "px";
     tip.style.top = Math.max(4, y - 34) + "px";

@@ -1,8 +1,8 @@
 """The list of tensors on a page: cut where it would be too long, divided by blocks of the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Generic, Protocol, TypeVar
 
 MAX_TENSORS = 1000
@@ -42,12 +42,15 @@ class Section(Generic[_Named]):
 
 
 def take_fitting(
-    tensors: Sequence[_Named], nbytes_of: Callable[[_Named], int], limit: int = BYTES_OF_PICTURES
+    tensors: Iterable[_Named], nbytes_of: Callable[[_Named], int], limit: int = BYTES_OF_PICTURES
 ) -> list[_Named]:
-    """Return the first `tensors`: as many as a page shows, and no more bytes than `limit`."""
+    """Return the first `tensors`: as many as a page shows, and no more bytes than `limit`.
+
+    No more of them are made than are looked at.
+    """
     taken: list[_Named] = []
     nbytes = 0
-    for tensor in tensors[:MAX_TENSORS]:
+    for tensor in islice(tensors, MAX_TENSORS):
         nbytes += nbytes_of(tensor)
         if nbytes > limit:
             break

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from prune_cli.checkpoint.names import network_key
 from prune_cli.plan.facts import PlanItem
 from prune_cli.report.comparison import (
     Comparison,
@@ -92,17 +93,18 @@ def view_reports(reports: Mapping[str, Report]) -> View:
     names = [*reports][:MAX_RUNS]
     shown = {name: show_groups_as_tensors(reports[name]) for name in names}
     comparison = compare_reports(shown)
+    ordered = sorted(comparison.tensors, key=lambda facts: network_key(facts.name))
     rows = [{item.name: item for item in report.tensors} for report in shown.values()]
     items = [item for row in rows for item in row.values()]
     squares = _squares(len(comparison.tensors), len(shown))
     tensors = take_fitting(
-        [_tensor(facts, rows, squares) for facts in comparison.tensors], lambda each: each.reserve
+        (_tensor(facts, rows, squares) for facts in ordered), lambda each: each.reserve
     )
     return View(
         comparison=comparison,
         more_runs=len(reports) - len(names),
         matrix=_matrix(comparison) if len(names) <= _MOST_IN_MATRIX else (),
-        bars=tuple(make_bars(_sizes(comparison, rows))),
+        bars=tuple(make_bars(_sizes(ordered, rows))),
         sections=tuple(divide(tensors)),
         more=len(comparison.tensors) - len(tensors),
         has_before=any(item.already_pruned for item in items),
@@ -144,11 +146,11 @@ def _picture(item: PlanItem, shared: frozenset[int], squares: int) -> Picture | 
 
 
 def _sizes(
-    comparison: Comparison, rows: Sequence[Mapping[str, PlanItem]]
+    tensors: Sequence[TensorComparison], rows: Sequence[Mapping[str, PlanItem]]
 ) -> list[tuple[str, int, int]]:
     """Return the name of each tensor, its elements, and how many went in a run on average."""
     sizes = []
-    for facts in comparison.tensors:
+    for facts in tensors:
         there = [row[facts.name] for row in rows if facts.name in row]
         elements = max(item.elements for item in there)
         gone = sum(item.elements_zero for item in there) // len(there)

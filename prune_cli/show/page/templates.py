@@ -35,7 +35,9 @@ def _environment() -> Environment:
         "rounded": _round,
         "count": format_count,
         "size": format_bytes,
+        "short": _shorten,
         "amount": _describe_amount,
+        "short_amount": _shorten_amount,
         "chosen": _describe_choice,
         "clip": _clip,
     }
@@ -47,7 +49,18 @@ def _read(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
+def _shorten(number: float) -> str:
+    """Return "457.6 M" for 457,577,472."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if number < 1000 or prefix == "T":
+            break
+        number /= 1000
+    return f"{number:,.0f} " if not prefix else f"{number:,.1f} {prefix}"
+
+
 def _round(number: float) -> str:
+    if number < 0.01:
+        return "0" if number == 0 else "less than 0.01"
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
@@ -59,6 +72,16 @@ def _describe_amount(amount: Amount | None) -> str:
             return f"{format_count(amount, 'channel')} of each tensor"
         case _:
             return f"{100 * amount:.4g}% of each tensor's live channels"
+
+
+def _shorten_amount(amount: Amount | None) -> str:
+    match amount:
+        case None:
+            return "by rules"
+        case int():
+            return f"{amount:,}"
+        case _:
+            return f"{100 * amount:.4g}%"
 
 
 def _describe_choice(options: Options) -> str:

@@ -1,0 +1,78 @@
+"""Options in the words of Python: what a message calls --force is force=True to a Python caller.
+
+Messages are written once, with the options of the command line. The public functions, as
+`prune_cli` hands them out, raise them with keywords instead.
+"""
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from prune_cli.errors import PruneError
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_KEYWORDS = {
+    "--amount": "amount",
+    "--dim": "dim",
+    "--example": "examples",
+    "--exclude": "exclude",
+    "--export": "export",
+    "--max-shard-size": "max_shard_size",
+    "--model": "model",
+    "--model-arg": "model_arguments",
+    "--module": "modules",
+    "--output": "output",
+    "--param": "params",
+    "--report": "report",
+    "--round-to": "round_to",
+    "--seed": "seed",
+    "--source": "source",
+    "--state-dict-key": "loading=Loading(state_dict_keys=[...])",
+    "--time-limit": "time_limit",
+    "-m": "modules",
+    "-p": "params",
+    "-x": "exclude",
+}
+_SWITCHES = {"--dry-run", "--force", "--from-zeros", "--resume", "--with-bias"}
+_OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)(?: (-?\d[\d.]*|'[^']*'))?(?![\w-])")
+
+
+def as_keywords(message: str) -> str:
+    """Return `message` with keywords where it names options of the command line.
+
+    Example:
+        >>> as_keywords("out exists; --force replaces it; or give --dim 0")
+        'out exists; force=True replaces it; or give dim=0'
+    """
+    return _OPTION.sub(_keyword, message)
+
+
+def _keyword(found: re.Match[str]) -> str:
+    option, value = found[1], found[2]
+    if option in _SWITCHES:
+        return f"{_underscored(option)}=True" + (f" {value}" if value else "")
+    if option not in _KEYWORDS:
+        return found[0]
+    return f"{_KEYWORDS[option]}={value}" if value else f"`{_KEYWORDS[option]}`"
+
+
+def _underscored(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+def for_python(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return `function`, with errors that speak of keywords."""
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except PruneError as error:
+            error.args = (as_keywords(str(error)), *error.args[1:])
+            raise
+
+    call.__module__ = "prune_cli"  # where pickle finds it, for another process
+    return call

@@ -1,0 +1,161 @@
+"""The output and the source: every byte of files of safetensors."""
+
+import filecmp
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.checkpoint.tensors import TensorInfo
+from prune_cli.plan.facts import (
+    REMOVED,
+    PlanItem,
+)
+from prune_cli.plan.replay import misfits
+from prune_cli.plan.shrink import ShrinkPlan, edited_texts
+from prune_cli.report.report import Report
+from prune_cli.verify.differences import ComparingSink
+from prune_cli.verify.facts import Disagreement
+from prune_cli.verify.in_kind import compare_in_kind
+from prune_cli.verify.output import (
+    check_channels,
+    has_its_channels,
+    list_differences,
+    wrong_shape,
+)
+from prune_cli.verify.rows import has_its_dim, is_same
+from prune_cli.verify.shrink import source_problems
+from prune_cli.write.layout import (
+    SafetensorsFile,
+    index_name,
+    lay_out_like,
+    output_name,
+)
+from prune_cli.write.progress import OnTensor, ToldSink
+from prune_cli.write.segments import Place
+from prune_cli.write.stream import write_segments
+from prune_cli.write.target import FOLDER_REPORT
+
+
+def check_contents(
+    report: Report,
+    written: Checkpoint,
+    original: Checkpoint,
+    workers: int,
+    on_tensor: OnTensor | None,
+) -> Iterator[Disagreement]:
+    """That the output is, byte for byte, what the rows of the report make of the source."""
+    usable = {item.name: item for item in report.tensors if _is_usable(report, item, original)}
+    others = [item for item in report.tensors if item.name not in usable]
+    yield from check_channels(others, report, written)
+    plan = replace(report.plan, items=tuple(usable.values()))
+    if report.shrink and (misfitting := source_problems(report.shrink, original)):
+        yield Disagreement(f"the report does not fit the source: {'; '.join(misfitting[:8])}")
+        return
+    if written.format != "safetensors":
+        yield from compare_in_kind(plan, written, original, workers, on_tensor)
+        return
+    files = lay_out_like(original, plan, written.shards)
+    for file, shard in zip(files, written.shards, strict=True):
+        problems = list(_header_problems(file, shard))
+        yield from problems or _layout_problems(file, shard)
+        yield from _compare(file, shard, original, workers, on_tensor)
+    if written.is_folder and original.is_folder:
+        yield from _folder_problems(written, original, files, report.shrink)
+
+
+def _is_usable(report: Report, item: PlanItem, original: Checkpoint) -> bool:
+    """Whether the row can be carried out on the source; those of `remove` need nothing done."""
+    is_sound = has_its_dim(item) and has_its_channels(item)
+    return report.method != REMOVED and is_sound and not any(misfits(item, original))
+
+
+def _header_problems(file: SafetensorsFile, shard: Shard) -> Iterator[Disagreement]:
+    expected = {tensor.info.name: tensor.info for tensor in file.content}
+    there = {info.name: info for info in shard.tensors}
+    for name in expected.keys() - there.keys():
+        yield Disagreement(f"it is missing from {shard.name}", name)
+    for name in there.keys() - expected.keys():
+        yield Disagreement(f"it should not be in {shard.name}", name)
+    for name in expected.keys() & there.keys():
+        is_, should = there[name], expected[name]
+        if is_.dtype != should.dtype:
+            yield Disagreement(f"its dtype is {is_.dtype}, it should be {should.dtype}", name)
+        if is_.shape != should.shape:
+            yield wrong_shape(is_, should.shape)
+    for key in file.metadata.keys() | shard.metadata.keys():
+        is_text, should_text = shard.metadata.get(key), file.metadata.get(key)
+        if is_text != should_text and should_text in expected and is_text is None:
+            yield Disagreement(f"its alias {key} is missing", should_text)
+        elif is_text != should_text:
+            yield Disagreement(f"the metadata {key!r} of {shard.name} is not as it should be")
+
+
+def _layout_problems(file: SafetensorsFile, shard: Shard) -> Iterator[Disagreement]:
+    """That the header, whose facts are right, is the same to the byte."""
+    with shard.path.open("rb") as stream:
+        if stream.read(len(file.head)) != file.head:
+            yield Disagreement(f"the header of {shard.name} is not the one that prune-cli writes")
+
+
+def _folder_problems(
+    written: Checkpoint,
+    original: Checkpoint,
+    files: Sequence[SafetensorsFile],
+    shrink: ShrinkPlan | None,
+) -> Iterator[Disagreement]:
+    """That the index has the source's metadata, and that all other files are copies."""
+    name = index_name(original)
+    metadata = dict(original.index.metadata if original.index else {})
+    is_split = not {file.name for file in files} <= {output_name(s.name) for s in original.shards}
+    if written.index is None and original.index and not is_split:
+        yield Disagreement(f"{name} is missing")
+    elif written.index and written.index.name != name:
+        yield Disagreement(f"the index is {written.index.name}, it should be {name}")
+    elif written.index:
+        there = dict(written.index.metadata)
+        for key in (metadata.keys() | there.keys()) - {"total_size"}:
+            if not is_same(metadata.get(key), there.get(key)):
+                yield Disagreement(f"the metadata {key!r} of {name} is not the source's")
+    made = {name, FOLDER_REPORT, *(file.name for file in files)}
+    texts = edited_texts(shrink, original.path)
+    for other in original.others:
+        copy = written.path / other
+        if other in made:
+            continue
+        if not copy.is_file():
+            yield Disagreement(f"{other} is missing")
+        elif other in texts:
+            if copy.read_bytes() != texts[other]:
+                yield Disagreement(f"{other} is not the source's, edited as the report says")
+        elif not filecmp.cmp(original.path / other, copy, shallow=False):
+            yield Disagreement(f"{other} is not the source's")
+
+
+def _compare(
+    file: SafetensorsFile,
+    shard: Shard,
+    original: Checkpoint,
+    workers: int,
+    on_tensor: OnTensor | None,
+) -> Iterator[Disagreement]:
+    there = {info.name: info for info in shard.tensors}
+    places = [
+        Place(there[tensor.info.name].offset or 0, tensor)
+        for tensor in file.content
+        if _is_alike(tensor.info, there.get(tensor.info.name))
+    ]
+    with shard.path.open("rb") as stream:
+        sink = ComparingSink(stream.fileno(), places)
+        told = ToldSink(sink, places, on_tensor) if on_tensor else sink
+        write_segments(places, original, told, workers=workers)
+    for place in places:
+        if place.tensor.info.name in sink.first:
+            yield from list_differences(place.tensor, sink.first[place.tensor.info.name])
+
+
+def _is_alike(expected: TensorInfo, there: TensorInfo | None) -> bool:
+    return (
+        there is not None
+        and there.is_plain
+        and (there.dtype, there.shape) == (expected.dtype, expected.shape)
+    )

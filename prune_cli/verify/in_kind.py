@@ -1,0 +1,101 @@
+"""The output and the source: every byte of files of torch."""
+
+import filecmp
+from collections.abc import Iterator, Sequence
+
+from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.errors import RequestError
+from prune_cli.plan.facts import (
+    Plan,
+)
+from prune_cli.report.report import Report
+from prune_cli.verify.differences import ComparingSink
+from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, Disagreement
+from prune_cli.verify.output import list_differences
+from prune_cli.write.in_kind import lay_out_in_kind
+from prune_cli.write.layout import (
+    OutputFile,
+)
+from prune_cli.write.progress import OnTensor, ToldSink
+from prune_cli.write.segments import Place
+from prune_cli.write.stream import write_segments
+from prune_cli.write.torch_zip import lay_out_torch
+
+
+def is_in_kind(report: Report, original: Checkpoint) -> bool:
+    """Whether the output has the format of the input, and so everything that is in it."""
+    is_of_torch = report.output is not None and report.output.format != "safetensors"
+    return is_of_torch and original.format != "safetensors"
+
+
+def compare_in_kind(
+    plan: Plan,
+    written: Checkpoint,
+    original: Checkpoint,
+    workers: int,
+    on_tensor: OnTensor | None,
+) -> Iterator[Disagreement]:
+    """That each file of torch is, byte for byte, what `plan` makes of the source."""
+    try:
+        files: Sequence[OutputFile] = (
+            (lay_out_torch(original, plan, written.path.name),)
+            if original.format == "safetensors"
+            else lay_out_in_kind(original, plan)
+        )
+    except RequestError as error:
+        yield Disagreement(f"the report does not fit the source: {error}")
+        return
+    there = [file for file in written.files if file.owner is None or file in written.shards]
+    if len(files) != len(there):
+        yield Disagreement(f"it has {len(there)} files, it should have {len(files)}")
+        return
+    for file, is_ in zip(files, there, strict=True):
+        if is_.nbytes != file.nbytes:
+            yield Disagreement(
+                f"{is_.name} has {is_.nbytes:,} bytes, it should have {file.nbytes:,}"
+            )
+            continue
+        yield from _compare_file(file, is_, original, workers, on_tensor)
+    if written.is_folder:
+        yield from _copy_problems(written, original)
+
+
+def _compare_file(
+    file: OutputFile,
+    there: Shard,
+    original: Checkpoint,
+    workers: int,
+    on_tensor: OnTensor | None,
+) -> Iterator[Disagreement]:
+    with there.path.open("rb") as stream:
+        sink = ComparingSink(stream.fileno(), file.segments)
+        told = ToldSink(sink, file.segments, on_tensor) if on_tensor else sink
+        write_segments(file.segments, original, told, workers=workers)
+    for segment in file.segments:
+        if isinstance(segment, Place) and segment.tensor.info.name in sink.first:
+            yield from list_differences(segment.tensor, sink.first[segment.tensor.info.name])
+    for offset in sorted(sink.elsewhere)[:MAX_CHANNELS_LISTED]:
+        yield Disagreement(NOT_THE_SOURCE, _tensor_at(there, offset), None, offset)
+
+
+def _tensor_at(file: Shard, offset: int) -> str | None:
+    """The tensor that the byte belongs to, if it lies in the file as it is."""
+    return next(
+        (
+            info.name
+            for info in file.tensors
+            if info.is_plain and 0 <= offset - (info.offset or 0) < info.nbytes
+        ),
+        None,
+    )
+
+
+def _copy_problems(written: Checkpoint, original: Checkpoint) -> Iterator[Disagreement]:
+    """That the index and all other files are copies."""
+    index = [original.index.name] if original.index else []
+    for name in (*index, *original.others):
+        copy = written.path / name
+        if not copy.is_file():
+            yield Disagreement(f"{name} is missing")
+        elif not filecmp.cmp(original.path / name, copy, shallow=False):
+            yield Disagreement(f"{name} is not the source's")

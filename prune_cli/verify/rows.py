@@ -1,0 +1,179 @@
+"""The report by itself: do its rows follow from its options and its seed, and its totals from its rows."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+
+from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
+from prune_cli.errors import RequestError
+from prune_cli.plan.biases import bias_name
+from prune_cli.plan.draw import channels_to_prune, method_of
+from prune_cli.plan.facts import (
+    CHOSEN,
+    RANDOM,
+    Options,
+    PlanItem,
+    derive_seed,
+)
+from prune_cli.plan.selection import Rule, matcher, split_name
+from prune_cli.report.report import Report, sum_up
+from prune_cli.verify.choice import quota_problems
+from prune_cli.verify.facts import Disagreement
+from prune_cli.verify.shrink import report_problems
+
+_NOT_ASKED_FOR = "the options of the report do not ask for its amount and dim"
+
+
+def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
+    """That the rows follow from the options and the seed, and the totals from the rows."""
+    rows = {item.name: item for item in report.tensors}
+    for name, count in Counter(item.name for item in report.tensors).items():
+        if count > 1:
+            yield Disagreement(f"the report has {count} rows of it", name)
+    if list(rows) != sorted(rows):
+        yield Disagreement("the rows of the report are not in the order of their names")
+    for item in report.tensors:
+        for fact in _row_problems(report, item, rows, written):
+            yield Disagreement(fact, item.name)
+    if report.method in CHOSEN:
+        yield from _choice_problems(report)
+    if report.shrink is not None:
+        yield from map(Disagreement, report_problems(report.shrink, report.options.seed))
+    if not is_same(report.totals, sum_up(report.tensors)):
+        yield Disagreement("the totals of the report are not the sums of its rows")
+
+
+def _row_problems(
+    report: Report, item: PlanItem, rows: Mapping[str, PlanItem], written: Checkpoint
+) -> Iterator[str]:
+    if (item.module, item.param) != split_name(item.name):
+        yield "the report's module and param are not the parts of its name"
+    if not has_its_dim(item):
+        yield "the report's shape, dim and channels do not fit each other"
+        return
+    channels = (*item.already_pruned, *item.pruned)
+    if len(set(channels)) != len(channels) or not all(0 <= c < item.channels for c in channels):
+        yield "the report names a channel twice, or one that is not there"
+        return
+    if item.follows is not None:
+        yield from _follower_problems(item, rows.get(item.follows))
+    elif report.method != RANDOM:
+        if item.seed is not None:
+            yield f"the report gives it a seed, but {report.method} draws nothing"
+        if report.method in CHOSEN and not _is_asked_for(report.options, item):
+            yield _NOT_ASKED_FOR
+    elif any(info.shape == item.shape for info in tensors_of(report, item, written)):
+        yield from _draw_problems(report, item)
+
+
+def has_its_dim(item: PlanItem) -> bool:
+    """Whether `dim` and `channels` are those of `shape`; one without dims is one channel."""
+    shape = item.shape or (1,)
+    return 0 <= item.dim < len(shape) and shape[item.dim] == item.channels
+
+
+def _follower_problems(item: PlanItem, leader: PlanItem | None) -> Iterator[str]:
+    biases = {bias_name(name) for name in (leader.name, *leader.aliases)} if leader else set()
+    if (
+        leader is None
+        or leader.follows is not None
+        or biases.isdisjoint((item.name, *item.aliases))
+    ):
+        yield f"the report says that it follows {item.follows}, which has no such bias"
+        return
+    expected = replace(
+        leader,
+        name=item.name,
+        module=item.module,
+        param=item.param,
+        aliases=item.aliases,
+        dtype=item.dtype,
+        shape=(leader.channels,),
+        dim=0,
+        already_pruned=(),
+        follows=leader.name,
+    )
+    if keys := differing_fields(item, expected):
+        yield f"the report's {', '.join(keys)} are not those of {item.follows}, which it follows"
+
+
+def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
+    options = report.options
+    if not _is_asked_for(options, item):
+        yield _NOT_ASKED_FOR
+    if item.seed != derive_seed(options.seed, item.name):
+        yield f"its seed in the report does not follow from the seed {options.seed}"
+        return
+    try:
+        drawn = channels_to_prune(item, options.choice)
+    except RequestError as error:
+        yield f"its amount in the report is impossible: {error}"
+        return
+    if drawn != item.pruned:
+        yield "the pruned channels of the report are not those that its seed draws"
+
+
+def _is_asked_for(options: Options, item: PlanItem) -> bool:
+    """Whether the last rule that matches the tensor, by any of its names, is what its row says."""
+    rule = _rule_for(options, item)
+    if rule is None or rule.dim not in (item.dim, item.dim - len(item.shape)):
+        return False
+    return options.choice is not None or repr(rule.amount) == repr(item.amount)
+
+
+def _rule_for(options: Options, item: PlanItem) -> Rule | None:
+    """The last rule that matches the tensor, by any of its names."""
+    pairs = [split_name(name) for name in (item.name, *item.aliases)]
+    excluded = matcher(options.exclude)
+    if any(excluded(module) for module, _ in pairs):
+        return None
+    for rule in reversed(_rules(options)):
+        module_fits, param_fits = matcher(rule.modules), matcher(rule.params)
+        if any(module_fits(module) and param_fits(param) for module, param in pairs):
+            return rule
+    return None
+
+
+def _rules(options: Options) -> tuple[Rule, ...]:
+    has_target = options.choice is not None and options.choice.target is not None
+    if options.rules or (options.amount is None and not has_target):
+        return options.rules
+    return (Rule(options.modules, options.params, options.amount or 0, options.dim),)
+
+
+def _choice_problems(report: Report) -> Iterator[Disagreement]:
+    """That the method is that of the options, and each row loses what they give it."""
+    options, choice = report.options, report.options.choice
+    if report.method != method_of(options):
+        yield Disagreement(f"the options of the report are not those of {report.method}")
+    leading = [item for item in report.tensors if item.follows is None]
+    rules = [rule for item in leading if (rule := _rule_for(options, item))]
+    if choice is None or len(rules) < len(leading) or not all(map(has_its_dim, leading)):
+        return
+    for name, fact in quota_problems(options, choice, leading, rules):
+        yield Disagreement(fact, name or None)
+
+
+def is_same(one: object, other: object) -> bool:
+    """Whether both are equal in type too: the amounts 1 and 1.0 are not the same."""
+    return repr(one) == repr(other)
+
+
+def differing_fields(one: PlanItem, other: PlanItem) -> list[str]:
+    """The fields in which two rows differ."""
+    if one == other and type(one.amount) is type(other.amount):
+        return []
+    keys = [entry.name for entry in fields(PlanItem)]
+    return [key for key in keys if not is_same(getattr(one, key), getattr(other, key))]
+
+
+def tensors_of(report: Report, item: PlanItem, written: Checkpoint) -> list[TensorInfo]:
+    """Return the tensors of the output that a row is about."""
+    names = [item.name + suffix for suffix in suffixes(report)]
+    return [written.tensors[name] for name in names if name in written.tensors]
+
+
+def suffixes(report: Report) -> tuple[str, ...]:
+    """Return what the output appends to the name of a row."""
+    return ("",) if report.options.bake else (ORIG_SUFFIX, MASK_SUFFIX)
