@@ -48,6 +48,8 @@ def open_file(
         from prune_cli.checkpoint.torch_file import open_torch
 
         return open_torch(path, file, loading)
+    if start[8:9] == b"{":  # its reader tells what is wrong with the length
+        return _open_safetensors(path, file, shard)
     raise InputError(f"{path} is {_what(start)}")
 
 

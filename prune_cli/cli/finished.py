@@ -1,7 +1,7 @@
 """`prune-cli report SWEEP ...`: finished sweeps, shown, compared, and in forms for a paper."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ from prune_cli.cli import groups, signals
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from prune_cli.report.formats import Format
     from prune_cli.show.figure import Drawn
     from prune_cli.sweep.comparison import Finished
     from prune_cli.sweep.series import Series
@@ -59,25 +60,26 @@ class Forms:
         """Return whether any of them is asked for."""
         return self != Forms()
 
+    def including(self, form: "Format | None") -> "Forms":
+        """Return these forms and that of --format, which is another name for them."""
+        return replace(
+            self,
+            as_csv=self.as_csv or form == "csv",
+            as_markdown=self.as_markdown or form == "markdown",
+            as_latex=self.as_latex or form == "latex",
+        )
+
 
 def report_sweeps(
     folders: Sequence[Path],
     forms: Forms,
     *,
-    form: str | None,
+    as_json: bool,
     html: Path | None,
     force: bool,
     quiet: bool,
 ) -> None:
     """Show finished sweeps, in one form on stdout; a page and a figure go to files.
-
-    Args:
-        folders: of the sweeps.
-        forms: the options for sweeps alone.
-        form: of stdout, as --format has it; None for a table.
-        html: where the page goes.
-        force: replace what is there.
-        quiet: print no table.
 
     Raises:
         UsageError: several forms are asked for.
@@ -89,15 +91,15 @@ def report_sweeps(
     from prune_cli.write.checks import check_can_write
     from prune_cli.write.paths import STDOUT
 
-    write = _form(forms, form, html)
+    form = _form(forms, as_json=as_json, html=html)
     _check(forms)
     check_can_write([*filter(None, [html, forms.plot])], folders, force=force)
     sweeps = _read(folders)
     others = [each for path in forms.compare for each in read_series(path, None)]
     with signals.Orderly():
         _write(html, forms.plot, [*map(_drawn, sweeps)], others)
-    if write:
-        console.write_stdout(write(sweeps))
+    if form:
+        console.write_stdout(form(sweeps))
     elif html != STDOUT and not quiet:
         print_sweeps(sweeps)
     if not quiet:
@@ -112,16 +114,16 @@ def _check(forms: Forms) -> None:
 
 
 def _form(
-    forms: Forms, form: str | None, html: Path | None
+    forms: Forms, *, as_json: bool, html: Path | None
 ) -> "Callable[[Sequence[Finished]], str] | None":
     from prune_cli.sweep import forms as written
     from prune_cli.write.paths import STDOUT
 
     asked = {
-        "--json": (form == "json", written.to_json),
-        "--csv": (forms.as_csv or form == "csv", written.to_csv),
-        "--markdown": (forms.as_markdown or form == "markdown", written.to_markdown),
-        "--latex": (forms.as_latex or form == "latex", written.to_latex),
+        "--json": (as_json, written.to_json),
+        "--csv": (forms.as_csv, written.to_csv),
+        "--markdown": (forms.as_markdown, written.to_markdown),
+        "--latex": (forms.as_latex, written.to_latex),
         "--html -": (html == STDOUT, None),
     }
     chosen = [option for option, (is_asked, _) in asked.items() if is_asked]
@@ -153,8 +155,6 @@ def _drawn(sweep: "Finished") -> "Drawn":
 def _write(
     html: Path | None, plot: Path | None, drawn: "Sequence[Drawn]", others: "Sequence[Series]"
 ) -> None:
-    from dataclasses import replace
-
     from prune_cli.show.figure import draw_file
     from prune_cli.show.page.trials import render_sweeps
     from prune_cli.write.atomic import write_file

@@ -20,8 +20,8 @@ Reports = Annotated[
     list[Path],
     typer.Argument(
         metavar="REPORTS",
-        help="Reports of prune-cli, pruned files and folders that have one, folders of sweeps, or "
-        "- for stdin.",
+        help="Reports of prune-cli, or pruned files and folders that have one, - for stdin, or "
+        "folders of sweeps.",
         show_default=False,
         autocompletion=complete_report,
     ),
@@ -65,13 +65,13 @@ def report(
         prune-cli report model.pruned.report.json
         prune-cli report seed0.report.json seed1.report.json --html page.html
         prune-cli report runs/*.report.json --json
-        prune-cli report sweep other-sweep --latex
     """
+    form = shown.rendering()
     if _are_sweeps(reports, forms):
         report_sweeps(
             reports,
-            forms,
-            form="json" if shown.as_json else shown.rendering(),
+            forms.including(form),
+            as_json=shown.as_json or form == "json",
             html=page.html,
             force=page.force,
             quiet=messages.quiet,

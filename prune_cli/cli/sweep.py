@@ -9,7 +9,7 @@ import typer
 
 from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
-from prune_cli.cli.grouped import grouped
+from prune_cli.cli.grouped import ENVIRONMENT_PREFIX, grouped
 from prune_cli.errors import SweepError, UsageError
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class Evaluating:
             "--eval-repeats",
             metavar="R",
             min=1,
-            help="Evaluate each checkpoint R times: tells the evaluation's noise from the draw's.",
+            help="Evaluate each checkpoint R times: tells the noise of evaluating from that of draws.",
             rich_help_panel=EVALUATION,
         ),
     ] = 1
@@ -254,7 +254,7 @@ class Evaluating:
         typer.Option(
             "--assert",
             metavar="ASSERTION",
-            help="Exit 7 unless it holds: 'mean(acc)@0.25 >= base - 0.5'. Repeatable.",
+            help="Exit 7 unless it holds: mean(acc)@0.25 >= base - 0.5. Repeatable.",
             rich_help_panel=EVALUATION,
         ),
     ] = field(default_factory=list)
@@ -365,6 +365,7 @@ class Folder:
         typer.Option(
             "--format",
             metavar="safetensors|in-kind",
+            envvar=f"{ENVIRONMENT_PREFIX}OUTPUT_FORMAT",
             help="What {model} is; in-kind is the format of the input.",
             rich_help_panel=groups.WHERE,
         ),
@@ -421,20 +422,23 @@ def sweep(
     choices: Choices,
     jobs: Jobs,
     running: groups.Running,
-    messages: groups.Messages,
     folder: Folder,
+    shown: groups.Shown,
+    messages: groups.Messages,
     loading: groups.Loading,
 ) -> None:
     """Prune with many amounts and seeds, evaluate each, and sum up: mean, spread, a figure.
 
     Examples:
-        prune-cli sweep model.pt -a 0.25,0.5 --seeds 5 -d 0 --eval 'python eval.py {model}'
-        prune-cli sweep model.pt -a 0.5 --criterion random,l1 --eval ./eval.sh --plot figure.pdf
-        prune-cli sweep model.pt -a 0.25 --eval ./eval.sh --assert 'mean(acc)@0.25 >= base - 0.5'
+        prune-cli sweep net.pt -a 0.25,0.5 -d 0 --eval 'python eval.py {model}'
+        prune-cli sweep net.pt -a 0.5 --each -d 0 --eval './eval.sh {model}' --json
+        prune-cli sweep net.pt -a 0.5 --seeds 20 --resume -e './eval.sh {model}'
     """
     from prune_cli.show import trials as show
+    from prune_cli.show.console import write_stdout
     from prune_cli.sweep.request import plan_sweep
     from prune_cli.sweep.stages import run_sweep
+    from prune_cli.sweep.summary import to_json
 
     folder.check()
     maker = _maker(checkpoint, trials, channels, modules, choices, running, loading)
@@ -450,6 +454,8 @@ def sweep(
         _write_pictures(request, results, folder.plot, others)
     show.show_summary(results.summary, quiet=messages.quiet)
     show.show_folder(request.folder, results.summary, quiet=messages.quiet)
+    if shown.as_json:
+        write_stdout(to_json(results.summary))
     _refuse_bad(results, request.folder)
 
 
