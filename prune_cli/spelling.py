@@ -15,7 +15,11 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _KEYWORDS = {
+    "--allocate": "allocate",
     "--amount": "amount",
+    "--at-least": "at_least",
+    "--between": "between",
+    "--criterion": "criterion",
     "--dim": "dim",
     "--example": "examples",
     "--exclude": "exclude",
@@ -28,9 +32,11 @@ _KEYWORDS = {
     "--param": "params",
     "--report": "report",
     "--round-to": "round_to",
+    "--scores": "scores",
     "--seed": "seed",
     "--source": "source",
     "--state-dict-key": "loading=Loading(state_dict_keys=[...])",
+    "--target": "target",
     "--time-limit": "time_limit",
     "-m": "modules",
     "-p": "params",
@@ -54,6 +60,8 @@ def _keyword(found: re.Match[str]) -> str:
     option, value = found[1], found[2]
     if option in _SWITCHES:
         return f"{_underscored(option)}=True" + (f" {value}" if value else "")
+    if option == "--global":  # which is no name in Python
+        return "is_global=True"
     if option not in _KEYWORDS:
         return found[0]
     return f"{_KEYWORDS[option]}={value}" if value else f"`{_KEYWORDS[option]}`"
