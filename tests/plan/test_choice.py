@@ -18,6 +18,7 @@ from prune_cli import apply_report, prune_checkpoint, verify_checkpoint
 from prune_cli.errors import AmountError, ParameterError, RequestError, UsageError
 from prune_cli.plan.choice import Choice, make_choice, parse_between
 from prune_cli.plan.facts import PlanItem, derive_seed
+from prune_cli.report.comparison import compare_reports
 from prune_cli.report.report import Report, from_json, read_report, to_json
 from tests import build
 from tests.plan.test_allocation import published, raw_er, raw_erk
@@ -504,3 +505,16 @@ def test_reports_of_older_versions_have_no_choice(tmp_path: Path, source: Path) 
 
     assert read_report(tmp_path / "out.report.json").options.choice is None
     assert report.options.choice is None
+
+
+def test_runs_by_another_criterion_are_another_group(source: Path) -> None:
+    """What l1 chooses says nothing of how alike random runs are."""
+    asked = [{"seed": 0}, {"seed": 1}, {"criterion": "l1"}, {"allocate": "erk"}]
+    reports = {
+        str(number): prune_checkpoint(source, amount=0.5, dim=0, dry_run=True, **options)
+        for number, options in enumerate(asked)
+    }
+
+    groups = compare_reports(reports).groups
+
+    assert [group.runs for group in groups] == [(0, 1), (2,), (3,)]
