@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from prune_cli.checkpoint.archive import CompressedMemberError, read_archive
 from prune_cli.checkpoint.contents import MOST_OPEN, Checkpoint, Shard, map_file
-from prune_cli.checkpoint.folder import METADATA, is_inside
+from prune_cli.checkpoint.folder import METADATA
+from prune_cli.checkpoint.layouts import is_inside
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.pickled import CorruptPickleError, Key, RefusedPickleError, StandIn
 from prune_cli.checkpoint.pickles import Program, run_pickle

@@ -14,7 +14,13 @@ import typer
 
 from prune_cli.cli import signals
 from prune_cli.cli.color import Color, choose_color
-from prune_cli.cli.completion import complete_device, complete_format, complete_module
+from prune_cli.cli.completion import (
+    complete_device,
+    complete_format,
+    complete_module,
+    complete_output_format,
+)
+from prune_cli.cli.grouped import ENVIRONMENT_PREFIX
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -320,7 +326,9 @@ class Outputs:
         typer.Option(
             "--format",
             metavar="FORMAT",
+            envvar=f"{ENVIRONMENT_PREFIX}OUTPUT_FORMAT",  # --format of what is shown is another
             help="safetensors, torch (a plain state dict), or in-kind: the input file with zeros in it.",
+            autocompletion=complete_output_format,
             show_default="by the name of the output",
             rich_help_panel=WHERE,
         ),
@@ -424,7 +432,7 @@ class Shown:
 
     as_json: Annotated[
         bool,
-        typer.Option("--json", "-j", help="Write all facts as JSON.", rich_help_panel=SHOWN),
+        typer.Option("--json", help="Write all facts as JSON.", rich_help_panel=SHOWN),
     ] = False
 
 

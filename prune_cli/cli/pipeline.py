@@ -48,8 +48,8 @@ def refuse_two_on_stdout(target: "Target", shown: groups.Shown) -> None:
 
 def write_facts(report: "Report", shown: groups.Shown) -> None:
     """Write to stdout what --json asks for."""
-    if shown.as_json:
-        from prune_cli.report.report import to_json
-        from prune_cli.show.console import write_stdout
+    from prune_cli.report.report import to_json
+    from prune_cli.show.console import write_stdout
 
+    if shown.as_json:
         write_stdout(to_json(report))
