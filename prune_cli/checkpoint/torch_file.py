@@ -267,7 +267,7 @@ class _Placed:
 def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Loading) -> Checkpoint:
     content = unpickled.content
     found = content.find(path, loading.state_dict_keys)
-    weights = dict(named_weights(found))
+    weights = unique_weights(path, found)
     problems = problems_of(content.value, weights)
     refuse_unwritable(path, problems, loading)
     spool = Spool(file)
@@ -295,7 +295,24 @@ def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Load
     )
 
 
-def named_weights(found: Sequence[Found]) -> Iterator[tuple[str, Tensor | Array]]:
+def unique_weights(path: object, found: Sequence[Found]) -> dict[str, Tensor | Array]:
+    """Return every tensor by its name.
+
+    Raises:
+        InputError: two tensors of two state dicts have one name.
+    """
+    weights: dict[str, Tensor | Array] = {}
+    for name, value in _named_weights(found):
+        if name in weights:
+            raise InputError(
+                f"{path} holds two tensors that would be called {name!r}; take one state dict at a "
+                "time with --state-dict-key"
+            )
+        weights[name] = value
+    return weights
+
+
+def _named_weights(found: Sequence[Found]) -> Iterator[tuple[str, Tensor | Array]]:
     """Yield every tensor by its name; those of several state dicts have their key before it."""
     for one in found:
         prefix = f"{one.key}." if len(found) > 1 and one.path else ""
