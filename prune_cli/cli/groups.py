@@ -406,11 +406,35 @@ class Loading:
         ),
     ] = False
 
+    subfolder: Annotated[
+        list[str],
+        typer.Option(
+            "--subfolder",
+            metavar="GLOB",
+            help="Read the checkpoints in these subfolders as one (unet, vae, * for all); . is the "
+            "folder itself. Repeatable, or a,b.",
+            rich_help_panel=LOADING,
+        ),
+    ] = field(default_factory=list)
+    copy_all: Annotated[
+        bool,
+        typer.Option(
+            "--copy-all",
+            help="Copy weights of the same model in another form too, unpruned.",
+            rich_help_panel=LOADING,
+        ),
+    ] = False
+
     def chosen(self) -> "checkpoint.Loading":
         """Return what the core wants to know."""
         from prune_cli import checkpoint
 
-        return checkpoint.Loading(tuple(self.state_dict_key), self.drop_unwritable)
+        return checkpoint.Loading(
+            state_dict_keys=tuple(self.state_dict_key),
+            drop_unwritable=self.drop_unwritable,
+            subfolders=split_patterns(self.subfolder),
+            copy_all=self.copy_all,
+        )
 
 
 @dataclass(frozen=True)
