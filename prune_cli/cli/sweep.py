@@ -473,7 +473,7 @@ def _maker(
 
     options = Options(
         None,
-        channels.chosen_dim,
+        channels.dim,
         modules=modules.patterns,
         exclude=modules.excluded,
         params=channels.patterns,
@@ -506,7 +506,7 @@ def _rules(
             modules=modules.patterns,
             params=channels.patterns,
             amount=amount,
-            dim=channels.chosen_dim,
+            dim=channels.dim,
         )
         yield amount, rules
 
