@@ -133,6 +133,22 @@ class Modules:
 
 
 @dataclass(frozen=True)
+class Names:
+    """What names are without what wraps the model."""
+
+    strip_prefix: Annotated[
+        list[str],
+        typer.Option(
+            "--strip-prefix",
+            metavar="PREFIX",
+            help="What a wrapper puts before every name (module.); auto finds the usual ones. "
+            "The draw does not depend on it. Repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Channels:
     """What the channels of a module are."""
 
