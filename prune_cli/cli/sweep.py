@@ -364,9 +364,9 @@ class Folder:
         str,
         typer.Option(
             "--format",
-            metavar="safetensors|in-kind",
+            metavar="FORMAT",
             envvar=f"{ENVIRONMENT_PREFIX}OUTPUT_FORMAT",
-            help="What {model} is; in-kind is the format of the input.",
+            help="What {model} is: safetensors, in-kind (the format of the input), or torch.",
             rich_help_panel=groups.WHERE,
         ),
     ] = "safetensors"
@@ -402,7 +402,7 @@ class Folder:
         """Raise UsageError where a choice is not one of those that there are."""
         for option, value, known in (
             ("--keep", self.keep, ("all", "best", "none")),
-            ("--format", self.form, ("safetensors", "in-kind")),
+            ("--format", self.form, ("safetensors", "in-kind", "torch")),
         ):
             if value not in known:
                 raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}")
@@ -528,7 +528,7 @@ def _request(
         evaluating.evaluation(),
         folder.chosen(checkpoint),
         is_minimized=evaluating.minimize,
-        is_in_kind=folder.form == "in-kind",
+        format=folder.form,  # type: ignore[arg-type]  # Folder.check has seen it
         is_each=trials.each,
         keep_best=evaluating.keep_best,
         lose=trials.lose,
