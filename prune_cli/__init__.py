@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from prune_cli.show.page import render_page as render_page
     from prune_cli.shrink.load import load_shrunk as load_shrunk
     from prune_cli.shrink.shrink import shrink_checkpoint as shrink_checkpoint
+    from prune_cli.sweep.twin import sweep as sweep
     from prune_cli.verify.verify import verify_checkpoint as verify_checkpoint
 
 _HOMES = {
@@ -101,6 +102,7 @@ _HOMES = {
     "remove_masks": "api",
     "render_page": "show.page",
     "shrink_checkpoint": "shrink.shrink",
+    "sweep": "sweep.twin",
     "verify_checkpoint": "verify.verify",
 }
 

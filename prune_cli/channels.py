@@ -30,6 +30,7 @@ _LOW_BITS = np.uint64(0xFFFFFF)
 _FEW = 256  # Python sorts so few numbers before NumPy has begun to
 _FEW_MASKED = 16  # elements side by side up to which one AND beats filling them channel by channel
 _FIRST_BLOCK = 1024  # elements; whoever reads one element of a mapped file reads a page of 4 KiB
+_DENSE = 8  # where a run holds this many channels for each one that is wanted, or fewer
 _LARGEST_BLOCK = 1 << 20  # elements; what bounds the temporary memory
 
 # --- The draw ---------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def _find_in_blocks(
     for start in range(0, len(undecided), step):
         group = undecided[start : start + step]
         for rows, columns in _growing_blocks(outer, inner, _LARGEST_BLOCK // len(group)):
-            found = ((_take(seen[rows], group)[:, :, columns] & counts) != 0).any(axis=(0, 2))
+            found = (_merge_rows(seen[rows, :, columns], group) & counts != 0).any(axis=1)
             live[group] = found
             group = group[~found]
             if not len(group):
@@ -206,15 +207,24 @@ def _find_one_by_one(
 ) -> None:
     channels = np.moveaxis(bits, dim, 0)
     for channel in undecided.tolist():
-        live[channel] = (channels[channel] & counts).any()
+        live[channel] = np.bitwise_or.reduce(channels[channel], axis=None) & counts != 0
 
 
-def _take(block: Bits, channels: npt.NDArray[np.int64]) -> Bits:
-    """Take ascending `channels` of a (rows, channels, columns) block: a view if they are a run."""
+def _merge_rows(block: Bits, channels: npt.NDArray[np.int64]) -> Bits:
+    """Return the bits that any row of a (rows, channels, columns) block has set, of `channels`.
+
+    Where these are dense, what is between them is merged too: rows are quicker read whole.
+    """
     first, last = int(channels[0]), int(channels[-1])
-    if last - first + 1 == len(channels):
-        return block[:, first : last + 1]
-    return block[:, channels]
+    if last - first < _DENSE * len(channels):
+        merged = _or_rows(block[:, first : last + 1])
+        return merged if len(merged) == len(channels) else merged[channels - first]
+    return _or_rows(block[:, channels])
+
+
+def _or_rows(block: Bits) -> Bits:
+    merged: Bits = block[0] if len(block) == 1 else np.bitwise_or.reduce(block, axis=0)
+    return merged
 
 
 def _growing_blocks(outer: int, inner: int, limit: int) -> Iterator[tuple[slice, slice]]:

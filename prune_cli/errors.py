@@ -11,7 +11,8 @@ PruneError
 │   ├── ParameterError (ValueError) 4  the parameter cannot be pruned as it is
 │   └── DeviceError                4  the device is not there
 ├── VerificationError              5  a file is not what its report says
-└── OutputError                    6  the output cannot be written
+├── OutputError                    6  the output cannot be written
+└── SweepError                     7  trials of a sweep failed, or an assertion does not hold
 
 Not here: bugs. Whatever is not a PruneError ends with a traceback and exit code 1.
 """
@@ -77,3 +78,9 @@ class OutputError(PruneError):
     """The output cannot be written."""
 
     exit_code = 6
+
+
+class SweepError(PruneError):
+    """Trials of a sweep failed, or an assertion about it does not hold."""
+
+    exit_code = 7

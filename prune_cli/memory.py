@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch.nn.utils.prune import BasePruningMethod
 
@@ -21,6 +22,7 @@ from prune_cli.checkpoint.strided import Place, find_overlaps, find_parameter_al
 from prune_cli.checkpoint.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, Parameter, TensorInfo
 from prune_cli.errors import ParameterError, RequestError
 from prune_cli.module import GivenMask
+from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, PlanItem
 from prune_cli.plan.selection import Rule, as_globs
@@ -44,6 +46,14 @@ def prune_state_dict(
     rules: Sequence[Rule] = (),
     bake: bool = True,
     with_bias: bool = False,
+    allocate: str = "uniform",
+    between: tuple[float, float] | None = None,
+    target: str | None = None,
+    is_global: bool = False,
+    criterion: str | None = None,
+    scores: str | Path | Mapping[str, Any] | None = None,
+    round_to: int = 1,
+    at_least: int = 0,
 ) -> OrderedDict[str, Any]:
     """Remove channels at random from a state dict: what `prune_checkpoint` does to a file of it.
 
@@ -58,6 +68,15 @@ def prune_state_dict(
         rules: a recipe; the last rule that matches wins. Without one, the above are the rule.
         bake: write the zeros; else give `NAME_orig` and `NAME_mask`, as torch has them.
         with_bias: let the bias element of each pruned channel of dim 0 go too.
+        allocate: how the amount is spread over layers; this and the following are as in
+            `prune_checkpoint`.
+        between: for "random", the bounds of each layer's fraction.
+        target: in place of an amount, what is to remain of the selected elements.
+        is_global: rank all channels of all layers together.
+        criterion: what ranks channels.
+        scores: a score file, or the tensors of one by name.
+        round_to: leave channels in multiples of this.
+        at_least: how many channels stay in every layer.
 
     Returns:
         A new state dict in the same order. Pruned tensors are copies, the others are the same
@@ -80,9 +99,19 @@ def prune_state_dict(
         bake=bake,
         with_bias=with_bias,
         rules=tuple(rules),
+        choice=make_choice(
+            allocate=allocate,
+            between=between,
+            target=target,
+            is_global=is_global,
+            criterion=criterion,
+            scores=None if scores is None else "scores",
+            round_to=round_to,
+            at_least=at_least,
+        ),
     )
     checkpoint = _StateDict.of(state_dict)
-    plan = make_plan(checkpoint, options)
+    plan = make_plan(checkpoint, options, scores=None if scores is None else _open(scores))
     new = _baked if bake else _under_masks
     items = {item.name: item for item in plan.items}
     changed: dict[str, dict[str, Any]] = {}
@@ -123,10 +152,7 @@ def load_masked(
     Example:
         >>> net = load_masked(Net(), "model.pruned.safetensors")
     """
-    if isinstance(checkpoint, Mapping):
-        opened: Checkpoint = _StateDict.of(checkpoint)
-    else:
-        opened = open_checkpoint(checkpoint, loading)
+    opened = _open(checkpoint, loading)
     stored = {**{name: name for name in opened.tensors}, **opened.aliases}
     pairs = _pairs_to_mask(model, opened)
     _refuse_misfits(model, opened, stored, pairs)
@@ -141,6 +167,12 @@ def load_masked(
 
 
 # --- A state dict as a checkpoint ---------------------------------------------------------------
+
+
+def _open(checkpoint: str | Path | Mapping[str, Any], loading: Loading | None = None) -> Checkpoint:
+    if isinstance(checkpoint, Mapping):
+        return _StateDict.of(checkpoint)
+    return open_checkpoint(checkpoint, loading)
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,6 +210,9 @@ class _StateDict(Checkpoint):
                 "give the state dict of the whole model on one device"
             )
         return as_bits(tensor.cpu())
+
+    def rows(self, info: TensorInfo, first: int, last: int) -> Bits:
+        return np.atleast_1d(self.bits(info))[first:last].copy()
 
 
 def _is_odd(tensor: torch.Tensor) -> bool:

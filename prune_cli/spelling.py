@@ -15,7 +15,12 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _KEYWORDS = {
+    "--allocate": "allocate",
     "--amount": "amount",
+    "--at-least": "at_least",
+    "--between": "between",
+    "--criterion": "criterion",
+    "--device": "device",
     "--dim": "dim",
     "--example": "examples",
     "--exclude": "exclude",
@@ -28,15 +33,27 @@ _KEYWORDS = {
     "--param": "params",
     "--report": "report",
     "--round-to": "round_to",
+    "--scores": "scores",
     "--seed": "seed",
     "--source": "source",
-    "--state-dict-key": "loading=Loading(state_dict_keys=[...])",
+    "--target": "target",
     "--time-limit": "time_limit",
     "-m": "modules",
     "-p": "params",
     "-x": "exclude",
 }
-_SWITCHES = {"--dry-run", "--force", "--from-zeros", "--resume", "--with-bias"}
+_SWITCHES = {
+    "--drop-unwritable": "loading=Loading(drop_unwritable=True)",
+    "--dry-run": "dry_run=True",
+    "--force": "force=True",
+    "--from-zeros": "from_zeros=True",
+    "--global": "is_global=True",
+    "--keep-masks": "bake=False",
+    "--measure": "measure=True",
+    "--resume": "resume=True",
+    "--state-dict-key": "loading=Loading(state_dict_keys=[...])",
+    "--with-bias": "with_bias=True",
+}
 _OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)(?: (-?\d[\d.]*|'[^']*'))?(?![\w-])")
 
 
@@ -53,14 +70,10 @@ def as_keywords(message: str) -> str:
 def _keyword(found: re.Match[str]) -> str:
     option, value = found[1], found[2]
     if option in _SWITCHES:
-        return f"{_underscored(option)}=True" + (f" {value}" if value else "")
+        return _SWITCHES[option] + (f" {value}" if value else "")
     if option not in _KEYWORDS:
         return found[0]
     return f"{_KEYWORDS[option]}={value}" if value else f"`{_KEYWORDS[option]}`"
-
-
-def _underscored(option: str) -> str:
-    return option.lstrip("-").replace("-", "_")
 
 
 def for_python(function: Callable[_P, _R]) -> Callable[_P, _R]:

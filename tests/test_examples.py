@@ -64,6 +64,17 @@ def test_iterative_pruning_in_a_pipeline_and_in_a_loop_is_the_same(tmp_path: Pat
     assert "end at the same bytes" in shown
 
 
+@needs("sklearn", "matplotlib")
+def test_a_sweep_evaluates_every_draw_and_compares(tmp_path: Path) -> None:
+    """Two sweeps of a real network, their page and their figure."""
+    shown = run("sweep.sh", str(tmp_path))
+
+    assert "rows" in shown
+    assert "columns beats rows by" in shown
+    assert len((tmp_path / "rows" / "trials.jsonl").read_text().splitlines()) == 21
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
 def test_a_recipe_prunes_each_layer_by_its_own_rule(tmp_path: Path) -> None:
     """The last rule that matches wins, and the command fills in what a rule leaves out."""
     run("per_layer.sh", str(tmp_path))

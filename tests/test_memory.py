@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune as stock
 
@@ -75,6 +75,9 @@ def from_a_file(tmp_path: Path, state: dict[str, Any], **options: Any) -> dict[s
         {"amount": 0.5, "dim": 0, "bake": False, "seed": 7},
         {"amount": 0.5, "dim": 0, "modules": "rnn", "params": "weight_*"},
         {"amount": 0.5, "dim": 0, "modules": ["conv", "embed"], "exclude": "embed"},
+        {"amount": 0.5, "dim": 0, "is_global": True, "criterion": "l1", "exclude": "embed"},
+        {"amount": 0.5, "dim": 0, "allocate": "erk", "round_to": 2},
+        {"target": "params=0.5", "dim": 0, "at_least": 1},
         {"rules": [Rule("conv", amount=1, dim=1), Rule("head", amount=0.5, dim=0)]},
     ],
     ids=repr,
@@ -101,6 +104,21 @@ def test_masks_that_are_there_are_gone_on_from(tmp_path: Path, bake: bool) -> No
     pruned = prune_state_dict(state, **options)
 
     assert_same(pruned, from_a_file(tmp_path, state, **options))
+
+
+def test_scores_are_tensors_by_name(tmp_path: Path) -> None:
+    """In memory as in a file, the smallest go."""
+    state = Tied().state_dict()
+    scores = {"conv.weight": torch.tensor([3.0, 1, 5, 0, 4, 2])}
+    save_file(scores, tmp_path / "scores.safetensors")
+    options = {"amount": 2, "dim": 0, "modules": "conv"}
+
+    pruned = prune_state_dict(state, scores=scores, **options)
+
+    assert zero_lines(pruned["conv.weight"], 0) == [1, 3]
+    assert_same(
+        pruned, from_a_file(tmp_path, state, scores=tmp_path / "scores.safetensors", **options)
+    )
 
 
 def test_the_state_dict_stays_as_it_was_and_the_rest_is_shared() -> None:

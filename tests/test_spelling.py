@@ -1,14 +1,22 @@
 """What a Python caller reads, catches and sees: keywords, errors, reports, short forms."""
 
+import ast
 import inspect
 import pickle
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import prune_cli
 from prune_cli.spelling import as_keywords
 from tests import build
+
+FUNCTIONS = [
+    name for name in prune_cli.__all__ if inspect.isfunction(getattr(prune_cli, name, None))
+]
 
 
 @pytest.fixture
@@ -39,6 +47,38 @@ def test_options_are_spelt_as_keywords(message: str, said: str | None) -> None:
     assert as_keywords(message) == said
 
 
+def test_every_option_that_a_message_names_has_a_keyword() -> None:
+    """Outside of the command line, no message names an option that a Python caller has not."""
+    package = Path(prune_cli.__file__).parent
+    rooms = [path for path in package.rglob("*.py") if not {"cli", "show"} & {*path.parts}]
+    named = {
+        option
+        for path in rooms
+        for text in _strings(path)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
+    }
+
+    assert {option for option in named if as_keywords(option) == option} == set()
+    parameters = {
+        each
+        for name in FUNCTIONS
+        for each in inspect.signature(getattr(prune_cli, name)).parameters
+    } | {"loading"}
+    keywords = {re.split("=", as_keywords(option).strip("`"))[0] for option in named}
+    assert keywords <= parameters
+
+
+def _strings(path: Path) -> Iterator[str]:
+    """Yield the strings of a file that are no docstrings."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        parts = node.body if isinstance(getattr(node, "body", None), list) else []
+        for part in parts:
+            if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant):
+                part.value.value = ""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def test_an_output_that_exists_is_answered_with_the_keyword(model: str) -> None:
     """The command line says --force."""
     prune_cli.prune_checkpoint(model, amount=0.5, dim=0)
@@ -57,11 +97,6 @@ def test_a_missing_amount_is_answered_with_the_keyword(model: str) -> None:
     ):
         with pytest.raises(prune_cli.UsageError, match=r"amount=0\.25"):
             call()
-
-
-FUNCTIONS = [
-    name for name in prune_cli.__all__ if inspect.isfunction(getattr(prune_cli, name, None))
-]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -150,3 +185,21 @@ def test_a_notebook_shows_a_table(tmp_path: Path) -> None:
     assert "&lt;b&gt;.weight" in html
     assert html.count("<tr>") == 1 + 30
     assert "and 11 more tensors" in html
+
+
+def test_shrinking_takes_one_glob_and_one_example_as_a_string(tmp_path: Path) -> None:
+    """Each is itself, and not its letters."""
+    code = tmp_path / "net.py"
+    code.write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))\n"
+    )
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    path = build.safetensors(tmp_path / "net.safetensors", net.state_dict())
+
+    report = prune_cli.shrink_checkpoint(
+        path, model=f"{code}:build", examples="1x4", amount=0.5, modules="0", dry_run=True
+    )
+
+    assert report.options.modules == ("0",)
+    assert report.shrink is not None

@@ -23,6 +23,7 @@ _LOCATOR_64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 1 << 16
+_LONGEST_ENTRY = 256  # of torch's own, whose names are short
 _UNKNOWN = 0xFFFFFFFF
 _TOPS = (0xFFFF, _UNKNOWN, _UNKNOWN)
 _ENCRYPTED = 0x2061  # a flag: as a whole, patched, strongly, or the directory alone
@@ -98,14 +99,19 @@ class _Entry(NamedTuple):
     at: int
 
 
-def read_archive(content: memoryview, path: object) -> Archive:
+def read_archive(content: memoryview, path: object, *, most: int | None = None) -> Archive:
     """Return the members of the zip file that `content` is.
+
+    Args:
+        content: the file.
+        path: what an error calls it.
+        most: how many members it may have at the most.
 
     Raises:
         InputError: it is no zip file of torch's, is truncated, or is ambiguous.
     """
     try:
-        start, entries = _directory(content)
+        start, entries = _directory(content, most)
         members = {entry.name: _locate(content, entry) for entry in entries}
         _refuse_overlaps(members, entries, start)
     except (_UnreadableError, struct.error) as error:
@@ -126,13 +132,15 @@ class _UnreadableError(Exception):
     """Why the archive cannot be read."""
 
 
-def _directory(content: memoryview) -> tuple[int, list[_Entry]]:
+def _directory(content: memoryview, most: int | None) -> tuple[int, list[_Entry]]:
     """Return where the directory begins, and its entries."""
     tail = max(0, len(content) - _LONGEST_COMMENT - _END.size)
     found = bytes(content[tail:]).rfind(b"PK\x05\x06")
     if found < 0:
         raise _UnreadableError("it has no zip directory")
     ends = _ends(content, tail + found)
+    if most is not None and ends.nbytes > most * _LONGEST_ENTRY:
+        raise _UnreadableError("it has more zip members than torch gives it")
     entries = [
         entry._replace(at=ends.start + entry.at)
         for entry in _entries(content[ends.start : ends.start + ends.nbytes])

@@ -4,9 +4,9 @@ The formats (`safetensors_file`, `torch_file`, `folder`) make these; nothing her
 """
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Bits = npt.NDArray[np.unsignedinteger[Any]]
+
+
+MOST_OPEN = 128
+"""Files with pieces of tensors that are mapped at a time; each takes a file descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Shard:
     """An unnamed temporary file to keep open, where `path` leads to one."""
     parts: tuple["Shard", ...] = ()
     """Further files, without tensors of their own, that pieces of its tensors lie in."""
+    folder: str = ""
+    """The Part that it is of, where the checkpoint has several."""
 
     def __repr__(self) -> str:
         return f"<Shard {self.name}: tensors={len(self.tensors)}>"
@@ -64,13 +70,22 @@ class Shard:
     @cached_property
     def buffer(self) -> mmap.mmap:
         """`mapped`, with the methods of bytes."""
-        try:
-            with self.path.open("rb") as file:
-                return mmap.mmap(file.fileno(), self.nbytes, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: it is shorter
-            raise InputError(
-                f"{self.path} cannot be read any more: it changed since it was opened ({error})"
-            ) from error
+        return map_file(self.path, self.nbytes)
+
+
+def map_file(path: Path, nbytes: int) -> mmap.mmap:
+    """Map a file to be read.
+
+    Raises:
+        InputError: it is not there any more, or is shorter.
+    """
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: it is shorter
+        raise InputError(
+            f"{path} cannot be read any more: it changed since it was opened ({error})"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,24 @@ class Index:
 
     name: str
     metadata: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The checkpoint of one subfolder, where several are read as one.
+
+    Attributes:
+        folder: what its files' names begin with: "unet/"; "" for the folder itself.
+        index: its index file, if it has one, by its name in the subfolder.
+    """
+
+    folder: str
+    index: Index | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its tensors begin with, and do not in its files: "unet."."""
+        return self.folder.replace("/", ".")
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +130,7 @@ class Checkpoint:
         notes: what a user should be told about how it was read.
         state_dict_keys: which of several state dicts were picked; empty for the only one.
         unwritable: tensors that were left out because they cannot be had from bytes -> why.
+        parts: the subfolders that it is read from, if there are several.
         unpaired: tensors called NAME_orig whose NAME_mask is no mask, by its values.
     """
 
@@ -113,6 +147,12 @@ class Checkpoint:
     unwritable: Mapping[str, str] = field(default_factory=dict)
     state_dict_keys: tuple[str, ...] = ()
     unpaired: frozenset[str] = frozenset()
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def all_parts(self) -> tuple[Part, ...]:
+        """Its parts, or itself as the only one."""
+        return self.parts or (Part("", self.index),)
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.path}: {self.format}, tensors={len(self.tensors)}>"
@@ -193,7 +233,7 @@ class Checkpoint:
         return found ^ dtype.type(info.flip) if info.flip else found
 
     def rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
-        """A copy of the bits of rows `first` to `last` of a tensor, put together of its pieces.
+        """Return a copy of the bits of rows `first` to `last`, put together of a tensor's pieces.
 
         A tensor without dims is one row.
 
@@ -220,15 +260,23 @@ class Checkpoint:
         """The bits of a tensor that lies in one piece, as they are in the file."""
         if info.pieces:
             return self._piece_bits(info, info.pieces[0])
-        return _view(self.shards[info.shard], info, info.offset or 0, info.shape, info.strides)
+        return _view(
+            self.shards[info.shard].buffer, info, info.offset or 0, info.shape, info.strides
+        )
 
     def _piece_bits(self, info: TensorInfo, piece: Piece) -> "Bits":
         part = self.shards[info.shard].parts[piece.part]
-        return _view(part, info, piece.offset, piece.shape, piece.strides)
+        mapped = self._map_part(part.path, part.nbytes)
+        return _view(mapped, info, piece.offset, piece.shape, piece.strides)
+
+    @cached_property
+    def _map_part(self) -> Callable[[Path, int], mmap.mmap]:
+        """map_file, for the last files: a cluster writes more of them than can be open at once."""
+        return lru_cache(MOST_OPEN)(map_file)
 
 
 def _view(
-    file: Shard,
+    mapped: mmap.mmap,
     info: TensorInfo,
     offset: int,
     shape: tuple[int, ...],
@@ -238,7 +286,7 @@ def _view(
 
     itemsize = element_bytes(info)
     steps = None if strides is None else [itemsize * stride for stride in strides]
-    return np.ndarray(shape, np.dtype(f"<u{itemsize}"), file.mapped, offset, steps)
+    return np.ndarray(shape, np.dtype(f"<u{itemsize}"), mapped, offset, steps)
 
 
 def _copy_rows(made: "Bits", first: int, piece: Piece, bits: "Bits") -> None:

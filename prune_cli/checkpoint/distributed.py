@@ -9,33 +9,26 @@ Format: torch/distributed/checkpoint/metadata.py and filesystem.py.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prune_cli.checkpoint.archive import CompressedMemberError, read_archive
-from prune_cli.checkpoint.contents import Checkpoint, Shard
-from prune_cli.checkpoint.folder import METADATA, is_inside
+from prune_cli.checkpoint.contents import MOST_OPEN, Checkpoint, Shard, map_file
+from prune_cli.checkpoint.folder import METADATA
+from prune_cli.checkpoint.layouts import is_inside
 from prune_cli.checkpoint.loading import Loading
-from prune_cli.checkpoint.pickles import (
-    CorruptPickleError,
-    Key,
-    Program,
-    RefusedPickleError,
-    StandIn,
-    run_pickle,
-)
+from prune_cli.checkpoint.pickled import CorruptPickleError, Key, RefusedPickleError, StandIn
+from prune_cli.checkpoint.pickles import Program, run_pickle
+from prune_cli.checkpoint.placing import is_packed
 from prune_cli.checkpoint.state_dict import Content
 from prune_cli.checkpoint.strided import boxes_meet
 from prune_cli.checkpoint.tensors import Piece, TensorInfo
 from prune_cli.checkpoint.torch_file import (
     allowed_steps,
     find_storage,
-    is_packed,
-    named_weights,
-    problems_of,
     read_member_program,
-    refuse_unwritable,
+    unique_weights,
 )
 from prune_cli.checkpoint.torch_names import (
     DTYPE_NAMES,
@@ -44,7 +37,11 @@ from prune_cli.checkpoint.torch_names import (
     Tensor,
     TorchDtype,
 )
+from prune_cli.checkpoint.unwritable import problems_of, refuse_unwritable
 from prune_cli.errors import InputError
+
+_MOST_MEMBERS, _LONGEST_PICKLE = 16, 16384
+"""What a file of torch.save with one tensor has at the most; there can be many of them."""
 
 
 class _Record(NamedTuple):
@@ -110,6 +107,7 @@ def _read_metadata(file: Shard) -> _Metadata:
     if not isinstance(entries, dict) or not isinstance(stored, dict):
         raise CorruptPickleError(f"{METADATA} says neither what was saved nor where")
     named = {name: entry for name, entry in entries.items() if type(name) is str}
+    budget = _Budget(file.nbytes // 8)
     tensors = {
         name: entry
         for name, entry in named.items()
@@ -117,7 +115,7 @@ def _read_metadata(file: Shard) -> _Metadata:
     }
     return _Metadata(
         tensors={name: _tensor(_state(entry)) for name, entry in tensors.items()},
-        chunks={name: tuple(_chunks(_state(entry))) for name, entry in tensors.items()},
+        chunks={name: tuple(_chunks(_state(entry), budget)) for name, entry in tensors.items()},
         records=dict(_records(stored)),
         others={name: entry for name, entry in named.items() if name not in tensors},
         paths=dict(_paths(state.get("planner_data"))),
@@ -146,9 +144,23 @@ def _sizes(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _chunks(state: Mapping[Any, Any]) -> Iterator[_Chunk]:
+@dataclass
+class _Budget:
+    """How many chunks may be named: each takes more than 8 bytes, if it is named once."""
+
+    chunks: int
+
+    def spend(self) -> None:
+        """Count one more."""
+        self.chunks -= 1
+        if self.chunks < 0:
+            raise CorruptPickleError(f"{METADATA} names the same chunks too often")
+
+
+def _chunks(state: Mapping[Any, Any], budget: _Budget) -> Iterator[_Chunk]:
     chunks = state.get("chunks")
     for chunk in chunks if isinstance(chunks, list) else []:
+        budget.spend()
         found = _state(chunk)
         yield _Chunk(_sizes(found.get("offsets")), _sizes(found.get("sizes")))
 
@@ -195,7 +207,11 @@ def _is_path(value: object) -> bool:
 def _to_checkpoint(folder: Path, file: Shard, metadata: _Metadata, loading: Loading) -> Checkpoint:
     content = Content(_nested(metadata), steps=allowed_steps(file.nbytes))
     found = content.find(folder, loading.state_dict_keys)
-    weights = {name: tensor for name, tensor in named_weights(found) if isinstance(tensor, Tensor)}
+    weights = {
+        name: tensor
+        for name, tensor in unique_weights(folder, found).items()
+        if isinstance(tensor, Tensor)
+    }
     unwritable = problems_of(content.value, weights)
     refuse_unwritable(folder, unwritable, loading)
     flat_name = {id(tensor): name for name, tensor in metadata.tensors.items()}
@@ -236,6 +252,7 @@ class _Parts:
         self._folder = folder
         self._files: list[Shard] = []
         self._numbers: dict[str, int] = {}
+        self._map = lru_cache(MOST_OPEN)(map_file)
 
     def number(self, name: str) -> int:
         """Return the place of the file `name` in `files`."""
@@ -259,7 +276,8 @@ class _Parts:
         file = self._files[self.number(record.file)]
         if record.offset + record.nbytes > file.nbytes:
             raise CorruptPickleError(f"{record.file} ends before its last chunk")
-        return file.mapped[record.offset : record.offset + record.nbytes]
+        content = memoryview(self._map(file.path, file.nbytes))
+        return content[record.offset : record.offset + record.nbytes]
 
 
 def _info(parts: _Parts, metadata: _Metadata, name: str, flat: str, tensor: Tensor) -> TensorInfo:
@@ -307,9 +325,9 @@ def _saved_tensor(parts: _Parts, record: _Record, flat: str) -> Tensor:
     """Return the tensor that a record holds, a file of torch.save by itself."""
     parts.number(record.file)
     content = parts.bytes_of(record)
-    archive = read_archive(content, f"{record.file}, {flat[:80]!r}")
+    archive = read_archive(content, f"{record.file}, {flat[:80]!r}", most=_MOST_MEMBERS)
     pickled = archive.stored("data.pkl")
-    if pickled is None:
+    if pickled is None or pickled.nbytes > _LONGEST_PICKLE:
         raise CorruptPickleError(f"a chunk of {flat[:80]!r} is no file of torch.save")
     program = read_member_program(content, pickled)
     saved = run_pickle(program, TABLE, partial(find_storage, archive)).value

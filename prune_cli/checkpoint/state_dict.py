@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from prune_cli.checkpoint.contents import Dropped
-from prune_cli.checkpoint.pickles import (
+from prune_cli.checkpoint.pickled import (
     Collection,
     CorruptPickleError,
     Key,
@@ -255,6 +255,8 @@ class Content:
     def _describe_all(self) -> str:
         text = self.describe(self.value)
         if isinstance(self.value, StandIn) and isinstance(self.value.of, Name):
+            if self.value.of.module == "torch.distributed.checkpoint.metadata":
+                return "the metadata of a folder of torch.distributed.checkpoint; name the folder"
             return f"a {self.value.of}, whose code is not run; save its state_dict() instead"
         entries = self.entries(self.value) or {}
         numbered = [key for key, value in entries.items() if isinstance(value, Tensor)]

@@ -39,6 +39,11 @@ def complete_format(incomplete: str) -> list[str]:
     return [form for form in Format if form.startswith(incomplete)]
 
 
+def complete_output_format(incomplete: str) -> list[str]:
+    """Return the formats that an output can have."""
+    return [name for name in ("safetensors", "torch", "in-kind") if name.startswith(incomplete)]
+
+
 def complete_order(incomplete: str) -> list[str]:
     """Return the orders that --sort knows."""
     from prune_cli.inspection.listing import Order

@@ -5,7 +5,7 @@ option means to the core is said here too, by the methods of its group. See also
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,13 @@ import typer
 
 from prune_cli.cli import signals
 from prune_cli.cli.color import Color, choose_color
-from prune_cli.cli.completion import complete_device, complete_format, complete_module
+from prune_cli.cli.completion import (
+    complete_device,
+    complete_format,
+    complete_module,
+    complete_output_format,
+)
+from prune_cli.cli.grouped import ENVIRONMENT_PREFIX
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -131,16 +137,15 @@ class Channels:
     """What the channels of a module are."""
 
     dim: Annotated[
-        int | None,
+        int,
         typer.Option(
             "--dim",
             "-d",
             metavar="DIM",
             help="The dim whose indices are channels; 0 is the outputs of a layer.",
-            show_default="-1",
             rich_help_panel=WHAT,
         ),
-    ] = None
+    ] = -1
     params: Annotated[
         list[str],
         typer.Option(
@@ -159,11 +164,6 @@ class Channels:
             rich_help_panel=WHAT,
         ),
     ] = False
-
-    @property
-    def chosen_dim(self) -> int:
-        """The dim of --dim, or as torch has it."""
-        return -1 if self.dim is None else self.dim
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -272,13 +272,6 @@ class Messages:
             seconds = "" if since is None else f" ({time.perf_counter() - since:.2f} s)"
             say(f"[dim]{escape(text)}{seconds}[/]")
 
-    def note(self, texts: Iterable[str]) -> None:
-        """Say what is to be thought about, unless it is to be quiet."""
-        from prune_cli.show.console import escape, say
-
-        for text in texts if not self.quiet else ():
-            say(f"[yellow]note:[/] {escape(text)}")
-
 
 @dataclass(frozen=True)
 class Outputs:
@@ -320,7 +313,9 @@ class Outputs:
         typer.Option(
             "--format",
             metavar="FORMAT",
+            envvar=f"{ENVIRONMENT_PREFIX}OUTPUT_FORMAT",  # --format of what is shown is another
             help="safetensors, torch (a plain state dict), or in-kind: the input file with zeros in it.",
+            autocompletion=complete_output_format,
             show_default="by the name of the output",
             rich_help_panel=WHERE,
         ),
@@ -411,11 +406,35 @@ class Loading:
         ),
     ] = False
 
+    subfolder: Annotated[
+        list[str],
+        typer.Option(
+            "--subfolder",
+            metavar="GLOB",
+            help="Read the checkpoints in these subfolders as one (unet, vae, * for all); . is the "
+            "folder itself. Repeatable, or a,b.",
+            rich_help_panel=LOADING,
+        ),
+    ] = field(default_factory=list)
+    copy_all: Annotated[
+        bool,
+        typer.Option(
+            "--copy-all",
+            help="Copy weights of the same model in another form too, unpruned.",
+            rich_help_panel=LOADING,
+        ),
+    ] = False
+
     def chosen(self) -> "checkpoint.Loading":
         """Return what the core wants to know."""
         from prune_cli import checkpoint
 
-        return checkpoint.Loading(tuple(self.state_dict_key), self.drop_unwritable)
+        return checkpoint.Loading(
+            state_dict_keys=tuple(self.state_dict_key),
+            drop_unwritable=self.drop_unwritable,
+            subfolders=split_patterns(self.subfolder),
+            copy_all=self.copy_all,
+        )
 
 
 @dataclass(frozen=True)
@@ -424,7 +443,7 @@ class Shown:
 
     as_json: Annotated[
         bool,
-        typer.Option("--json", "-j", help="Write all facts as JSON.", rich_help_panel=SHOWN),
+        typer.Option("--json", help="Write all facts as JSON.", rich_help_panel=SHOWN),
     ] = False
 
 

@@ -4,7 +4,7 @@ import inspect
 
 _EXIT_CODES = (
     "[bold]Exit codes:[/] 0 done, 1 a bug, 2 usage, 3 input, 4 the request does not fit, "
-    "5 differences, 6 output, 130 interrupted"
+    "5 differences, 6 output, 7 trials failed, 130 interrupted"
 )
 _READ_ON = (
     "[bold]Read on:[/] the README has every command with its output. Every option can be set in "

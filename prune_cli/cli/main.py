@@ -22,6 +22,7 @@ from prune_cli.cli.random_structured import random_structured, structured
 from prune_cli.cli.remove import remove
 from prune_cli.cli.report import report
 from prune_cli.cli.shrink import shrink
+from prune_cli.cli.sweep import sweep
 from prune_cli.cli.verify import verify
 from prune_cli.errors import OutputError, PruneError
 
@@ -35,6 +36,7 @@ COMMANDS = (
     diff,
     report,
     shrink,
+    sweep,
 )
 """Every command, in the order of the help; each is called like its function."""
 

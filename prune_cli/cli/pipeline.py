@@ -21,8 +21,8 @@ def carry_out(
     running: groups.Workers,
     shown: groups.Shown,
     messages: groups.Messages,
-) -> "Report":
-    """Decide and write, with a progress bar, show what came of it, and return that."""
+) -> None:
+    """Decide and write, with a progress bar, and show what came of it."""
     from prune_cli import api
     from prune_cli.show.progress import progress
     from prune_cli.show.pruned import show_report
@@ -35,7 +35,6 @@ def carry_out(
     if messages.verbose:
         messages.tell("planned, written and reported" if target.output else "planned", since=began)
     write_facts(report, shown)
-    return report
 
 
 def refuse_two_on_stdout(target: "Target", shown: groups.Shown) -> None:
@@ -48,8 +47,8 @@ def refuse_two_on_stdout(target: "Target", shown: groups.Shown) -> None:
 
 def write_facts(report: "Report", shown: groups.Shown) -> None:
     """Write to stdout what --json asks for."""
-    if shown.as_json:
-        from prune_cli.report.report import to_json
-        from prune_cli.show.console import write_stdout
+    from prune_cli.report.report import to_json
+    from prune_cli.show.console import write_stdout
 
+    if shown.as_json:
         write_stdout(to_json(report))

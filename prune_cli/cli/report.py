@@ -9,6 +9,7 @@ import typer
 
 from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_report
+from prune_cli.cli.finished import Forms, report_sweeps
 from prune_cli.cli.grouped import grouped
 from prune_cli.errors import UsageError
 
@@ -19,7 +20,8 @@ Reports = Annotated[
     list[Path],
     typer.Argument(
         metavar="REPORTS",
-        help="Reports of prune-cli, or pruned files and folders that have one, or - for stdin.",
+        help="Reports of prune-cli, or pruned files and folders that have one, - for stdin, or "
+        "folders of sweeps.",
         show_default=False,
         autocompletion=complete_report,
     ),
@@ -49,15 +51,47 @@ class Page:
 
 @grouped
 def report(
-    reports: Reports, page: Page, shown: groups.ShownInRows, messages: groups.Messages
+    reports: Reports,
+    page: Page,
+    forms: Forms,
+    shown: groups.ShownInRows,
+    messages: groups.Messages,
 ) -> None:
     """Show what a report says; compare several: amounts, seeds, and the channels they share.
+
+    Folders of finished sweeps are shown and compared as well.
 
     Examples:
         prune-cli report model.pruned.report.json
         prune-cli report seed0.report.json seed1.report.json --html page.html
         prune-cli report runs/*.report.json --json
     """
+    form = shown.rendering()
+    if _are_sweeps(reports, forms):
+        report_sweeps(
+            reports,
+            forms.including(form),
+            as_json=shown.as_json or form == "json",
+            html=page.html,
+            force=page.force,
+            quiet=messages.quiet,
+        )
+        return
+    _report(reports, page, shown, messages)
+
+
+def _are_sweeps(paths: list[Path], forms: Forms) -> bool:
+    found = [(path / "sweep.json").is_file() for path in paths]
+    if any(found) and not all(found):
+        raise UsageError("sweeps and reports of single runs cannot be compared with each other")
+    if forms.is_asked() and not any(found):
+        raise UsageError("--csv, --markdown, --latex, --plot and --compare are for sweeps")
+    return any(found)
+
+
+def _report(
+    reports: list[Path], page: Page, shown: groups.ShownInRows, messages: groups.Messages
+) -> None:
     from prune_cli.report.comparison import compare_reports, comparison_to_json
     from prune_cli.report.finding import read_reports
     from prune_cli.report.groups import show_groups_as_tensors

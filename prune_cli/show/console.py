@@ -115,7 +115,7 @@ def show_tips(tips: Iterable[str]) -> None:
 def show_interrupted() -> None:
     """Show that a signal ended the run, and what is left of it."""
     say(
-        "[bold red]interrupted:[/] partial output removed; finished shards are kept "
+        "[bold red]interrupted:[/] partial output removed; finished parts are kept "
         "(continue with --resume)"
     )
 

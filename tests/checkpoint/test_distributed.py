@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -256,3 +257,27 @@ def test_a_foreign_metadata_file_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"none of torch\.distributed\.checkpoint"):
         open_checkpoint(tmp_path)
+
+
+def test_more_files_than_can_be_open_are_read(tmp_path: Path) -> None:
+    """A large cluster writes a file for each of its processes."""
+    state = {"w.weight": torch.randn(300, 4)}
+    folder = save_cut(tmp_path / "m", state, {"w.weight": Cut((300, 1), 300)})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (220, before[1]))
+    try:
+        checkpoint = open_checkpoint(folder)
+        found = read(checkpoint, "w.weight")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert build.same_bits(found, state["w.weight"])
+
+
+def test_the_metadata_alone_is_told(tmp_path: Path) -> None:
+    """Whoever names the file means the folder."""
+    folder = save(tmp_path / "m", {"w": nn.Linear(3, 2).weight})
+
+    with pytest.raises(InputError, match="name the folder"):
+        open_checkpoint(folder / ".metadata")

@@ -325,3 +325,12 @@ def test_a_state_dict_in_a_tuple_is_found(tmp_path: Path) -> None:
     assert opened.tensors.keys() == build.tensors().keys()
     assert [drop.key for drop in opened.dropped] == ["1", "2"]
     assert open_checkpoint(path, Loading(("0",))).tensors.keys() == opened.tensors.keys()
+
+
+def test_two_state_dicts_whose_names_meet_are_refused(tmp_path: Path) -> None:
+    """No tensor is lost because another one has its name."""
+    content = {"a": {"b": {"c.w": torch.ones(2, 2)}}, "a.b": {"c.w": torch.zeros(2, 2)}}
+    path = build.torch_zip(tmp_path / "x", content)
+
+    with pytest.raises(InputError, match=r"two tensors that would be called 'a\.b\.c\.w'"):
+        open_checkpoint(path, Loading(("*",)))

@@ -76,9 +76,9 @@ def test_quiet_says_nothing_where_all_is_well(run: Run, name: str) -> None:
 
 
 @pytest.mark.usefixtures("pruned", "masked")
-@pytest.mark.parametrize("name", [name for name in SHOWING if name != "verify"])
+@pytest.mark.parametrize("name", ["inspect", "report"])
 def test_rows_come_in_the_form_that_is_asked_for(run: Run, name: str) -> None:
-    """CSV has a row for each tensor, whatever else is said on stderr."""
+    """CSV has a row for each tensor."""
     ran = run(name, *SHOWING[name], "--format", "csv")
 
     rows = list(csv.DictReader(io.StringIO(ran.out)))
@@ -91,18 +91,25 @@ def test_rows_come_in_the_form_that_is_asked_for(run: Run, name: str) -> None:
     [
         (("--format", "yaml"), "there is no format 'yaml'; there is table, json, csv, markdown"),
         (("--format", "csv", "--json"), "--json and --format cannot both go to stdout"),
-        (("--json", "-r", "-"), "--json and an output or a report cannot both go to stdout"),
-        (("--format", "csv", "-o", "-"), "--format and an output or a report cannot both go"),
     ],
 )
-def test_two_things_cannot_go_to_stdout(
+def test_one_form_is_shown_at_a_time(
     run: Run, model: Path, options: Sequence[str], told: str
 ) -> None:
-    """It is refused before anything is written."""
-    ran = run("random-structured", model, "-a", "1", *options)
+    """And one that there is."""
+    ran = run("inspect", model, *options)
 
     assert (ran.code, ran.out) == (2, "")
     assert told in ran.text
+
+
+@pytest.mark.parametrize("options", [("-r", "-"), ("-o", "-")])
+def test_two_things_cannot_go_to_stdout(run: Run, model: Path, options: Sequence[str]) -> None:
+    """It is refused before anything is written."""
+    ran = run("random-structured", model, "-a", "1", "--json", *options)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert "--json and an output or a report cannot both go to stdout" in ran.text
     assert os.listdir() == [model.name]  # noqa: PTH208 - of the current folder
 
 
@@ -233,6 +240,23 @@ def test_a_url_is_named_as_one(run: Run, url: str) -> None:
 
     assert ran.code == 3
     assert f"{url} is a URL, and prune-cli reads files; download it first" in ran.text
+
+
+def test_a_report_in_the_place_of_a_checkpoint_is_told(run: Run, pruned: Path) -> None:
+    """With the command that shows it."""
+    report = pruned.with_name("model.pruned.report.json")
+
+    ran = run("inspect", report)
+
+    assert ran.code == 3
+    assert ran.text.endswith(f"is a report, not a checkpoint: prune-cli report {report}")
+
+
+def test_the_report_of_a_folder_can_be_named_to_verify(run: Run, model: Path) -> None:
+    """As its folder, as everywhere."""
+    assert run("random-structured", model, "-a", "1", "--max-shard-size", "500", "-q").code == 0
+
+    assert run("verify", "model.pruned", model, "--report", "model.pruned").code == 0
 
 
 # --- inspect ---------------------------------------------------------------------------------

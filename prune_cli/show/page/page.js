@@ -103,7 +103,7 @@
     return { columns, rows, box: svg.getBoundingClientRect() };
   }
   document.addEventListener("pointermove", (event) => {
-    const svg = event.target.closest && event.target.closest("svg");
+    const svg = event.target.closest && event.target.closest("svg[data-channels]");
     if (!svg) return hide();
     const { columns, rows, box } = grid(svg);
     const column = Math.floor(((event.clientX - box.left) / box.width) * columns);

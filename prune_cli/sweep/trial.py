@@ -1,0 +1,258 @@
+"""One trial from its plan to its record: a unit of work that depends on nothing but its facts.
+
+It finds out itself whether it is done already, so running it twice does no harm. Its folder keeps
+the report, the outputs of the commands and the record; the checkpoint goes when it was evaluated.
+"""
+
+import contextlib
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import prune_cli
+from prune_cli.errors import InputError, OutputError, RequestError
+from prune_cli.report.report import torch_version
+from prune_cli.sweep.evaluation import Evaluation, Outcome, TrialError, evaluate, fine_tune
+from prune_cli.sweep.grid import Trial
+from prune_cli.sweep.maker import Maker, stamp_source
+from prune_cli.sweep.record import Record, from_line, to_line
+from prune_cli.sweep.template import Values
+from prune_cli.write.atomic import write_file
+from prune_cli.write.target import Target
+
+RECORD = "record.json"
+REPORT = "report.json"
+MODEL = "model"
+TUNED = "tuned"
+TRIALS = "trials"
+"""The folder of the trials' folders."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every trial of a sweep needs to know; it can be pickled.
+
+    Attributes:
+        folder: of the sweep, absolute.
+        maker: makes the checkpoints.
+        evaluation: gives them their numbers.
+        input_digest: of the source.
+        input_stamp: of the source, when the sweep began.
+        suffix: of the checkpoints' names, "" for folders.
+        keeps: whether the checkpoint of a trial that succeeds stays.
+    """
+
+    folder: Path
+    maker: Maker
+    evaluation: Evaluation
+    input_digest: str
+    input_stamp: tuple[tuple[int, int, int], ...]
+    suffix: str
+    keeps: bool
+
+
+def run_trial(work: Work, trial: Trial, before: Record | None = None) -> Record:
+    """Make, evaluate and record one trial, or return its record if it is done already.
+
+    Args:
+        work: what all trials have in common.
+        trial: which one.
+        before: its record from a search without a fine-tune, which is then not evaluated again.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written.
+        InputError: the source cannot be read, or changed.
+        StoppedError: the sweep ends.
+    """
+    folder = trial_folder(work, trial)
+    try:
+        prepared = work.maker.prepare(trial)
+    except RequestError as error:
+        key = _digest([trial.name, str(error), work.input_digest, work.evaluation.facts])
+        return _keep(folder, _failed(_blank(work, trial, key), TrialError(_one_line(str(error)))))
+    blank = _blank(work, trial, _digest([prepared.facts, work.input_digest, work.evaluation.facts]))
+    done = read_record(folder)
+    if done and done.key == blank.key and done.is_done:
+        return done
+    _check_source(work)
+    with _fresh(folder, work) as target:
+        made = prepared.write(target)
+        return _keep(folder, _measure(work, trial, replace(blank, achieved=made.achieved), before))
+
+
+def trial_folder(work: Work, trial: Trial) -> Path:
+    """Return the folder of a trial."""
+    return work.folder / TRIALS / trial.name
+
+
+def model_path(work: Work, trial: Trial) -> Path:
+    """Return where the checkpoint of a trial is while it is evaluated."""
+    return trial_folder(work, trial) / f"{MODEL}{work.suffix}"
+
+
+def values_of(work: Work, trial: Trial) -> Values:
+    """Return what the placeholders of a trial stand for."""
+    folder = trial_folder(work, trial)
+    return Values(
+        model=str(model_path(work, trial)),
+        tuned=str(folder / f"{TUNED}{work.suffix}"),
+        report=str(folder / REPORT),
+        seed=str(trial.seed),
+        amount=trial.point.how_much,
+        allocation=trial.point.allocation,
+        trial=trial.name,
+        dir=str(folder),
+    )
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the record in a trial's folder; None where the trial did not end."""
+    try:
+        return from_line((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, InputError):
+        return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints from a trial's folder."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name.partition(".")[0] in (MODEL, TUNED):
+                _remove(path)
+
+
+# --- measuring -------------------------------------------------------------------------------
+
+
+def _measure(work: Work, trial: Trial, blank: Record, before: Record | None) -> Record:
+    values, folder = values_of(work, trial), trial_folder(work, trial)
+    try:
+        if not work.evaluation.finetune:
+            return _succeeded(blank, evaluate(work.evaluation, values, folder))
+        return _tune(work, values, folder, blank, before)
+    except TrialError as error:
+        return _failed(blank, error)
+
+
+def _tune(work: Work, values: Values, folder: Path, blank: Record, before: Record | None) -> Record:
+    seconds = before.seconds if before else 0.0
+    metric = before.metric if before else None
+    if before is None:
+        first = evaluate(work.evaluation, values, folder)
+        seconds, metric = first.seconds, first.measured.metric
+    seconds += fine_tune(work.evaluation, values, folder)
+    tuned = evaluate(work.evaluation, replace(values, model=values.tuned), folder, "eval-tuned")
+    record = _succeeded(blank, tuned)
+    return replace(record, before=metric, seconds=seconds + tuned.seconds)
+
+
+def _succeeded(blank: Record, outcome: Outcome) -> Record:
+    return replace(
+        blank,
+        status="ok",
+        metric_name=outcome.measured.name,
+        metric=outcome.measured.metric,
+        metrics=outcome.measured.metrics,
+        repeats=outcome.repeats,
+        seconds=outcome.seconds,
+        exit=0,
+    )
+
+
+def _failed(blank: Record, error: TrialError) -> Record:
+    return replace(
+        blank,
+        status="skipped" if error.is_skipped else "failed",
+        reason=str(error),
+        exit=error.exit,
+        stderr=error.stderr,
+        seconds=error.seconds,
+    )
+
+
+def _blank(work: Work, trial: Trial, key: str) -> Record:
+    point = trial.point
+    return Record(
+        key=key,
+        trial=trial.name,
+        status="failed",
+        amount=point.amount,
+        seed=trial.seed,
+        allocation=point.allocation,
+        criterion=point.criterion,
+        target=point.target,
+        module=point.module,
+        recipe=point.recipe,
+        tuned=point.tuned,
+        versions=_versions(),
+        protocol=work.evaluation.protocol(work.input_digest),
+    )
+
+
+def _versions() -> dict[str, str]:
+    import numpy as np
+
+    return {
+        "prune-cli": prune_cli.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch_version(),
+    }
+
+
+# --- the folder of a trial -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _fresh(folder: Path, work: Work) -> Iterator[Target]:
+    """An empty folder for a trial; its checkpoints do not outlive an error."""
+    try:
+        _remove(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    is_folder = work.maker.source.is_folder
+    path = folder / f"{MODEL}{work.suffix}"
+    is_kept = False
+    try:
+        yield Target(path, folder / REPORT, is_folder=is_folder)
+        record = read_record(folder)
+        is_kept = work.keeps and record is not None and record.status == "ok"
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    finally:
+        if not is_kept:
+            remove_checkpoints(folder)
+
+
+def _keep(folder: Path, record: Record) -> Record:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / RECORD, to_line(record).encode("utf-8", "surrogateescape"))
+    return record
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _check_source(work: Work) -> None:
+    if stamp_source(work.maker.source) != work.input_stamp:
+        raise InputError(
+            f"{work.maker.source.path} changed since the sweep began; run it again with --resume"
+        )
+
+
+def _digest(facts: object) -> str:
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _one_line(text: str) -> str:
+    first, _, rest = text.partition("\n")
+    return f"{first} (and {rest.count(chr(10)) + 1} more)" if rest else first
