@@ -1,9 +1,11 @@
 """Opens a checkpoint: a file, recognised by what it holds and never by its name, or a folder.
 
 Only headers are read, and nothing that a file holds is run. Reading order: `contents` (the facts),
-`safetensors_file`, `torch_file`, `distributed` (the formats; `archive`, `legacy`, `pickles`,
-`torch_names` and `state_dict` are torch's), `files` (which format), `layouts`, `surroundings` and
-`folder` (shards, their index, and what is with them).
+`safetensors_file`, `torch_file`, `distributed` (the formats), `files` (which format), `layouts`,
+`surroundings` and `folder` (shards, their index, and what is with them). Torch's formats, step by
+step: `archive` and `legacy` (where things are), `pickles` and `torch_names` (what they mean),
+`state_dict` (which are wanted), `placing` (where their bytes are), `unwritable` and `strided`
+(what stands against them).
 """
 
 from pathlib import Path

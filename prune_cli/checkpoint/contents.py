@@ -233,7 +233,7 @@ class Checkpoint:
         return found ^ dtype.type(info.flip) if info.flip else found
 
     def rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
-        """A copy of the bits of rows `first` to `last` of a tensor, put together of its pieces.
+        """Return a copy of the bits of rows `first` to `last`, put together of a tensor's pieces.
 
         A tensor without dims is one row.
 

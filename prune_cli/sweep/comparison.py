@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from prune_cli.sweep.grid import RANDOM, UNIFORM, Point
 from prune_cli.sweep.record import Record
 from prune_cli.sweep.statistics import Spread, describe, differences
-from prune_cli.sweep.summary import Summary, by_seed, judge_difference, spell_amount, spell_verdict
+from prune_cli.sweep.summary import (
+    Summary,
+    by_seed,
+    judge_difference,
+    spell_amount,
+    spell_seeds,
+    spell_verdict,
+)
 
 _USUAL = (UNIFORM, RANDOM)
 
@@ -59,8 +66,7 @@ def _tell_apart(first: Finished, other: Finished) -> Iterator[str]:
             spread = describe(found)
             verdict = judge_difference(spread, is_minimized=first.summary.settings.is_minimized)
             sentence = spell_verdict(verdict, other.name, first.name, spread)
-            seeds = f"{spread.n} seed{'s' * (spread.n != 1)}"
-            yield f"{sentence} at {name_point(point)}, {seeds}"
+            yield f"{sentence} at {name_point(point)}, {spell_seeds(spread)}"
 
 
 def _values(sweep: Finished) -> Mapping[Point, Mapping[int, float]]:

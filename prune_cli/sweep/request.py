@@ -13,7 +13,7 @@ from prune_cli.errors import RequestError, UsageError
 from prune_cli.report.report import torch_version
 from prune_cli.sweep.assertions import Assertion, check_assertion, parse_assertion
 from prune_cli.sweep.evaluation import Evaluation, Function, check_evaluation, spell
-from prune_cli.sweep.grid import Grid, Trial
+from prune_cli.sweep.grid import RANDOM, UNPRUNED, Grid, Point, Trial
 from prune_cli.sweep.maker import Maker, digest_source, stamp_source
 from prune_cli.sweep.settings import Settings
 from prune_cli.sweep.template import Values, fill
@@ -175,12 +175,23 @@ def _command(evaluate: str | Function, values: Values) -> str:
 
 
 def _check_points(maker: Maker, grid: Grid) -> None:
-    """Plan the first draw of each point, so that what does not fit is told before anything runs."""
+    """Plan first draws, so that what does not fit is told before anything runs.
+
+    Those of every point that chance chooses; other criteria read all weights, so one amount of
+    theirs must do where chance is tried too.
+    """
     problems: list[str] = []
-    for trial in grid.trials[: len(grid.points) + 1]:
+    for trial in (UNPRUNED, *(Trial(point, grid.seeds[0]) for point in _to_check(grid))):
         try:
             maker.prepare(trial)
         except RequestError as error:
             problems.append(str(error))
     if problems:
         raise RequestError("\n".join(dict.fromkeys(problems)))
+
+
+def _to_check(grid: Grid) -> list[Point]:
+    if RANDOM not in grid.criteria:
+        return list(grid.points)
+    first = {(point.allocation, point.criterion): point for point in reversed(grid.points)}
+    return [point for point in grid.points if point.criterion == RANDOM or point in first.values()]

@@ -92,15 +92,24 @@ def describe(values: Sequence[float]) -> Spread:
     import numpy as np
 
     array = np.asarray(values, dtype=np.float64)
+    low, high = float(array.min()), float(array.max())
     several = len(array) > 1
+    if low == high:  # what is constant has no rounding errors
+        return Spread(
+            len(array), low, 0.0 if several else None, low, high, _point(low, several=several)
+        )
     return Spread(
         n=len(array),
         mean=float(array.mean()),
-        sd=float(array.std(ddof=1)) if several else None,
-        min=float(array.min()),
-        max=float(array.max()),
-        interval=bootstrap_mean(values) if several else None,
+        sd=float(array.std(ddof=1)),
+        min=low,
+        max=high,
+        interval=bootstrap_mean(values),
     )
+
+
+def _point(value: float, *, several: bool) -> Interval | None:
+    return Interval(value, value) if several else None
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:

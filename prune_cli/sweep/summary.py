@@ -275,9 +275,16 @@ def _difference(
         where += f", {point.criterion}"
     if point.module is not None:
         where += f" of {point.module}"
-    seeds = f"{spread.n} seed{'s' * (spread.n != 1)}"
     sentence = spell_verdict(verdict, ours, theirs, spread)
-    return Difference(kind, point, reference, spread, verdict, f"{sentence}{where}, {seeds}")
+    sentence = f"{sentence}{where}, {spell_seeds(spread)}"
+    return Difference(kind, point, reference, spread, verdict, sentence)
+
+
+def spell_seeds(spread: Spread) -> str:
+    """Return how many seeds a difference is over; where none of them matters, it says so."""
+    if spread.n > 1 and spread.sd == 0:
+        return "the same for every seed"
+    return f"{spread.n} seed{'s' * (spread.n != 1)}"
 
 
 def _name(kind: str, point: Point) -> str:
@@ -285,8 +292,15 @@ def _name(kind: str, point: Point) -> str:
 
 
 def judge_difference(spread: Spread, *, is_minimized: bool) -> str:
-    """Return "better", "worse" or "not told apart" for differences with this spread."""
-    if spread.n < FEW or spread.interval is None or not spread.interval.excludes_zero:
+    """Return "better", "worse" or "not told apart" for differences with this spread.
+
+    They are told apart where at least three differ, their interval excludes 0, and the mean is
+    further from 0 than half of the interval is wide.
+    """
+    interval = spread.interval
+    if spread.n < FEW or interval is None or not interval.excludes_zero:
+        return "not told apart"
+    if abs(spread.mean) <= interval.half_width:
         return "not told apart"
     return "better" if (spread.mean > 0) != is_minimized else "worse"
 
@@ -303,7 +317,7 @@ def spell_verdict(verdict: str, ours: str, theirs: str, spread: Spread) -> str:
 
 
 def _plus_minus(mean: float, width: float | None) -> str:
-    return f"{mean:.3g}" if width is None else f"{mean:.3g} ± {width:.2g}"
+    return f"{mean:.3g} ± {width:.2g}" if width else f"{mean:.3g}"
 
 
 # --- the fine-tune, and warnings -------------------------------------------------------------
