@@ -61,7 +61,7 @@ class Amounts:
             "--amount",
             "-a",
             metavar="AMOUNT",
-            help="3 is three channels of each tensor; 0.25 or 25% is that part of its live ones.",
+            help="3 channels of each tensor, or 0.25 (25%) of its live ones.",
             rich_help_panel=WHAT,
         ),
     ] = None
@@ -436,7 +436,7 @@ class Loading:
         bool,
         typer.Option(
             "--copy-all",
-            help="Copy weights of the same model in another form too, unpruned.",
+            help="Also copy weights of the same model in other formats, unpruned.",
             rich_help_panel=LOADING,
         ),
     ] = False

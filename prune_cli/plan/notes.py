@@ -13,7 +13,6 @@ from prune_cli.checkpoint.names import natural_key
 from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.plan.biases import biases_of
 from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem
-from prune_cli.plan.masks import count_masked
 from prune_cli.plan.prunable import find_problems
 from prune_cli.plan.selection import Rule, matcher
 
@@ -202,6 +201,8 @@ def _still_output(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
 
 def _masked(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     """How many elements the masks take: they need not take whole channels."""
+    from prune_cli.plan.masks import count_masked  # the only note that needs NumPy
+
     parameters = [checkpoint.parameter_of[item.name] for item in plan.items]
     elements = sum(parameter.tensor.elements for parameter in parameters)
     masked = sum(count_masked(checkpoint, parameter) for parameter in parameters)
