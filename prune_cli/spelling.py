@@ -43,6 +43,7 @@ _KEYWORDS = {
     "-x": "exclude",
 }
 _SWITCHES = {
+    "--copy-all": "loading=Loading(copy_all=True)",
     "--drop-unwritable": "loading=Loading(drop_unwritable=True)",
     "--dry-run": "dry_run=True",
     "--force": "force=True",
@@ -52,6 +53,7 @@ _SWITCHES = {
     "--measure": "measure=True",
     "--resume": "resume=True",
     "--state-dict-key": "loading=Loading(state_dict_keys=[...])",
+    "--subfolder": "loading=Loading(subfolders=[...])",
     "--with-bias": "with_bias=True",
 }
 _OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)(?: (-?\d[\d.]*|'[^']*'))?(?![\w-])")
