@@ -8,14 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import prune_cli
 from prune_cli.spelling import as_keywords
+from prune_cli.sweep.twin import sweep
 from tests import build
 
 FUNCTIONS = [
     name for name in prune_cli.__all__ if inspect.isfunction(getattr(prune_cli, name, None))
 ]
+
+ONLY_OF_THE_COMMAND_LINE = {
+    *("--assert", "--each", "--keep-best", "--lose", "--metric-file", "--metric-regex")
+}
+"""What `prune_cli.sweep` has not, so that no Python caller reads of it."""
 
 
 @pytest.fixture
@@ -57,13 +64,11 @@ def test_every_option_that_a_message_names_has_a_keyword() -> None:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
     }
 
-    assert {option for option in named if as_keywords(option) == option} == set()
-    parameters = {
-        each
-        for name in FUNCTIONS
-        for each in inspect.signature(getattr(prune_cli, name)).parameters
-    } | {"loading"}
-    keywords = {re.split("=", as_keywords(option).strip("`"))[0] for option in named}
+    unknown = {option for option in named if as_keywords(option) == option}
+    assert unknown <= ONLY_OF_THE_COMMAND_LINE
+    functions = [sweep, *(getattr(prune_cli, name) for name in FUNCTIONS)]
+    parameters = {each for function in functions for each in inspect.signature(function).parameters}
+    keywords = {as_keywords(option).strip("`").partition("=")[0] for option in named - unknown}
     assert keywords <= parameters
 
 
@@ -84,6 +89,17 @@ def test_an_output_that_exists_is_answered_with_the_keyword(model: str) -> None:
 
     with pytest.raises(prune_cli.OutputError, match=r"exists; force=True replaces it"):
         prune_cli.prune_checkpoint(model, amount=0.5, dim=0)
+
+
+def test_a_sweep_whose_folder_is_taken_is_answered_with_the_keyword(
+    model: str, tmp_path: Path
+) -> None:
+    """The room that can be called speaks as the functions do."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").touch()
+
+    with pytest.raises(prune_cli.OutputError, match="choose another `output`"):
+        prune_cli.sweep(model, [0.5], 1, lambda _: 0.0, output=tmp_path / "out")
 
 
 def test_a_missing_amount_is_answered_with_the_keyword(model: str) -> None:
@@ -184,3 +200,21 @@ def test_a_notebook_shows_a_table(tmp_path: Path) -> None:
     assert "&lt;b&gt;.weight" in html
     assert html.count("<tr>") == 1 + 30
     assert "and 11 more tensors" in html
+
+
+def test_shrinking_takes_one_glob_and_one_example_as_a_string(tmp_path: Path) -> None:
+    """Each is itself, and not its letters."""
+    code = tmp_path / "net.py"
+    code.write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))\n"
+    )
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    path = build.safetensors(tmp_path / "net.safetensors", net.state_dict())
+
+    report = prune_cli.shrink_checkpoint(
+        path, model=f"{code}:build", examples="1x4", amount=0.5, modules="0", dry_run=True
+    )
+
+    assert report.options.modules == ("0",)
+    assert report.shrink is not None

@@ -28,6 +28,7 @@ def random_structured(
     channels: groups.Channels,
     modules: groups.Modules,
     choosing: Choosing,
+    names: groups.Names,
     draw: groups.Draw,
     running: groups.Running,
     outputs: groups.Outputs,
@@ -43,12 +44,11 @@ def random_structured(
         prune-cli random-structured llama/ -a 25% -d 0 -m 'model.layers.*.mlp.*' -n
         prune-cli random-structured model.safetensors --recipe layers.toml --seed 3
     """
-    from prune_cli.cli.notes import list_notes
     from prune_cli.cli.opening import open_input
     from prune_cli.cli.pipeline import carry_out
 
     amount, choice = amounts.parsed(), choosing.chosen()
-    rules = amounts.rules(modules.patterns, channels.patterns, channels.chosen_dim)
+    rules = amounts.rules(modules.patterns, channels.patterns, channels.dim)
     opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
@@ -57,7 +57,7 @@ def random_structured(
 
         options = Options(
             amount,
-            channels.chosen_dim,
+            channels.dim,
             draw.seed,
             modules=modules.patterns,
             exclude=modules.excluded,
@@ -65,14 +65,13 @@ def random_structured(
             bake=bake,
             with_bias=channels.with_bias,
             rules=rules,
+            strip_prefixes=tuple(names.strip_prefix) or None,
             choice=choice,
         )
         return plan_choice(opened, options, choosing.scores, running.execution().threads)
 
     target = outputs.target(opened, reads=[amounts.recipe, choosing.scores])
-    report = carry_out(opened, decide, target, running, shown, messages)
-    is_dim_given = channels.dim is not None or bool(rules)
-    messages.note(list_notes(report.tensors, is_dim_given=is_dim_given))
+    carry_out(opened, decide, target, running, shown, messages)
 
 
 structured = also_called(

@@ -17,7 +17,7 @@ from prune_cli.checkpoint.tensors import DTYPES, Parameter
 from prune_cli.errors import UsageError
 from prune_cli.plan import masks
 from prune_cli.plan.facts import SHRUNK, Options, Plan
-from prune_cli.plan.selection import Rule
+from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
 from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
@@ -33,12 +33,12 @@ def shrink_checkpoint(
     *,
     model: str | None = None,
     model_arguments: Mapping[str, Any] | None = None,
-    examples: Sequence[str] = (),
+    examples: str | Sequence[str] = (),
     amount: Amount | None = None,
     seed: int = 0,
     round_to: int = 1,
-    modules: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
+    modules: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
     rules: Sequence[Rule] = (),
     from_zeros: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
@@ -49,7 +49,7 @@ def shrink_checkpoint(
     resume: bool = False,
     max_shard_size: int | None = None,
     workers: int | None = None,
-    reads: Sequence[Path] = (),
+    reads: Sequence[str | Path] = (),
     export: str | Path | None = None,
     measure: bool = False,
     loading: Loading | None = None,
@@ -123,14 +123,14 @@ def shrink_checkpoint(
         amount=None if amount is None else check_amount(amount),
         dim=0,
         seed=seed,
-        modules=tuple(modules),
-        exclude=tuple(exclude),
+        modules=as_globs(modules),
+        exclude=as_globs(exclude),
         rules=tuple(rules),
         shrink=ShrinkOptions(
-            round_to, from_zeros, model, _spelt(model_arguments or {}), tuple(examples)
+            round_to, from_zeros, model, spell_arguments(model_arguments or {}), as_globs(examples)
         ),
     )
-    source = find_source(checkpoint, model, model_arguments or {}, examples)
+    source = find_source(checkpoint, model, model_arguments or {}, as_globs(examples))
     decide = partial(
         _decide,
         checkpoint,
@@ -156,7 +156,7 @@ def _code(model: str | None) -> list[Path]:
     return [Path(file)] if file.endswith(".py") else []
 
 
-def _spelt(arguments: Mapping[str, Any]) -> dict[str, str]:
+def spell_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
     """The arguments of a factory as `--model-arg` has them: what cannot be told is refused."""
     odd = [name for name, value in arguments.items() if not _is_literal(value)]
     if odd:
@@ -254,14 +254,15 @@ def plan_checkpoint(
         return child.plan(
             source,
             wanted,
-            _shapes(checkpoint),
+            shapes_of(checkpoint),
             time_limit=time_limit,
             memory_limit=memory_limit,
             on_stage=on_stage,
         )
 
 
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by each of its names, as planning wants to know it."""
     shapes = {parameter.name: parameter.tensor.shape for parameter in checkpoint.parameters}
     for alias, name in checkpoint.aliases.items():
         shapes[alias] = checkpoint.tensors[name].shape

@@ -31,7 +31,7 @@ def lay_out_target(checkpoint: Checkpoint, plan: Plan, target: Target) -> Layout
     name = target.output.name if target.output and not target.is_folder else None
     match target.format:
         case "in-kind":
-            indexes = _index_of_input(checkpoint) if target.is_folder else {}
+            indexes = _indexes_of_input(checkpoint) if target.is_folder else {}
             return Layout(lay_out_in_kind(checkpoint, plan, name), indexes)
         case "torch":
             return Layout((lay_out_torch(checkpoint, plan, name or ""),))
@@ -51,7 +51,6 @@ def _encode_indexes(
     }
 
 
-def _index_of_input(checkpoint: Checkpoint) -> dict[str, bytes]:
-    if checkpoint.index is None:
-        return {}
-    return {checkpoint.index.name: (checkpoint.path / checkpoint.index.name).read_bytes()}
+def _indexes_of_input(checkpoint: Checkpoint) -> dict[str, bytes]:
+    names = [part.folder + part.index.name for part in checkpoint.all_parts if part.index]
+    return {name: (checkpoint.path / name).read_bytes() for name in names}
