@@ -423,8 +423,7 @@ def _to_folder(work: _Work) -> Report:
 
 def _folder_output(work: _Work, report: bytes) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
-    index = next(iter(work.layout.index), None)
-    texts = {**edited_texts(work.plan.shrink, checkpoint.path), **work.layout.index}
+    texts = {**edited_texts(work.plan.shrink, checkpoint.path), **work.layout.indexes}
     names = {file.name for file in files}
     beside = {target.report: report} if target.report else {}
     if target.report and target.is_report_inside:
@@ -432,7 +431,7 @@ def _folder_output(work: _Work, report: bytes) -> FolderOutput:
         texts[target.report.name] = beside.pop(target.report)
     made = {*texts, *names, FOLDER_REPORT}
     others = tuple(name for name in checkpoint.others if name not in made)
-    return FolderOutput(work.output, files, others, texts, index, beside)
+    return FolderOutput(work.output, files, others, texts, tuple(work.layout.indexes), beside)
 
 
 def _refuse_taken(report: Path, names: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import prune_cli
 from prune_cli.spelling import as_keywords
@@ -184,3 +185,21 @@ def test_a_notebook_shows_a_table(tmp_path: Path) -> None:
     assert "&lt;b&gt;.weight" in html
     assert html.count("<tr>") == 1 + 30
     assert "and 11 more tensors" in html
+
+
+def test_shrinking_takes_one_glob_and_one_example_as_a_string(tmp_path: Path) -> None:
+    """Each is itself, and not its letters."""
+    code = tmp_path / "net.py"
+    code.write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))\n"
+    )
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    path = build.safetensors(tmp_path / "net.safetensors", net.state_dict())
+
+    report = prune_cli.shrink_checkpoint(
+        path, model=f"{code}:build", examples="1x4", amount=0.5, modules="0", dry_run=True
+    )
+
+    assert report.options.modules == ("0",)
+    assert report.shrink is not None

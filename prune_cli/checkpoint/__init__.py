@@ -1,18 +1,21 @@
 """Opens a checkpoint: a file, recognised by what it holds and never by its name, or a folder.
 
 Only headers are read, and nothing that a file holds is run. Reading order: `contents` (the facts),
-`safetensors_file`, `torch_file`, `distributed` (the formats; `archive`, `legacy`, `pickles`,
-`torch_names` and `state_dict` are torch's), `files` (which format), `folder` (shards and their
-index).
+`safetensors_file`, `torch_file`, `distributed` (the formats), `files` (which format), `layouts`,
+`surroundings` and `folder` (shards, their index, and what is with them). Torch's formats, step by
+step: `archive` and `legacy` (where things are), `pickles` and `torch_names` (what they mean),
+`state_dict` (which are wanted), `placing` (where their bytes are), `unwritable` and `strided`
+(what stands against them).
 """
 
 from pathlib import Path
 
-from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Shard
+from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Part, Shard
 from prune_cli.checkpoint.files import is_index, open_file
-from prune_cli.checkpoint.folder import METADATA, STAGING, read_folder
+from prune_cli.checkpoint.folder import METADATA, read_folder
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.pairs import separate_odd_pairs
+from prune_cli.checkpoint.surroundings import STAGING
 from prune_cli.errors import InputError
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "Dropped",
     "Index",
     "Loading",
+    "Part",
     "Shard",
     "open_checkpoint",
 ]

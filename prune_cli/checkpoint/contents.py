@@ -53,6 +53,8 @@ class Shard:
     """An unnamed temporary file to keep open, where `path` leads to one."""
     parts: tuple["Shard", ...] = ()
     """Further files, without tensors of their own, that pieces of its tensors lie in."""
+    folder: str = ""
+    """The Part that it is of, where the checkpoint has several."""
 
     def __repr__(self) -> str:
         return f"<Shard {self.name}: tensors={len(self.tensors)}>"
@@ -94,6 +96,24 @@ class Index:
     metadata: Mapping[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The checkpoint of one subfolder, where several are read as one.
+
+    Attributes:
+        folder: what its files' names begin with: "unet/"; "" for the folder itself.
+        index: its index file, if it has one, by its name in the subfolder.
+    """
+
+    folder: str
+    index: Index | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its tensors begin with, and do not in its files: "unet."."""
+        return self.folder.replace("/", ".")
+
+
 @dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A checkpoint whose headers were read, and nothing else.
@@ -110,6 +130,7 @@ class Checkpoint:
         notes: what a user should be told about how it was read.
         state_dict_keys: which of several state dicts were picked; empty for the only one.
         unwritable: tensors that were left out because they cannot be had from bytes -> why.
+        parts: the subfolders that it is read from, if there are several.
         unpaired: tensors called NAME_orig whose NAME_mask is no mask, by its values.
     """
 
@@ -126,6 +147,12 @@ class Checkpoint:
     unwritable: Mapping[str, str] = field(default_factory=dict)
     state_dict_keys: tuple[str, ...] = ()
     unpaired: frozenset[str] = frozenset()
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def all_parts(self) -> tuple[Part, ...]:
+        """Its parts, or itself as the only one."""
+        return self.parts or (Part("", self.index),)
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.path}: {self.format}, tensors={len(self.tensors)}>"
@@ -206,7 +233,7 @@ class Checkpoint:
         return found ^ dtype.type(info.flip) if info.flip else found
 
     def rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
-        """A copy of the bits of rows `first` to `last` of a tensor, put together of its pieces.
+        """Return a copy of the bits of rows `first` to `last`, put together of a tensor's pieces.
 
         A tensor without dims is one row.
 

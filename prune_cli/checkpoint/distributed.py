@@ -15,26 +15,19 @@ from typing import Any, NamedTuple
 
 from prune_cli.checkpoint.archive import CompressedMemberError, read_archive
 from prune_cli.checkpoint.contents import MOST_OPEN, Checkpoint, Shard, map_file
-from prune_cli.checkpoint.folder import METADATA, is_inside
+from prune_cli.checkpoint.folder import METADATA
+from prune_cli.checkpoint.layouts import is_inside
 from prune_cli.checkpoint.loading import Loading
-from prune_cli.checkpoint.pickles import (
-    CorruptPickleError,
-    Key,
-    Program,
-    RefusedPickleError,
-    StandIn,
-    run_pickle,
-)
+from prune_cli.checkpoint.pickled import CorruptPickleError, Key, RefusedPickleError, StandIn
+from prune_cli.checkpoint.pickles import Program, run_pickle
+from prune_cli.checkpoint.placing import is_packed
 from prune_cli.checkpoint.state_dict import Content
 from prune_cli.checkpoint.strided import boxes_meet
 from prune_cli.checkpoint.tensors import Piece, TensorInfo
 from prune_cli.checkpoint.torch_file import (
     allowed_steps,
     find_storage,
-    is_packed,
-    problems_of,
     read_member_program,
-    refuse_unwritable,
     unique_weights,
 )
 from prune_cli.checkpoint.torch_names import (
@@ -44,6 +37,7 @@ from prune_cli.checkpoint.torch_names import (
     Tensor,
     TorchDtype,
 )
+from prune_cli.checkpoint.unwritable import problems_of, refuse_unwritable
 from prune_cli.errors import InputError
 
 _MOST_MEMBERS, _LONGEST_PICKLE = 16, 16384

@@ -13,7 +13,7 @@ from pathlib import Path
 from prune_cli.checkpoint.archive import ZIP_MAGIC
 from prune_cli.checkpoint.contents import Checkpoint, Shard
 from prune_cli.checkpoint.loading import Loading
-from prune_cli.checkpoint.safetensors_file import read_safetensors
+from prune_cli.checkpoint.safetensors_file import find_saved_aliases, read_safetensors
 from prune_cli.checkpoint.spool import spool_stream
 from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX
 from prune_cli.errors import InputError
@@ -86,9 +86,7 @@ def is_index(path: Path) -> bool:
 def _open_safetensors(path: Path, file: Shard, shard: int) -> Checkpoint:
     read = read_safetensors(file, shard=shard)
     names = {info.name for info in read.tensors}
-    aliases = {
-        alias: name for alias, name in read.metadata.items() if name in names and alias not in names
-    }
+    aliases = find_saved_aliases(read.metadata, names)
     tensors = {info.name: info for info in read.tensors}
     for alias, name in list(aliases.items()):
         if _other_half(alias) in names:

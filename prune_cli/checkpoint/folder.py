@@ -1,48 +1,74 @@
-"""Reads a model folder in the Hugging Face layout: its shards, its index and its other files.
+"""Reads a model folder: its shards, its index and its other files; or several such in subfolders.
 
-Index format: https://huggingface.co/docs/transformers/big_models#shard-metadata, a JSON object
-with `metadata` and `weight_map` (tensor -> file). Nothing in it can lead outside the folder.
+See also: `layouts`, which files these are; `surroundings`, what else there is.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from prune_cli.checkpoint.contents import Checkpoint, Index
+from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Part, Shard
 from prune_cli.checkpoint.files import open_file
+from prune_cli.checkpoint.layouts import Layout, find_indexed, find_layout, is_inside
 from prune_cli.checkpoint.loading import Loading
+from prune_cli.checkpoint.safetensors_file import find_saved_aliases
+from prune_cli.checkpoint.surroundings import (
+    describe,
+    find_outputs,
+    find_torch_file,
+    is_torch_file,
+    list_files,
+    list_unpruned,
+    other_forms,
+    subfolders_with_checkpoints,
+)
+from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.errors import InputError
 
-PICKLED_WEIGHTS = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
-_SHARD = "*-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].*"
 METADATA = ".metadata"
 """The file by which a folder of torch.distributed.checkpoint is known."""
-STAGING = ".prune-cli-partial"
-"""The folder in an output folder that holds what a run has not finished yet."""
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Which files of a folder make up its checkpoint."""
-
-    index: str | None
-    weight_map: Mapping[str, str]
-    metadata: Mapping[str, object]
-    files: tuple[str, ...]
 
 
 def read_folder(folder: Path, loading: Loading, *, index: str | None = None) -> Checkpoint:
     """The Checkpoint that `folder` holds, by the index file of that name if one is given.
 
+    A folder with one file of torch.save, and no other weights, stands for that file.
+
     Raises:
         InputError: there is none or more than one, a shard is missing, or the index does not
             fit the shards.
     """
+    if loading.subfolders and index is None:
+        return _read_subfolders(folder, loading)
     names = sorted(entry.name for entry in folder.iterdir())
-    layout = _read_index(folder, index) if index else _find_layout(folder, names)
+    layout = find_indexed(folder, names, index) if index else _find(folder, names)
+    if is_torch_file(layout.name):
+        checkpoint = open_file(folder / layout.name, loading)
+        note = f"{layout.name} is used, the only checkpoint in {folder}"
+        return replace(checkpoint, notes=(note, *checkpoint.notes))
+    checkpoint = _read_files(folder, layout, loading)
+    beside = _look_around(folder, layout, loading)
+    unpruned = list_unpruned(beside.others)
+    notes = (*_notes(layout, beside), *_copied(unpruned))
+    return replace(checkpoint, others=beside.others, notes=checkpoint.notes + notes)
+
+
+def _find(folder: Path, names: Sequence[str]) -> Layout:
+    """The checkpoint in `folder`; what prune-cli wrote is passed over if there is another."""
+    ours = {*find_outputs(folder, names)}
+    for choices in ([name for name in names if name not in ours], names):
+        layout = find_layout(folder, choices)
+        if layout:
+            return layout
+        file = find_torch_file(folder, choices)
+        if file:
+            return Layout((file,))
+    raise InputError(describe(folder, names))
+
+
+def _read_files(folder: Path, layout: Layout, loading: Loading) -> Checkpoint:
     _refuse_missing(folder, layout)
     opened = [
         open_file(folder / name, loading, shard=number, name=name)
@@ -50,79 +76,10 @@ def read_folder(folder: Path, loading: Loading, *, index: str | None = None) -> 
     ]
     checkpoint = _join(folder, layout, opened)
     _check_weight_map(checkpoint, layout)
-    left_out = _other_weights(names, layout)
-    used = {*layout.files, *left_out, layout.index}
-    others = [name for name in _walk(folder) if name not in used]
-    links = [name for name in others if not (folder / name).is_file()]
-    return replace(
-        checkpoint,
-        others=tuple(name for name in others if name not in links),
-        notes=checkpoint.notes + tuple(_notes(layout, left_out, others, links)),
-    )
+    return checkpoint
 
 
-# --- which files -----------------------------------------------------------------------------
-
-
-def _find_layout(folder: Path, names: list[str]) -> _Layout:
-    for pattern in ("*.safetensors", "*.bin"):
-        indexes = [name for name in names if fnmatchcase(name, f"{pattern}.index.json")]
-        files = [name for name in names if fnmatchcase(name, pattern)]
-        sharded = {file for name in indexes for file in _read_index(folder, name).files}
-        if indexes:  # which need not name a shard that holds metadata alone
-            sharded |= {name for name in files if fnmatchcase(name, _SHARD)}
-        choices = indexes + [name for name in files if name not in sharded and _fits(name)]
-        if len(choices) > 1:
-            raise InputError(
-                f"{folder} holds {len(choices)} checkpoints: {', '.join(choices)}; name the file "
-                "that you mean instead of the folder"
-            )
-        if indexes:
-            return _read_index(folder, indexes[0])
-        if choices:
-            return _Layout(None, {}, {}, (choices[0],))
-    raise InputError(
-        f"{folder} holds no checkpoint: no *.safetensors, pytorch_model.bin or index of shards"
-    )
-
-
-def _fits(name: str) -> bool:
-    """A stray .bin can be anything (training_args.bin, optimizer.bin): only the usual name."""
-    return not name.endswith(".bin") or name == "pytorch_model.bin"
-
-
-def _read_index(folder: Path, name: str) -> _Layout:
-    path = folder / name
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-    match content:
-        case {"weight_map": dict(weight_map)} if all(
-            isinstance(file, str) for file in weight_map.values()
-        ):
-            metadata = content.get("metadata") or {}
-        case _:
-            raise InputError(f"{path} has no weight_map from tensors to files")
-    if not isinstance(metadata, dict):
-        raise InputError(f"{path}: its metadata is not an object")
-    files = tuple(sorted(set(weight_map.values())))
-    outside = [file for file in files if not is_inside(file)]
-    if outside:
-        raise InputError(
-            f"{path} names files that are no plain paths inside its folder: {', '.join(outside)}"
-        )
-    return _Layout(name, weight_map, metadata, files)
-
-
-def is_inside(file: str) -> bool:
-    """Whether `file` is a plain path that leads into a folder, and not out of it."""
-    path = PurePosixPath(file)
-    plain = path.parts and not path.is_absolute() and ".." not in path.parts
-    return bool(plain) and str(path) == file and "\\" not in file and "\0" not in file
-
-
-def _refuse_missing(folder: Path, layout: _Layout) -> None:
+def _refuse_missing(folder: Path, layout: Layout) -> None:
     missing = [name for name in layout.files if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -131,43 +88,162 @@ def _refuse_missing(folder: Path, layout: _Layout) -> None:
         )
 
 
-def _other_weights(names: list[str], layout: _Layout) -> list[str]:
-    """The same model's pickled weights, where safetensors are used: unpruned, so not copied."""
-    if any(name.endswith(".bin") for name in layout.files):
-        return []
-    return [
-        name
-        for name in names
-        if name not in layout.files and any(fnmatchcase(name, glob) for glob in PICKLED_WEIGHTS)
-    ]
+# --- what is beside it -----------------------------------------------------------------------
 
 
-def _notes(
-    layout: _Layout, left_out: Sequence[str], others: Sequence[str], links: Sequence[str]
-) -> Iterator[str]:
-    if left_out:
-        chosen = layout.index or layout.files[0]
-        yield f"both kinds are there: {chosen} is used, and left out are {', '.join(left_out)}"
-    unpruned = [name for name in others if name.endswith(".safetensors")]
+@dataclass(frozen=True)
+class _Beside:
+    """The other files of a folder: those to copy, and those that are left out, and why."""
+
+    others: tuple[str, ...]
+    forms: tuple[str, ...]
+    outputs: tuple[str, ...]
+    links: tuple[str, ...]
+
+
+def _look_around(folder: Path, layout: Layout, loading: Loading) -> _Beside:
+    used = {*layout.files, layout.index}
+    rest = [name for name in list_files(folder) if name not in used]
+    links = tuple(name for name in rest if not (folder / name).is_file())
+    rest = [name for name in rest if name not in links]
+    if loading.copy_all:
+        return _Beside(tuple(rest), (), (), links)
+    forms = {*layout.passed_over, *layout.stale, *other_forms(rest)}
+    outputs = {*find_outputs(folder, rest)} - forms
+    return _Beside(
+        tuple(name for name in rest if name not in forms | outputs),
+        tuple(name for name in rest if name in forms),
+        tuple(name for name in rest if name in outputs),
+        links,
+    )
+
+
+def _notes(layout: Layout, beside: _Beside) -> Iterator[str]:
+    if layout.stale:
+        yield f"{', '.join(layout.stale)} names files that are not there, so it is not used"
+    if beside.forms:
+        yield (
+            f"{layout.name} is used, and weights of the same model in another form are "
+            f"not copied; left out are {', '.join(beside.forms)} (--copy-all copies them)"
+        )
+    if beside.outputs:
+        yield f"outputs of earlier runs are left out: {', '.join(beside.outputs)}"
+    if beside.links:
+        yield f"links that lead to no file are left out: {', '.join(beside.links)}"
+
+
+def _copied(unpruned: Sequence[str]) -> Iterator[str]:
     if unpruned:
         yield f"no part of the checkpoint, so copied as they are: {', '.join(unpruned)}"
-    if links:
-        yield f"links that lead to no file are left out: {', '.join(links)}"
 
 
-def _walk(folder: Path) -> list[str]:
-    """Every file and link below `folder`, relative to it, but for what an unfinished run left."""
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if STAGING not in path.relative_to(folder).parts and (path.is_symlink() or path.is_file())
+# --- several in one folder -------------------------------------------------------------------
+
+
+def _read_subfolders(folder: Path, loading: Loading) -> Checkpoint:
+    """One Checkpoint of those in subfolders, whose names stand in front of those of tensors."""
+    chosen = _choose(folder, loading.subfolders)
+    each = replace(loading, subfolders=())
+    opened = {name: _read_part(folder / name, each) for name in chosen}
+    excluded = {
+        _below(name, file)
+        for name, part in opened.items()
+        for file in list_files(folder / name)
+        if file not in part.others
+    }
+    others = tuple(file for file in list_files(folder) if file not in excluded)
+    notes = [f"{name}: {note}" for name, part in opened.items() for note in part.notes]
+    joined = _join_parts(folder, opened)
+    return replace(joined, others=others, notes=(*notes, *_copied(list_unpruned(others))))
+
+
+def _choose(folder: Path, patterns: Sequence[str]) -> list[str]:
+    """The subfolders that match; "." is the folder itself."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    own = [] if find_layout(folder, names) is None else ["."]
+    there = own + subfolders_with_checkpoints(folder)
+    deeper = [p for p in patterns if "/" in p and is_inside(p) and (folder / p).is_dir()]
+    chosen = [name for name in (*there, *deeper) if any(fnmatchcase(name, p) for p in patterns)]
+    idle = [p for p in patterns if not any(fnmatchcase(name, p) for name in chosen)]
+    if idle:
+        listed = f"there is {', '.join(there)}" if there else "there is none"
+        raise InputError(
+            f"no subfolder of {folder} that holds a checkpoint matches {', '.join(idle)}; {listed}"
+        )
+    return list(dict.fromkeys(chosen))
+
+
+def _read_part(folder: Path, loading: Loading) -> Checkpoint:
+    """A checkpoint without the note on what is copied, which is for the whole folder to say."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    layout = _find(folder, names)
+    if is_torch_file(layout.name):
+        raise InputError(f"{folder / layout.name} is a file by itself; name it instead")
+    beside = _look_around(folder, layout, loading)
+    checkpoint = _read_files(folder, layout, loading)
+    notes = (*checkpoint.notes, *_notes(layout, beside))
+    return replace(checkpoint, others=beside.others, notes=notes)
+
+
+def _below(folder: str, file: str) -> str:
+    return file if folder == "." else f"{folder}/{file}"
+
+
+def _join_parts(folder: Path, opened: Mapping[str, Checkpoint]) -> Checkpoint:
+    parts = [Part("" if name == "." else f"{name}/", part.index) for name, part in opened.items()]
+    shards: list[Shard] = []
+    found = list(zip(parts, opened.values(), strict=True))
+    for part, checkpoint in found:
+        shards += [
+            replace(
+                shard,
+                name=part.folder + shard.name,
+                folder=part.folder,
+                tensors=tuple(_moved(info, part, number) for info in shard.tensors),
+            )
+            for number, shard in enumerate(checkpoint.shards, len(shards))
+        ]
+    names = Counter(info.name for shard in shards for info in shard.tensors)
+    twice = sorted(name for name, count in names.items() if count > 1)
+    if twice:
+        raise InputError(f"{folder} holds {', '.join(twice)} in more than one subfolder")
+    return Checkpoint(
+        path=folder,
+        format=next(iter(opened.values())).format,
+        shards=tuple(shards),
+        aliases={
+            part.prefix + alias: part.prefix + name
+            for part, checkpoint in found
+            for alias, name in checkpoint.aliases.items()
+        },
+        overlaps={
+            part.prefix + name: part.prefix + other
+            for part, checkpoint in found
+            for name, other in checkpoint.overlaps.items()
+        },
+        dropped=tuple(
+            Dropped(part.prefix + entry.key, entry.reason)
+            for part, checkpoint in found
+            for entry in checkpoint.dropped
+        ),
+        unwritable={
+            part.prefix + name: why
+            for part, checkpoint in found
+            for name, why in checkpoint.unwritable.items()
+        },
+        is_folder=True,
+        parts=tuple(parts),
     )
+
+
+def _moved(info: TensorInfo, part: Part, shard: int) -> TensorInfo:
+    return replace(info, name=part.prefix + info.name, shard=shard)
 
 
 # --- one checkpoint of several files ---------------------------------------------------------
 
 
-def _join(folder: Path, layout: _Layout, opened: list[Checkpoint]) -> Checkpoint:
+def _join(folder: Path, layout: Layout, opened: list[Checkpoint]) -> Checkpoint:
     shards = tuple(
         replace(
             part.shards[0],
@@ -183,12 +259,8 @@ def _join(folder: Path, layout: _Layout, opened: list[Checkpoint]) -> Checkpoint
     if twice:
         raise InputError(f"{folder} holds {', '.join(twice)} in more than one shard")
     aliases = {alias: name for part in opened for alias, name in part.aliases.items()}
-    aliases |= {
-        alias: name
-        for shard in shards
-        for alias, name in shard.metadata.items()
-        if name in counts and alias not in counts
-    }
+    for shard in shards:
+        aliases |= find_saved_aliases(shard.metadata, counts)
     return Checkpoint(
         path=folder,
         format=opened[0].format if opened else "safetensors",
@@ -202,7 +274,7 @@ def _join(folder: Path, layout: _Layout, opened: list[Checkpoint]) -> Checkpoint
     )
 
 
-def _check_weight_map(checkpoint: Checkpoint, layout: _Layout) -> None:
+def _check_weight_map(checkpoint: Checkpoint, layout: Layout) -> None:
     names = [shard.name for shard in checkpoint.shards]
     elsewhere = {*checkpoint.aliases, *checkpoint.unwritable}
     misplaced = []
@@ -216,4 +288,5 @@ def _check_weight_map(checkpoint: Checkpoint, layout: _Layout) -> None:
             f"{checkpoint.path / (layout.index or '')} does not fit its shards: "
             + "; ".join(misplaced[:20])
             + ("" if len(misplaced) <= 20 else f"; and {len(misplaced) - 20} more")
+            + ". Is it of another version of the model? Without it the shards are read as they are"
         )

@@ -7,13 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prune_cli.checkpoint.pickles import (
-    CorruptPickleError,
-    Octets,
-    Program,
-    RefusedPickleError,
-    run_pickle,
-)
+from prune_cli.checkpoint.pickled import CorruptPickleError, Octets, RefusedPickleError
+from prune_cli.checkpoint.pickles import Program, run_pickle
 from prune_cli.checkpoint.torch_names import Storage, StorageType
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -8,7 +8,7 @@ What it costs grows with the length of the pickle alone: long strings and bytes 
 (Text, Octets), keys with a hash that a file could choose are hidden behind Key, and what copies
 pays from a budget.
 
-See also: `torch_names` for the table, `torch_file` for where pickles are in a file.
+See also: `pickled` for what comes of it, `torch_names` for the table, `torch_file` for where pickles are in a file.
 """
 
 import codecs
@@ -19,6 +19,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from prune_cli.checkpoint.pickled import (
+    Buildable,
+    Collection,
+    CorruptPickleError,
+    Key,
+    Maker,
+    Name,
+    Octets,
+    RefusedPickleError,
+    StandIn,
+    Text,
+    printable,
+)
+
 LONG_TEXT = 4096
 """Bytes from which on a string is left in the file."""
 
@@ -26,107 +40,6 @@ _NEWEST_PROTOCOL = 5
 _LARGEST_HASH = 1 << 60  # ints up to here are their own hash; larger ones can be made to collide
 _COPIES_PER_BYTE = 4
 _MOST_DIGITS = 4300
-
-
-class CorruptPickleError(Exception):
-    """What a pickle says makes no sense; the caller knows the file, and tells it."""
-
-
-class RefusedPickleError(Exception):
-    """What a pickle says is understood, and cannot be used; the caller puts the file before it."""
-
-
-# --- What it makes ----------------------------------------------------------------------------
-
-
-class Name(NamedTuple):
-    """A class or function that the pickle names, and that nobody imports."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-class Octets(NamedTuple):
-    """Bytes that stay where they are: `at` is their place in the file.
-
-    `is_latin1` says that they are UTF-8 there, and mean the Latin-1 encoding of that text, which
-    is how pickle protocols before 3 hold bytes.
-    """
-
-    kind: str
-    at: int
-    nbytes: int
-    is_latin1: bool = False
-
-
-class Text(NamedTuple):
-    """A long string that stays in the file, as UTF-8."""
-
-    at: int
-    nbytes: int
-
-
-class Maker(NamedTuple):
-    """A known class or function: `make` turns its arguments into a fact.
-
-    Where it `copies`, it is given the Machine before them, and spends what it copies.
-    """
-
-    name: str
-    make: Callable[..., object]
-    copies: bool = False
-
-
-class Key:
-    """A key of a dict that is compared by identity, whatever it is."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-
-class Collection:
-    """A set or a deque: its items, in the order they came."""
-
-    __slots__ = ("items", "kind")
-
-    def __init__(self, kind: str, items: list[object]) -> None:
-        self.kind, self.items = kind, items
-
-
-class StandIn:
-    """In place of an object: what it is `of`, and what the pickle put into it."""
-
-    __slots__ = ("args", "entries", "items", "of", "state")
-
-    def __init__(self, of: object, args: object) -> None:
-        self.of = of
-        self.args = args
-        self.state: object = None
-        self.items: dict[object, object] | None = None
-        self.entries: list[object] | None = None
-
-    @property
-    def class_name(self) -> str:
-        """What it is an object of, as far as the pickle says."""
-        return self.of.name.rpartition(".")[2] if isinstance(self.of, Name | Maker) else "object"
-
-
-class Buildable:
-    """A fact that a pickle completes after it was made."""
-
-    __slots__ = ()
-
-    def build(self, state: object) -> None:
-        """Take `state`, or raise CorruptPickleError."""
-        raise NotImplementedError
-
-
-# --- The machine ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -304,11 +217,6 @@ class Machine:
         if isinstance(function, StandIn):
             return StandIn(function, args)
         raise CorruptPickleError(f"it calls {_kind(function)}")
-
-
-def printable(text: str) -> str:
-    """Return `text` without halves of surrogate pairs, which no file and no terminal takes."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _call_unknown(function: Name, args: tuple[Any, ...]) -> object:

@@ -7,7 +7,7 @@ is instant; the checks are those of safetensors' own reader, with messages that 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,7 +76,32 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
+def find_saved_aliases(metadata: Mapping[str, str], names: Container[str]) -> dict[str, str]:
+    """Return the aliases that `safetensors.torch.save_model` recorded in `metadata`.
+
+    It writes {dropped name: kept name}, and keeps the first in alphabetical order; savers built
+    on it prefer another name, of a parameter that is called alike in its module. "format" is what
+    every file of theirs has.
+
+    Args:
+        metadata: of a file.
+        names: of the tensors there are.
+
+    Example:
+        >>> find_saved_aliases({"format": "pt", "head.weight": "emb.weight"}, {"emb.weight", "pt"})
+        {'head.weight': 'emb.weight'}
+    """
+    return {
+        alias: name
+        for alias, name in metadata.items()
+        if name in names and alias not in names and alias != "format"
+        if alias > name or alias.rpartition(".")[2] == name.rpartition(".")[2]
+    }
+
+
 def _metadata(path: Path, found: object) -> Mapping[str, str]:
+    if found is None:  # as safetensors' own reader has it
+        return {}
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise InputError(f"{path}: its __metadata__ is not a map of strings to strings")
     return found

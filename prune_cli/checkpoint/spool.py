@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from prune_cli.checkpoint.contents import Shard
-from prune_cli.checkpoint.pickles import CorruptPickleError, Octets
+from prune_cli.checkpoint.pickled import CorruptPickleError, Octets
 from prune_cli.errors import OutputError
 
 _PIECE_BYTES = 1 << 20

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from prune_cli.checkpoint.contents import Dropped
-from prune_cli.checkpoint.pickles import (
+from prune_cli.checkpoint.pickled import (
     Collection,
     CorruptPickleError,
     Key,

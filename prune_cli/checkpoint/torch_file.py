@@ -5,20 +5,19 @@ in the file. That place is real: what is stored otherwise, such as arrays of Num
 is unpacked into a temporary file without a name.
 
 See also: `pickles` and `torch_names` (what a pickle means), `archive` and `legacy` (where it is),
-`state_dict` (which of its tensors are wanted).
+`state_dict` (which of its tensors are wanted), `placing` and `unwritable` (where these are).
 """
 
 import codecs
 import contextlib
 import gc
-import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from prune_cli.checkpoint.archive import (
     ZIP_MAGIC,
@@ -31,43 +30,32 @@ from prune_cli.checkpoint.archive import (
 from prune_cli.checkpoint.contents import Checkpoint, Shard
 from prune_cli.checkpoint.legacy import LEGACY_MAGIC, bytes_as_legacy, read_legacy
 from prune_cli.checkpoint.loading import Loading
-from prune_cli.checkpoint.pickles import (
+from prune_cli.checkpoint.pickled import (
     CorruptPickleError,
-    Machine,
     Maker,
-    Octets,
-    Program,
     RefusedPickleError,
     Text,
     printable,
-    run_pickle,
 )
+from prune_cli.checkpoint.pickles import Machine, Program, run_pickle
+from prune_cli.checkpoint.placing import place_of, place_tensor, place_weight
 from prune_cli.checkpoint.spool import Spool
 from prune_cli.checkpoint.state_dict import Content, Found, ScriptClass
 from prune_cli.checkpoint.strided import Place, find_overlaps, find_parameter_aliases
-from prune_cli.checkpoint.tensors import DTYPES, Piece, TensorInfo, nbytes
 from prune_cli.checkpoint.torch_names import (
-    DTYPE_NAMES,
     TABLE,
     Array,
-    NumpyDtype,
     Storage,
     StorageType,
     Tensor,
-    elements_spanned,
-    numpy_dtype,
 )
+from prune_cli.checkpoint.unwritable import problems_of, refuse_blow_up, refuse_unwritable
 from prune_cli.errors import InputError
-
-_LARGEST_BLOW_UP = 64
-"""Expanded tensors take less room in a torch file than packed. Beyond this factor it is a trap."""
 
 _SMALL_PICKLE = 64 << 20
 _STEPS_PER_BYTE, _STEPS = 4, 1_000_000
 _CODE_LIMIT = 32 << 20
-_VERSIONS = range(
-    1, 11
-)  # kMinSupportedFileFormatVersion and kMax... of caffe2/serialize/versions.h
+_VERSIONS = range(1, 11)  # as caffe2/serialize/versions.h has them
 
 
 def open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
@@ -256,14 +244,6 @@ def _length(mapped: memoryview, text: Text) -> int:
 # --- Its tensors ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """A tensor as a Checkpoint has it, and where it lies."""
-
-    info: TensorInfo
-    place: Place
-
-
 def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Loading) -> Checkpoint:
     content = unpickled.content
     found = content.find(path, loading.state_dict_keys)
@@ -272,13 +252,13 @@ def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Load
     refuse_unwritable(path, problems, loading)
     spool = Spool(file)
     placed = {
-        name: _place(file, spool, name, value)
+        name: place_weight(file, spool, name, value)
         for name, value in weights.items()
         if name not in problems
     }
     parts = spool.parts()
     infos = {name: one.info for name, one in placed.items()}
-    _refuse_blow_up(path, file.nbytes, infos.values())
+    refuse_blow_up(path, file.nbytes, infos.values())
     places = {name: one.place for name, one in placed.items()}
     aliases = find_parameter_aliases(infos.values(), places)
     stored = {name: info for name, info in infos.items() if name not in aliases}
@@ -329,196 +309,6 @@ def _notes(content: Content, found: Sequence[Found]) -> Iterator[str]:
         )
 
 
-def _place(file: Shard, spool: Spool, name: str, value: Tensor | Array) -> _Placed:
-    return (
-        _place_tensor(name, value)
-        if isinstance(value, Tensor)
-        else _place_array(file, spool, name, value)
-    )
-
-
-def _place_tensor(name: str, tensor: Tensor) -> _Placed:
-    assert tensor.dtype
-    itemsize = tensor.dtype.itemsize
-    dtype, shape = DTYPE_NAMES[tensor.dtype.name], _stored_shape(tensor)
-    if 0 in tensor.shape:
-        return _Placed(TensorInfo(name, dtype, shape, 0, 0), Place(0, 0, (dtype, shape)))
-    start, strides = tensor.start, tensor.strides
-    stop = start + elements_spanned(tensor.shape, strides) * itemsize
-    flip = _flip(tensor)
-    plain = is_packed(tensor.shape, strides)
-    info = TensorInfo(name, dtype, shape, 0, start, None if plain else strides, flip)
-    layout = (dtype, tensor.shape, strides, flip)
-    base = tensor.storage.start if tensor.storage else start
-    return _Placed(info, Place(start, stop, layout, _steps(tensor.shape, strides, itemsize), base))
-
-
-def _steps(
-    shape: Sequence[int], strides: Sequence[int], itemsize: int
-) -> tuple[tuple[int, int], ...]:
-    steps = [(n, stride * itemsize) for n, stride in zip(shape, strides, strict=True) if n > 1]
-    return (*steps, (itemsize, 1))
-
-
-def is_packed(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the elements lie in order without gaps (torch's is_contiguous)."""
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def _flip(tensor: Tensor) -> int:
-    """Return the bits of each element that are inverted when it is read: signs."""
-    assert tensor.dtype
-    bits = tensor.dtype.itemsize * 8
-    signs = 1 << (bits - 1)
-    flip = signs if tensor.is_conj else 0
-    if tensor.is_neg:
-        both = signs | 1 << (bits // 2 - 1)
-        flip ^= both if tensor.dtype.name.startswith("complex") else signs
-    return flip
-
-
-def _stored_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape that safetensors records: float4 is packed in pairs, counted one by one."""
-    if not _is_subbyte(tensor) or not tensor.shape:
-        return tensor.shape
-    return (*tensor.shape[:-1], tensor.shape[-1] * 2)
-
-
-def _is_subbyte(tensor: Tensor) -> bool:
-    return tensor.dtype is not None and DTYPES[DTYPE_NAMES[tensor.dtype.name]].bits < 8
-
-
-def _place_array(file: Shard, spool: Spool, name: str, array: Array) -> _Placed:
-    """Place an array of NumPy: in the file where its bytes lie there, or else in the spool."""
-    dtype = cast(str, numpy_dtype(array.dtype))
-    shape = _array_shape(array)
-    itemsize = DTYPES[dtype].bits // 8
-    strides = _fortran_strides(shape) if array.is_fortran else None
-    if strides is None or is_packed(shape, strides):
-        strides = None
-    size = nbytes(dtype, shape)
-    if size == 0:
-        return _Placed(TensorInfo(name, dtype, shape, 0, 0), Place(0, 0, (dtype, shape)))
-    layout = (dtype, shape, strides)
-    steps = _steps(shape, strides or _c_strides(shape), itemsize)
-    if isinstance(array.content, Octets) and not array.content.is_latin1:
-        if array.content.nbytes != size:
-            raise CorruptPickleError(f"the array {name!r} has another size than its shape says")
-        start = array.content.at
-        info = TensorInfo(name, dtype, shape, 0, start, strides)
-        return _Placed(info, Place(start, start + size, layout, steps))
-    start = spool.put(array.content, size)
-    piece = Piece(0, start, (0,) * len(shape), shape, strides)
-    info = TensorInfo(name, dtype, shape, 0, pieces=(piece,))
-    beyond = file.nbytes + start  # an address that nothing in the file has
-    return _Placed(info, Place(beyond, beyond + size, layout, steps))
-
-
-def _array_shape(array: Array) -> tuple[int, ...]:
-    if not isinstance(array.shape, tuple) or not all(
-        type(n) is int and 0 <= n < 1 << 62 for n in array.shape
-    ):
-        raise CorruptPickleError("the shape of an array is none")
-    if len(array.shape) > 64:
-        raise CorruptPickleError("an array has too many dims")
-    return array.shape
-
-
-def _c_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
-
-
-def _fortran_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[:dim]) for dim in range(len(shape)))
-
-
-# --- What is refused --------------------------------------------------------------------------
-
-
-def problems_of(top: object, weights: Mapping[str, Tensor | Array]) -> dict[str, str]:
-    """Return the tensors that cannot be had from bytes, or not under their name -> why."""
-    problems = {name: why for name, value in weights.items() if (why := _problem(name, value))}
-    return problems | _empty_shells(top, weights)
-
-
-def refuse_unwritable(path: object, problems: Mapping[str, str], loading: Loading) -> None:
-    """Raise InputError for tensors that cannot be had from bytes, unless they may be dropped."""
-    if not problems or loading.drop_unwritable:
-        return
-    listed = [f"{name!r} {problem}" for name, problem in problems.items()]
-    more = f"; and {len(listed) - 20} more" if len(listed) > 20 else ""
-    raise InputError(
-        f"{path} holds {len(listed)} tensor(s) that safetensors cannot: "
-        + "; ".join(listed[:20])
-        + more
-        + ". Or leave them out: --drop-unwritable"
-    )
-
-
-def _problem(name: str, value: Tensor | Array) -> str | None:
-    return _why_unnameable(name) or (
-        _why_unwritable(value) if isinstance(value, Tensor) else _why_no_array(value)
-    )
-
-
-def _why_unnameable(name: str) -> str | None:
-    if name == "__metadata__":
-        return "has a name that safetensors reserves"
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return "has a name that is no text"
-    return None
-
-
-def _why_unwritable(tensor: Tensor) -> str | None:
-    if tensor.problem:
-        return tensor.problem
-    assert tensor.dtype
-    if tensor.dtype.name not in DTYPE_NAMES:
-        return f"has the dtype torch.{tensor.dtype.name}"
-    if _is_subbyte(tensor) and not (tensor.shape and is_packed(tensor.shape, tensor.strides)):
-        return (
-            f"packs several torch.{tensor.dtype.name} into a byte, and does not lie in the file "
-            "as it is"
-        )
-    return None
-
-
-def _why_no_array(array: Array) -> str | None:
-    order = array.dtype.order if isinstance(array.dtype, NumpyDtype) else "?"
-    if order in (">", "!"):
-        return "is a big-endian NumPy array; save it in the byte order of this machine"
-    return None
-
-
-def _empty_shells(top: object, weights: Mapping[str, Tensor | Array]) -> dict[str, str]:
-    """Return the empty weights that DeepSpeed leaves in place of those it keeps elsewhere."""
-    empty = [name for name, value in weights.items() if value.shape == (0,)]
-    by_deepspeed = isinstance(top, dict) and "ds_version" in top
-    if not empty or not (by_deepspeed or len(empty) == len(weights)):
-        return {}
-    why = (
-        "is empty: DeepSpeed ZeRO-3 keeps the weights in other files; run zero_to_fp32.py, which "
-        "lies beside them, and prune what it writes"
-    )
-    return dict.fromkeys(empty, why)
-
-
-def _refuse_blow_up(path: Path, size: int, infos: Iterable[TensorInfo]) -> None:
-    for info in infos:
-        if info.strides is not None and info.nbytes > _LARGEST_BLOW_UP * size:
-            raise InputError(
-                f"{path}: {info.name!r} of shape {list(info.shape)} claims {info.nbytes:,} bytes "
-                f"in a file of {size:,}; it is corrupt, or expanded beyond use"
-            )
-
-
 # --- For outputs in kind ----------------------------------------------------------------------
 
 
@@ -543,7 +333,7 @@ def find_neighbours(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, s
         own = {info.name: info for info in shard.tensors if info.name in names and not info.pieces}
         if not own or shard.parts:
             continue
-        places = {name: _place_of(info) for name, info in own.items()}
+        places = {name: place_of(info) for name, info in own.items()}
         outside = {f"\0{key}": place for key, place in _outside(shard, checkpoint)}
         overlaps = _share_bytes(places, outside)
         found |= {name: other.removeprefix("\0") for name, other in overlaps.items()}
@@ -560,13 +350,6 @@ def _share_bytes(places: Mapping[str, Place], outside: Mapping[str, Place]) -> d
     return found
 
 
-def _place_of(info: TensorInfo) -> Place:
-    start, itemsize = info.offset or 0, max(DTYPES[info.dtype].bits // 8, 1)
-    strides = info.strides or _c_strides(info.shape)
-    stop = start + elements_spanned(info.shape, strides) * itemsize if info.elements else start
-    return Place(start, stop, (info.dtype, info.shape), _steps(info.shape, strides, itemsize))
-
-
 def _outside(shard: Shard, checkpoint: Checkpoint) -> Iterator[tuple[str, Place]]:
     """Yield every tensor of a file that is no part of its state dict, wherever it is held."""
     content = _unpickle(shard, checkpoint.path).content
@@ -578,4 +361,4 @@ def _outside(shard: Shard, checkpoint: Checkpoint) -> Iterator[tuple[str, Place]
     loose = [(key, value) for key, value in content.everything() if id(value) not in held]
     for key, value in (*named, *loose):
         if isinstance(value, Tensor) and not value.problem:
-            yield key, _place_of(_place_tensor(key, value).info)
+            yield key, place_of(place_tensor(key, value).info)

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from prune_cli.checkpoint.pickles import (
+from prune_cli.checkpoint.pickled import (
     Buildable,
     Collection,
     CorruptPickleError,
-    Machine,
     Maker,
     Name,
     Octets,
     StandIn,
     Text,
 )
+from prune_cli.checkpoint.pickles import Machine
 from prune_cli.checkpoint.tensors import DTYPES
 
 MAX_DIMS = 64

@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from prune_cli.plan.choice import Choice
 
 
+def complete_allocation(incomplete: str) -> list[str]:
+    """Return the allocations that there are."""
+    from prune_cli.plan.allocation import KINDS
+
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
+def complete_criterion(incomplete: str) -> list[str]:
+    """Return the criteria that there are."""
+    from prune_cli.plan.choice import CRITERIA
+
+    return [criterion for criterion in CRITERIA if criterion.startswith(incomplete)]
+
+
 @dataclass(frozen=True)
 class Choosing:
     """How channels are chosen."""
@@ -30,6 +44,7 @@ class Choosing:
         typer.Option(
             "--allocate",
             metavar="HOW",
+            autocompletion=complete_allocation,
             help="Spread the amount over layers: uniform, uniform-keep-ends, er, erk, random. For "
             "the last three it is the part of all selected elements that goes.",
             rich_help_panel=groups.WHAT,
@@ -58,6 +73,7 @@ class Choosing:
         typer.Option(
             "--criterion",
             metavar="BY",
+            autocompletion=complete_criterion,
             help="What ranks channels, of which the smallest go: random, l1, l2, fpgm, scores.",
             show_default="random",
             rich_help_panel=groups.WHAT,

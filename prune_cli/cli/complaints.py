@@ -84,6 +84,7 @@ def _lower(text: str) -> str:
         (r"^Input should be a valid integer.*$", "not an integer"),
         (r"^Input should be a valid number.*$", "not a number"),
         (r"^Input should be (.*)$", r"should be \1"),
+        (r"^Value error, (.*)$", r"\1"),
     ):
         text = re.sub(said, better, text, flags=re.DOTALL)
     return text[:1].lower() + text[1:]

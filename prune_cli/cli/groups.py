@@ -5,7 +5,7 @@ option means to the core is said here too, by the methods of its group. See also
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -137,16 +137,15 @@ class Channels:
     """What the channels of a module are."""
 
     dim: Annotated[
-        int | None,
+        int,
         typer.Option(
             "--dim",
             "-d",
             metavar="DIM",
             help="The dim whose indices are channels; 0 is the outputs of a layer.",
-            show_default="-1",
             rich_help_panel=WHAT,
         ),
-    ] = None
+    ] = -1
     params: Annotated[
         list[str],
         typer.Option(
@@ -165,11 +164,6 @@ class Channels:
             rich_help_panel=WHAT,
         ),
     ] = False
-
-    @property
-    def chosen_dim(self) -> int:
-        """The dim of --dim, or as torch has it."""
-        return -1 if self.dim is None else self.dim
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -277,13 +271,6 @@ class Messages:
         if not self.quiet:
             seconds = "" if since is None else f" ({time.perf_counter() - since:.2f} s)"
             say(f"[dim]{escape(text)}{seconds}[/]")
-
-    def note(self, texts: Iterable[str]) -> None:
-        """Say what is to be thought about, unless it is to be quiet."""
-        from prune_cli.show.console import escape, say
-
-        for text in texts if not self.quiet else ():
-            say(f"[yellow]note:[/] {escape(text)}")
 
 
 @dataclass(frozen=True)
@@ -419,11 +406,35 @@ class Loading:
         ),
     ] = False
 
+    subfolder: Annotated[
+        list[str],
+        typer.Option(
+            "--subfolder",
+            metavar="GLOB",
+            help="Read the checkpoints in these subfolders as one (unet, vae, * for all); . is the "
+            "folder itself. Repeatable, or a,b.",
+            rich_help_panel=LOADING,
+        ),
+    ] = field(default_factory=list)
+    copy_all: Annotated[
+        bool,
+        typer.Option(
+            "--copy-all",
+            help="Copy weights of the same model in another form too, unpruned.",
+            rich_help_panel=LOADING,
+        ),
+    ] = False
+
     def chosen(self) -> "checkpoint.Loading":
         """Return what the core wants to know."""
         from prune_cli import checkpoint
 
-        return checkpoint.Loading(tuple(self.state_dict_key), self.drop_unwritable)
+        return checkpoint.Loading(
+            state_dict_keys=tuple(self.state_dict_key),
+            drop_unwritable=self.drop_unwritable,
+            subfolders=split_patterns(self.subfolder),
+            copy_all=self.copy_all,
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune_cli.cli import groups
+from prune_cli.cli import groups, signals
 from prune_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,10 +18,13 @@ def open_input(path: Path, loading: groups.Loading, messages: groups.Messages) -
         InputError: it cannot be read, is no checkpoint, or is refused.
     """
     from prune_cli.checkpoint import open_checkpoint
+    from prune_cli.show.progress import progress
 
     _refuse_url(path)
+    _refuse_report(path)
     began = time.perf_counter()
-    checkpoint = open_checkpoint(path, loading.chosen())
+    with signals.Orderly(), progress(0, quiet=messages.quiet, before="reading"):
+        checkpoint = open_checkpoint(path, loading.chosen())
     if messages.verbose:
         messages.tell(f"read {_describe(checkpoint)}", since=began)
     elif path.is_dir() and not messages.quiet:
@@ -35,6 +38,14 @@ def _refuse_url(path: Path) -> None:
         raise InputError(
             f"{scheme}://{rest} is a URL, and prune-cli reads files; download it first"
         )
+
+
+def _refuse_report(path: Path) -> None:
+    if path.suffix == ".json" and path.is_file():
+        with path.open("rb") as file:
+            is_report = b'"tool": {"name": "prune-cli"' in file.read(200)
+        if is_report:
+            raise InputError(f"{path} is a report, not a checkpoint: prune-cli report {path}")
 
 
 def _describe(checkpoint: "Checkpoint") -> str:

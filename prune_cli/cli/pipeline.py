@@ -21,8 +21,8 @@ def carry_out(
     running: groups.Workers,
     shown: groups.Shown,
     messages: groups.Messages,
-) -> "Report":
-    """Decide and write, with a progress bar, show what came of it, and return that."""
+) -> None:
+    """Decide and write, with a progress bar, and show what came of it."""
     from prune_cli import api
     from prune_cli.show.progress import progress
     from prune_cli.show.pruned import show_report
@@ -35,7 +35,6 @@ def carry_out(
     if messages.verbose:
         messages.tell("planned, written and reported" if target.output else "planned", since=began)
     write_facts(report, shown)
-    return report
 
 
 def refuse_two_on_stdout(target: "Target", shown: groups.Shown) -> None:

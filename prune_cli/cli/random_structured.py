@@ -43,12 +43,11 @@ def random_structured(
         prune-cli random-structured llama/ -a 25% -d 0 -m 'model.layers.*.mlp.*' -n
         prune-cli random-structured model.safetensors --recipe layers.toml --seed 3
     """
-    from prune_cli.cli.notes import list_notes
     from prune_cli.cli.opening import open_input
     from prune_cli.cli.pipeline import carry_out
 
     amount, choice = amounts.parsed(), choosing.chosen()
-    rules = amounts.rules(modules.patterns, channels.patterns, channels.chosen_dim)
+    rules = amounts.rules(modules.patterns, channels.patterns, channels.dim)
     opened = open_input(checkpoint, loading, messages)
 
     def decide() -> "Plan":
@@ -57,7 +56,7 @@ def random_structured(
 
         options = Options(
             amount,
-            channels.chosen_dim,
+            channels.dim,
             draw.seed,
             modules=modules.patterns,
             exclude=modules.excluded,
@@ -70,9 +69,7 @@ def random_structured(
         return plan_choice(opened, options, choosing.scores, running.execution().threads)
 
     target = outputs.target(opened, reads=[amounts.recipe, choosing.scores])
-    report = carry_out(opened, decide, target, running, shown, messages)
-    is_dim_given = channels.dim is not None or bool(rules)
-    messages.note(list_notes(report.tensors, is_dim_given=is_dim_given))
+    carry_out(opened, decide, target, running, shown, messages)
 
 
 structured = also_called(

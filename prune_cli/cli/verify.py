@@ -1,5 +1,6 @@
 """`prune-cli verify`: a pruned checkpoint against its report and its source."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +78,7 @@ def verify(
         prune-cli verify llama.pruned/ llama/ --json
     """
     from prune_cli.cli.opening import put_pruned_first
+    from prune_cli.report.finding import find_report
     from prune_cli.show.console import write_stdout
     from prune_cli.show.progress import progress
     from prune_cli.show.verification import show_verification
@@ -85,8 +87,10 @@ def verify(
     if source and source_path:
         raise UsageError(f"the source is named twice: {source_path} and --source {source}")
     source = source or source_path
+    report = None if report is None else find_report(report)
     if source and report is None:
         output, source = put_pruned_first(output, source, messages, "OUTPUT comes before SOURCE")
+    began = time.perf_counter()
     nbytes = _nbytes(output) if source else 0
     showing = progress(nbytes, quiet=messages.quiet, doing="comparing", before="reading")
     with signals.Orderly(), showing as on_tensor:
@@ -99,6 +103,8 @@ def verify(
             workers=workers.execution().threads,
             on_tensor=on_tensor,
         )
+    if messages.verbose:
+        messages.tell(f"read {output}{f' and {source}' if source else ''}", since=began)
     if shown.as_json:
         write_stdout(to_json(verification))
     show_verification(verification, quiet=messages.quiet)

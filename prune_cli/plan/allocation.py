@@ -261,9 +261,9 @@ def _check_reach(reach: Reach, gone: float, total: int, allocation: Allocation) 
     if reach.least - slack <= gone <= reach.most + slack:
         return
     raise AmountError(
-        f"{total - gone:,.0f} of {total:,} selected elements cannot be what remains: with "
-        f"--allocate {allocation.kind} the least is {_part(total - reach.most, total)} and the "
-        f"most is {_part(total - reach.least, total)}"
+        f"{total - gone:,.0f} of {total:,} selected elements cannot be what remains: with the "
+        f"allocation {allocation.kind} the least is {_part(total - reach.most, total)} and the most "
+        f"is {_part(total - reach.least, total)}"
     )
 
 

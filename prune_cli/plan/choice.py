@@ -16,7 +16,7 @@ Criterion = Literal["random", "l1", "l2", "fpgm", "scores"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 BETWEEN = (0.1, 0.9)
-"""The bounds of each layer's fraction for --allocate random."""
+"""The bounds of each layer's fraction for the allocation random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,14 @@ def make_choice(
         for is_wrong, problem in (
             (allocate not in KINDS, f"no allocation {allocate!r}: {', '.join(KINDS)}"),
             (criterion not in CRITERIA, f"no criterion {criterion!r}: {', '.join(CRITERIA)}"),
-            (between and allocate != "random", "--between is for --allocate random only"),
+            (between and allocate != "random", "--between is for the allocation random only"),
             (between and not 0 <= between[0] <= between[1] <= 1, f"no bounds {between}: 0.1,0.9"),
             (
                 is_global and allocate != "uniform",
-                f"--global ranks all layers together, so there is no --allocate {allocate}",
+                f"--global ranks all layers together, so it takes no allocation ({allocate})",
             ),
-            (scores and criterion != "scores", f"--criterion {criterion} needs no --scores"),
-            (criterion == "scores" and not scores, "--criterion scores needs a file: --scores"),
+            (scores and criterion != "scores", f"the criterion {criterion} takes no --scores"),
+            (criterion == "scores" and not scores, "the criterion scores needs a file: --scores"),
             (round_to < 1, f"--round-to {round_to} is less than 1"),
             (at_least < 0, f"--at-least {at_least} is less than 0"),
         )

@@ -101,7 +101,7 @@ def _elements_to_go(
     amount = _only(amounts)
     if isinstance(amount, int):
         raise AmountError(
-            f"--allocate {choice.allocate} spreads a part of all elements over the layers, and "
+            f"the allocation {choice.allocate} spreads a part of all elements over the layers, and "
             f"{amount} is a number of channels; give a fraction, such as 0.5"
         )
     return amount * live
@@ -111,7 +111,7 @@ def _elements_to_remain(layers: Sequence[Layer], text: str) -> float:
     target = parse_target(text)
     if target.metric != "params":
         raise RequestError(
-            f"--target {target}: zeroing channels changes no {target.metric}; give params=, or "
+            f"the target {target}: zeroing channels changes no {target.metric}; give params=, or "
             "remove channels with shrink"
         )
     return target.of(sum(layer.shape[layer.dim] * layer.width for layer in layers))
@@ -142,7 +142,7 @@ def _ranked_together(
     widths = np.array([layer.width for layer in layers], dtype=np.int64)
     gone = np.concatenate([[0], np.cumsum(widths[owners])])
     if choice.target is not None:
-        k = _nearest(gone, _elements_to_go(layers, amounts, choice))
+        k = _nearest(gone, layers, _elements_to_go(layers, amounts, choice))
     else:
         k = _number_of_all(_only(amounts), layers, len(owners))
     numbers = np.bincount(owners[:k], minlength=len(layers)).tolist()
@@ -152,14 +152,15 @@ def _ranked_together(
     return tuple(Quota(int(k), int(k)) for k in numbers)
 
 
-def _nearest(gone: Any, wanted: float) -> int:
+def _nearest(gone: Any, layers: Sequence[Layer], wanted: float) -> int:
     """After how many channels the sum in `gone` is nearest to what is wanted."""
     import numpy as np
 
-    slack = 1e-9 * float(gone[-1])
+    slack, live = 1e-9 * float(gone[-1]), sum(layer.elements for layer in layers)
     if not -slack <= wanted <= gone[-1] + slack:
         raise AmountError(
-            f"{wanted:,.0f} elements cannot go: the least is 0 and the most is {gone[-1]:,}"
+            f"{live - wanted:,.0f} of {live:,} selected elements cannot be what remains: the least "
+            f"is {live - int(gone[-1]):,} and the most is {live:,}"
         )
     return int(np.abs(gone - wanted).argmin())
 

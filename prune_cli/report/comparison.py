@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunGroup:
-    """The runs of one amount and dim, by their numbers from 0.
+    """The runs of one amount and dim, chosen in the same way, by their numbers from 0.
 
     `likeness` is None where no two of them can be compared.
     """
@@ -127,7 +127,7 @@ def compare_reports(reports: Mapping[str, Report]) -> Comparison:
     runs = tuple(_run(name, report) for name, report in reports.items())
     return Comparison(
         runs=runs,
-        groups=tuple(_groups(runs, totals)),
+        groups=tuple(_groups(runs, [_how(report) for report in reports.values()], totals)),
         pairs=tuple(_pair(*pair, totals.get(pair)) for pair in combinations(range(len(runs)), 2)),
         tensors=tuple(tensors),
     )
@@ -201,14 +201,26 @@ def _pair(first: int, second: int, total: PairCount | None) -> Pair:
     )
 
 
-def _groups(runs: Sequence[Run], totals: Mapping[_Pair, PairCount]) -> Iterable[RunGroup]:
-    """Yield the runs of each amount and dim, in the order of the first of them."""
-    groups: dict[tuple[str, int], list[int]] = {}
-    for number, run in enumerate(runs):
-        groups.setdefault((repr(run.amount), run.dim), []).append(number)  # 1 is not 1.0
-    for (_, dim), numbers in groups.items():
+def _how(report: Report) -> str:
+    """What runs of a group have in common: how channels were chosen, how many and along which dim.
+
+    As text, in which 1 is not 1.0.
+    """
+    options = report.options
+    return repr((report.method, options.choice, options.amount, options.dim))
+
+
+def _groups(
+    runs: Sequence[Run], ways: Sequence[str], totals: Mapping[_Pair, PairCount]
+) -> Iterable[RunGroup]:
+    """Yield the runs that were chosen in the same way, in the order of the first of them."""
+    groups: dict[str, list[int]] = {}
+    for number, way in enumerate(ways):
+        groups.setdefault(way, []).append(number)
+    for numbers in groups.values():
+        run = runs[numbers[0]]
         pairs = [totals[pair] for pair in combinations(numbers, 2) if pair in totals]
-        yield RunGroup(runs[numbers[0]].amount, dim, tuple(numbers), measure_likeness(pairs))
+        yield RunGroup(run.amount, run.dim, tuple(numbers), measure_likeness(pairs))
 
 
 # --- tensors ---------------------------------------------------------------------------------

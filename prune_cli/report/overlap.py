@@ -129,7 +129,7 @@ def expect_shared(items: Sequence[PlanItem]) -> float | None:
 
 def _expect(item: PlanItem, *sizes: int) -> float:
     live = item.channels - len(item.already_pruned)
-    return live * prod(size / live for size in sizes) if live > 0 else 0.0
+    return prod(sizes) / live ** (len(sizes) - 1) if live > 0 else 0.0
 
 
 def to_bits(items: Sequence[PlanItem]) -> list[int]:

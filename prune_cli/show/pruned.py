@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from prune_cli.report.report import Report
 
 
+_MOST_REASONS = 3
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of the table of pruned tensors; `count` tensors that look alike share one."""
@@ -129,24 +132,26 @@ def _summary(report: "Report") -> Iterator[str]:
     yield f"[dim]{describe_options(report)}[/]"
     for note in report.notes:
         yield f"[bold magenta]note:[/] {escape(note)}"
-    for reason, names in _by_reason(report).items():
-        yield f"skipped {escape(list_some(names))}: {escape(reason)}"
+    yield from _by_reason("skipped", [(skip.reason, skip.name) for skip in report.skipped])
     yield from tell_dropped(report)
 
 
-def _by_reason(report: "Report") -> dict[str, list[str]]:
-    """The names of what was skipped, by the reason."""
-    reasons: dict[str, list[str]] = {}
-    for skip in report.skipped:
-        reasons.setdefault(skip.reason, []).append(skip.name)
-    return reasons
-
-
 def tell_dropped(report: "Report") -> Iterator[str]:
-    """Yield a line that names the entries that the output does not hold."""
-    if report.dropped:
-        names = escape(list_some([drop.key for drop in report.dropped]))
-        yield f"[bold magenta]dropped[/] {names}: safetensors holds named tensors only"
+    """Yield lines that name the entries that the output does not hold, and why."""
+    dropped = [(drop.reason, drop.key) for drop in report.dropped]
+    yield from _by_reason("[bold magenta]dropped[/]", dropped)
+
+
+def _by_reason(verb: str, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield a line for each of a few reasons, of most names first, and one for the others."""
+    reasons: dict[str, list[str]] = {}
+    for reason, name in sorted(pairs, key=lambda pair: natural_key(pair[1])):
+        reasons.setdefault(reason, []).append(name)
+    ranked = sorted(reasons.items(), key=lambda entry: -len(entry[1]))
+    for reason, names in ranked[:_MOST_REASONS]:
+        yield f"{verb} {escape(list_some(names))}: {escape(reason)}"
+    if others := sum(len(names) for _, names in ranked[_MOST_REASONS:]):
+        yield f"{verb} {others:,} more, for other reasons; the report has them"
 
 
 def _what_was_done(report: "Report") -> str:

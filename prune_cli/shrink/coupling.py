@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -44,9 +44,7 @@ class CouplingGraph:
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self._model = model
         self._graph = _dependency_graph(model, inputs)
-        self._walk = _Walk()
-        for node in self._graph.module2node.values():
-            node.dependencies = _Counted(node.dependencies, self._walk)
+        _map_indices(self._graph)
         self._paths = {module: path for path, module in model.named_modules()}
         self._tensors = {id(p): name for name, p in model.named_parameters()}
         self._order = {name: position for position, name in enumerate(model.state_dict())}
@@ -124,20 +122,17 @@ class CouplingGraph:
                     yield from cuts(item.module.out_proj, f"{path}.out_proj", side, item.channels)
 
     def _items(self, module: nn.Module, channels: Sequence[int]) -> Iterator[_Item]:
-        pruner = self._graph.get_pruner_of_module(module)
-        self._walk.start()
         try:
-            group = self._graph.get_pruning_group(module, pruner.prune_out_channels, list(channels))
+            reached = self._walk(module, channels)
         except NotSliceableError:
             raise
         except Exception as error:  # untyped and unbounded, as in _dependency_graph
             raise NotSliceableError(
                 f"Torch-Pruning cannot follow its channels ({type(error).__name__}: {error})"
             ) from error
-        for item in group:
-            target = item.dep.target
-            side: Side = "out" if self._graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-            owners = dict(zip(item.idxs, item.root_idxs, strict=True))
+        for step in reached:
+            target, owners = step.node, {index.idx: index.root_idx for index in step.indices}
+            side: Side = "out" if self._graph.is_out_channel_pruning_fn(step.handler) else "in"
             if None in owners.values():  # its mapping of repeated heads gives no root
                 raise NotSliceableError("Torch-Pruning does not say which channels go together")
             is_output = type(target.module).__name__ == "_OutputOp" or (
@@ -149,36 +144,90 @@ class CouplingGraph:
                 dim %= target.module.dim()
             yield _Item(target.module if known else None, side, owners, dim, is_output)
 
+    def _walk(self, module: nn.Module, channels: Sequence[int]) -> list[_Step]:
+        """What pruning `channels` of a module triggers, as Torch-Pruning's get_pruning_group walks.
 
-class _Walk:
-    """How far Torch-Pruning goes for one group; through rotary embeddings it would walk for ever.
+        That looks up what it has reached in a list, and through rotary embeddings it would walk for
+        ever. Steps are counted and not timed, so that the plan is the same on every machine.
+        """
+        node = self._graph.module2node[module]
+        start = _Step(node, self._out_pruning(module), tuple(map(_index, channels)))
+        reached = _Reached()
+        reached.add(start)
+        stack = [start]
+        while stack:
+            step = stack.pop()
+            reached.count(step)
+            for dependency in step.node.dependencies:
+                if dependency.is_triggered_by(step.handler):
+                    after = _Step(dependency.target, dependency.handler, _mapped(dependency, step))
+                    if after.indices and reached.add(after):
+                        stack.append(after)
+        return reached.merged()
 
-    A count and not a time, so that the plan is the same on every machine.
-    """
+    def _out_pruning(self, module: nn.Module) -> Any:
+        if isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.out_channels > 1:
+            from torch_pruning.pruner.function import prune_depthwise_conv_out_channels
+
+            return prune_depthwise_conv_out_channels
+        return self._graph.get_pruner_of_module(module).prune_out_channels
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A node of Torch-Pruning's graph, the function that prunes it, and the channels that go."""
+
+    node: Any
+    handler: Any
+    indices: tuple[Any, ...]
+
+
+class _Reached:
+    """What a walk has reached. A class because every step of it adds something."""
 
     def __init__(self) -> None:
-        self.start()
+        self._steps: dict[tuple[int, Any], dict[tuple[Any, ...], _Step]] = {}
+        self._visited: set[int] = set()
+        self._count = 0
 
-    def start(self) -> None:
-        self._steps, self._seen = 0, set[int]()
+    def add(self, step: _Step) -> bool:
+        """Note a step, and tell whether it is new."""
+        of_node = self._steps.setdefault((id(step.node), step.handler), {})
+        return of_node.setdefault(step.indices, step) is step
 
-    def step(self, node: object) -> None:
-        self._steps += 1
-        self._seen.add(id(node))
-        if self._steps > 500 + 32 * len(self._seen):
+    def count(self, step: _Step) -> None:
+        """Count what is looked at.
+
+        Raises:
+            NotSliceableError: it is more than a walk that ends looks at.
+        """
+        self._count += 1
+        self._visited.add(id(step.node))
+        if self._count > 500 + 32 * len(self._visited):
             raise NotSliceableError("Torch-Pruning finds no end of what is coupled to it")
 
+    def merged(self) -> list[_Step]:
+        """Everything that goes of each node, in one step, in the order in which it was reached."""
+        return [_merge(list(steps.values())) for steps in self._steps.values()]
 
-class _Counted(list[Any]):
-    """The dependencies of a node; to go through them is a step of the walk."""
 
-    def __init__(self, dependencies: list[Any], walk: _Walk) -> None:
-        super().__init__(dependencies)
-        self._walk = walk
+def _merge(steps: list[_Step]) -> _Step:
+    first = {index.idx: index for step in reversed(steps) for index in reversed(step.indices)}
+    ordered = dict.fromkeys(index.idx for step in steps for index in step.indices)
+    return replace(steps[0], indices=tuple(first[index] for index in ordered))
 
-    def __iter__(self) -> Iterator[Any]:
-        self._walk.step(self)
-        return super().__iter__()
+
+def _index(channel: int) -> Any:
+    from torch_pruning._helpers import _HybridIndex
+
+    return _HybridIndex(channel, channel)
+
+
+def _mapped(dependency: Any, step: _Step) -> tuple[Any, ...]:
+    indices = list(step.indices)
+    for mapping in filter(None, dependency.index_mapping):
+        indices = mapping(indices)
+    return tuple(indices)
 
 
 @dataclass(frozen=True)
@@ -240,6 +289,18 @@ def _dependency_graph(model: nn.Module, inputs: Any) -> Any:
                 f"Torch-Pruning cannot follow the model ({type(error).__name__}: {error}); "
                 "simplify its forward, or prune without shrinking"
             ) from error
+
+
+def _map_indices(graph: Any) -> None:
+    """Let Torch-Pruning find how indices change on the way from layer to layer.
+
+    It does so before each group; twice is enough, as the sizes of joined tensors are found by the
+    first for the second.
+    """
+    from torch_pruning.dependency.index_mapping import update_index_mapping
+
+    update_index_mapping(graph)
+    update_index_mapping(graph)
 
 
 def _differentiable(returned: Any) -> list[Any]:

@@ -8,33 +8,28 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import flop_registry
 
-from prune_cli.plan.shrink import Effect, Latency
-from prune_cli.shrink.model import Inputs, count_parameters
-from prune_cli.shrink.trace import call_model
+from prune_cli.plan.shrink import Latency
+from prune_cli.shrink.model import Inputs
+from prune_cli.shrink.trace import Call, Ref, Trace, call_model
 
 
-def compare(whole: nn.Module, shrunk: nn.Module, inputs: Inputs) -> Effect:
-    """Count both models; neither needs weights.
+def count_flops(recording: Trace) -> int:
+    """The FLOPs of the matrix products and convolutions of a recorded pass, as torch counts them."""
+    return sum(_flops(call, recording) for call in recording.calls)
 
-    Example:
-        Effect(parameters_before=11_689_512, parameters_after=6_6..., ...)
-    """
-    return Effect(
-        count_parameters(whole),
-        count_parameters(shrunk),
-        count_flops(whole, inputs),
-        count_flops(shrunk, inputs),
+
+def _flops(call: Call, recording: Trace) -> int:
+    count = flop_registry.get(call.op._overloadpacket)
+    if count is None:
+        return 0
+    args, kwargs, outputs = tree_map(
+        lambda leaf: torch.Size(recording.shapes[leaf.index]) if isinstance(leaf, Ref) else leaf,
+        (call.args, dict(call.kwargs), call.outputs),
     )
-
-
-def count_flops(model: nn.Module, inputs: Inputs) -> int:
-    """The FLOPs of the matrix products and convolutions of one forward pass, as torch counts them."""
-    # With autograd on, nn.TransformerEncoder stays off its fused path, which torch does not count.
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        call_model(model, inputs)
-    return int(counter.get_total_flops())
+    return int(count(*args, **kwargs, out_val=outputs[0] if len(outputs) == 1 else outputs))
 
 
 def measure_latency(

@@ -14,14 +14,15 @@ from dataclasses import replace
 from torch import nn
 
 from prune_cli.errors import RequestError
-from prune_cli.plan.shrink import Group, Resizing, ShrinkPlan, Whole
+from prune_cli.plan.shrink import Effect, Group, Resizing, ShrinkPlan, Whole
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
 from prune_cli.shrink.axes import Axes, Axis, Owner
 from prune_cli.shrink.channels import NotSliceableError, changed_attributes
 from prune_cli.shrink.config import by_number, config_of
-from prune_cli.shrink.effect import compare
+from prune_cli.shrink.effect import count_flops
 from prune_cli.shrink.huggingface import ModelFolder, read_folder
 from prune_cli.shrink.load import resize
+from prune_cli.shrink.model import count_parameters
 from prune_cli.shrink.proposals import (
     NOT_SELECTED,
     Proposal,
@@ -219,7 +220,12 @@ def _to_plan(
         config=config_of(units),
         groups=tuple(_group(planner, p) for unit in units for p in unit.proposals),
         whole=tuple(planner.whole),
-        effect=compare(subject.model, shrunk, subject.inputs),
+        effect=Effect(
+            count_parameters(subject.model),
+            count_parameters(shrunk),
+            count_flops(subject.recording),
+            count_flops(trace(shrunk, subject.inputs)),
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from prune_cli.checkpoint.tensors import DTYPES, Parameter
 from prune_cli.errors import UsageError
 from prune_cli.plan import masks
 from prune_cli.plan.facts import SHRUNK, Options, Plan
-from prune_cli.plan.selection import Rule
+from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
 from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
@@ -33,12 +33,12 @@ def shrink_checkpoint(
     *,
     model: str | None = None,
     model_arguments: Mapping[str, Any] | None = None,
-    examples: Sequence[str] = (),
+    examples: str | Sequence[str] = (),
     amount: Amount | None = None,
     seed: int = 0,
     round_to: int = 1,
-    modules: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
+    modules: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
     rules: Sequence[Rule] = (),
     from_zeros: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
@@ -49,7 +49,7 @@ def shrink_checkpoint(
     resume: bool = False,
     max_shard_size: int | None = None,
     workers: int | None = None,
-    reads: Sequence[Path] = (),
+    reads: Sequence[str | Path] = (),
     export: str | Path | None = None,
     measure: bool = False,
     loading: Loading | None = None,
@@ -123,14 +123,14 @@ def shrink_checkpoint(
         amount=None if amount is None else check_amount(amount),
         dim=0,
         seed=seed,
-        modules=tuple(modules),
-        exclude=tuple(exclude),
+        modules=as_globs(modules),
+        exclude=as_globs(exclude),
         rules=tuple(rules),
         shrink=ShrinkOptions(
-            round_to, from_zeros, model, spell_arguments(model_arguments or {}), tuple(examples)
+            round_to, from_zeros, model, spell_arguments(model_arguments or {}), as_globs(examples)
         ),
     )
-    source = find_source(checkpoint, model, model_arguments or {}, examples)
+    source = find_source(checkpoint, model, model_arguments or {}, as_globs(examples))
     decide = partial(
         _decide,
         checkpoint,

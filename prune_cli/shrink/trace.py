@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Call:
     outputs: tuple[Ref, ...]
     module: str
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The operation without namespace, overload and in-place mark: `aten::add_.Tensor` -> "add"."""
         return self.op._schema.name.split("::")[-1].rstrip("_")
@@ -49,7 +50,7 @@ class Call:
         """Whether the call overwrites one of its arguments."""
         return self.op._schema.is_mutable
 
-    @property
+    @cached_property
     def operands(self) -> tuple[Ref, ...]:
         """The tensors read, in the order of the arguments."""
         leaves = tree_leaves((self.args, dict(self.kwargs)))

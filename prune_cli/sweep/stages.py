@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prune_cli.sweep.assertions import Assertion, judge
-from prune_cli.sweep.folder import taken
+from prune_cli.sweep.folder import refuse_inside, taken
 from prune_cli.sweep.grid import Grid, Point, Trial, recipe_point
 from prune_cli.sweep.record import Record
 from prune_cli.sweep.request import Request, check_request, settings_of, work_of
@@ -61,6 +61,7 @@ def run_sweep(
         InputError: the checkpoint cannot be read.
     """
     watch = watch or Watch()
+    refuse_inside(request.maker.source, request.folder)
     grid, assertions = check_request(request)
     settings = settings_of(request, grid)
     work = work_of(request, settings.sha256)

@@ -4,7 +4,7 @@ import filecmp
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.checkpoint import Checkpoint, Part, Shard
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.plan.facts import (
     REMOVED,
@@ -103,20 +103,14 @@ def _folder_problems(
     files: Sequence[SafetensorsFile],
     shrink: ShrinkPlan | None,
 ) -> Iterator[Disagreement]:
-    """That the index has the source's metadata, and that all other files are copies."""
-    name = index_name(original)
-    metadata = dict(original.index.metadata if original.index else {})
+    """That each index has the source's metadata, and that all other files are copies."""
+    made = {FOLDER_REPORT, *(file.name for file in files)}
+    there = {part.folder: part for part in written.all_parts}
     is_split = not {file.name for file in files} <= {output_name(s.name) for s in original.shards}
-    if written.index is None and original.index and not is_split:
-        yield Disagreement(f"{name} is missing")
-    elif written.index and written.index.name != name:
-        yield Disagreement(f"the index is {written.index.name}, it should be {name}")
-    elif written.index:
-        there = dict(written.index.metadata)
-        for key in (metadata.keys() | there.keys()) - {"total_size"}:
-            if not is_same(metadata.get(key), there.get(key)):
-                yield Disagreement(f"the metadata {key!r} of {name} is not the source's")
-    made = {name, FOLDER_REPORT, *(file.name for file in files)}
+    for part in original.all_parts:
+        name = index_name(original, part)
+        made.add(name)
+        yield from _index_differences(there.get(part.folder), part, name, is_split)
     texts = edited_texts(shrink, original.path)
     for other in original.others:
         copy = written.path / other
@@ -129,6 +123,25 @@ def _folder_problems(
                 yield Disagreement(f"{other} is not the source's, edited as the report says")
         elif not filecmp.cmp(original.path / other, copy, shallow=False):
             yield Disagreement(f"{other} is not the source's")
+
+
+def _index_differences(
+    written: Part | None, original: Part, name: str, is_split: bool
+) -> Iterator[Disagreement]:
+    """That the index is called `name` and has the metadata of the source's."""
+    if written is None or written.index is None:
+        if original.index and not is_split:
+            yield Disagreement(f"{name} is missing")
+        return
+    if written.folder + written.index.name != name:
+        found = written.folder + written.index.name
+        yield Disagreement(f"the index is {found}, it should be {name}")
+        return
+    expected = dict(original.index.metadata if original.index else {})
+    there = dict(written.index.metadata)
+    for key in (expected.keys() | there.keys()) - {"total_size"}:
+        if not is_same(expected.get(key), there.get(key)):
+            yield Disagreement(f"the metadata {key!r} of {name} is not the source's")
 
 
 def _compare(

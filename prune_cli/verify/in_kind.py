@@ -92,7 +92,7 @@ def _tensor_at(file: Shard, offset: int) -> str | None:
 
 def _copy_problems(written: Checkpoint, original: Checkpoint) -> Iterator[Disagreement]:
     """That the index and all other files are copies."""
-    index = [original.index.name] if original.index else []
+    index = [part.folder + part.index.name for part in original.all_parts if part.index]
     for name in (*index, *original.others):
         copy = written.path / name
         if not copy.is_file():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from prune_cli.channels import live_channels
-from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint import Checkpoint, Part
 from prune_cli.checkpoint.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
 from prune_cli.plan.facts import (
     REMOVED,
@@ -44,8 +44,9 @@ def check_output(report: Report, told: Output, written: Checkpoint) -> Iterator[
     for skip in report.skipped:
         if not {skip.name, skip.name + ORIG_SUFFIX} & written.tensors.keys():
             yield Disagreement("it is missing; the report says that it was skipped", skip.name)
-    if written.index:
-        yield from _index_problems(written, written.index.name)
+    for part in written.all_parts:
+        if part.index and written.format == "safetensors":  # that of torch is the source's
+            yield from _index_problems(written, part, part.index.name)
 
 
 def _tensor_problems(report: Report, item: PlanItem, written: Checkpoint) -> Iterator[Disagreement]:
@@ -73,17 +74,18 @@ def wrong_shape(info: TensorInfo, expected: Iterable[int]) -> Disagreement:
     )
 
 
-def _index_problems(written: Checkpoint, name: str) -> Iterator[Disagreement]:
+def _index_problems(written: Checkpoint, part: Part, name: str) -> Iterator[Disagreement]:
     """That the index names each tensor's file, no other tensor, and the right size."""
-    index = json.loads((written.path / name).read_text(encoding="utf-8"))
-    told = index["weight_map"]
-    for shard in written.shards:
+    index = json.loads((written.path / part.folder / name).read_text(encoding="utf-8"))
+    told, total = index["weight_map"], 0
+    for shard in (shard for shard in written.shards if shard.folder == part.folder):
+        total += sum(info.nbytes for info in shard.tensors)
+        file = shard.name.removeprefix(part.folder)
         for info in shard.tensors:
-            if told.pop(info.name, None) != shard.name:
-                yield Disagreement(f"{name} does not say that it is in {shard.name}", info.name)
+            if told.pop(info.name.removeprefix(part.prefix), None) != file:
+                yield Disagreement(f"{name} does not say that it is in {file}", info.name)
     for tensor in told:
-        yield Disagreement(f"{name} names it, but it is not stored", tensor)
-    total = sum(info.nbytes for info in written.tensors.values())
+        yield Disagreement(f"{name} names it, but it is not stored", part.prefix + tensor)
     if (index.get("metadata") or {}).get("total_size") != total:
         yield Disagreement(f"the total_size in {name} is not {total}")
 

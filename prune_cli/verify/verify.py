@@ -16,9 +16,10 @@ Whether they are the right ones is not told here, for that takes the model's cod
 plan against it before it writes.
 """
 
+import glob
 from collections.abc import Iterable
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import InputError, UsageError
@@ -72,8 +73,7 @@ def verify_checkpoint(
         True
     """
     _refuse_stdin(output, report, source)
-    written = open_checkpoint(output, loading)
-    told = _read_report(written, report)
+    written, told = _open_with_report(Path(output), report, loading or Loading())
     if source is not None and scores is None and told.method == "scores_structured":
         raise UsageError("the channels were chosen by a score file; name it: --scores")
     if told.output is None:
@@ -82,7 +82,7 @@ def verify_checkpoint(
     if source is None:
         found += check_channels(told.tensors, told, written)
     else:
-        original = open_checkpoint(source, loading)
+        original = open_checkpoint(source, _as_written(loading or Loading(), written))
         found += check_decisions(told, original, scores, workers)
         found += check_contents(told, written, original, workers, on_tensor)
     return Verification(
@@ -108,9 +108,37 @@ def _refuse_stdin(output: str | Path, report: str | Path | None, source: str | P
         raise UsageError("the output is stdin, so say where its report is: --report")
 
 
-def _read_report(written: Checkpoint, named: str | Path | None) -> Report:
-    path = Path(named or report_path(written.path, is_folder=written.is_folder))
-    if named is None and not path.exists():
+def _open_with_report(
+    output: Path, named: str | Path | None, loading: Loading
+) -> tuple[Checkpoint, Report]:
+    """The output, and its report, which tells whether the output is several in subfolders."""
+    alone = replace(loading, subfolders=())
+    if not output.is_dir():
+        written = open_checkpoint(output, alone)
+        place = report_path(written.path, is_folder=written.is_folder)
+        return written, _read_report(Path(named or place), is_named=named is not None)
+    place = report_path(output, is_folder=True)
+    report = _read_report(Path(named or place), is_named=named is not None)
+    files = report.output.files if report.output else ()
+    folders = dict.fromkeys(glob.escape(str(PurePosixPath(file).parent)) for file in files)
+    try:
+        written = open_checkpoint(output, alone)
+        if folders.keys() <= {"."} or {*files} == {shard.name for shard in written.shards}:
+            return written, report
+    except InputError:
+        if folders.keys() <= {"."}:
+            raise
+    return open_checkpoint(output, replace(loading, subfolders=tuple(folders))), report
+
+
+def _as_written(loading: Loading, written: Checkpoint) -> Loading:
+    """How to open the source of what was read from these subfolders."""
+    folders = tuple(part.folder.rstrip("/") or "." for part in written.parts)
+    return replace(loading, subfolders=loading.subfolders or tuple(map(glob.escape, folders)))
+
+
+def _read_report(path: Path, *, is_named: bool) -> Report:
+    if not is_named and not path.exists():
         raise InputError(f"{path}, where the report would be, is not there; name it: --report")
     report = read_report(path)
     if (report.shrink is None) == (report.method == SHRUNK):

@@ -27,7 +27,7 @@ from prune_cli.write.workers import Job, run
 _FINGERPRINT = "fingerprint"
 _MOVING = "moving"
 _FILES = "files"
-_INDEX = ".safetensors.index.json"
+_INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json$")
 _SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 
 WriteShard = Callable[[OutputFile, Sink, threading.Event], None]
@@ -43,7 +43,7 @@ class FolderOutput:
         shards: files of tensors.
         others: files of the input to copy, relative to it.
         texts: small files by name: the report and the index, if they are in it.
-        index: which of the texts is the index, if there is one.
+        indexes: which of the texts are indexes: one, or one in each of several subfolders.
         beside: files outside the folder that belong to it: the report, if it is there.
     """
 
@@ -51,7 +51,7 @@ class FolderOutput:
     shards: tuple[OutputFile, ...]
     others: tuple[str, ...]
     texts: Mapping[str, bytes]
-    index: str | None
+    indexes: tuple[str, ...]
     beside: Mapping[Path, bytes] = field(default_factory=dict)
 
     @property
@@ -66,9 +66,9 @@ class FolderOutput:
 
     @property
     def names(self) -> list[str]:
-        """Every file, in the order they are moved into place: the index is the last."""
-        early = [*self.others, *(name for name in self.texts if name != self.index)]
-        return [*early, *(shard.name for shard in self.shards), *filter(None, [self.index])]
+        """Every file, in the order they are moved into place: indexes are the last."""
+        early = [*self.others, *(name for name in self.texts if name not in self.indexes)]
+        return [*early, *(shard.name for shard in self.shards), *self.indexes]
 
 
 def write_folder(
@@ -129,8 +129,9 @@ def _is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
     Its report, which has the plan, is then the same, and younger than the input.
     """
     texts = {output.folder / name: content for name, content in output.texts.items()}
+    indexes = {output.folder / name for name in output.indexes}
     texts |= {path: content for path, content in output.beside.items() if not is_special(path)}
-    reports = [path for path in texts if path.name != output.index]
+    reports = [path for path in texts if path not in indexes]
     return (
         bool(reports)
         and all(path.is_file() and path.read_bytes() == texts[path] for path in texts)
@@ -258,12 +259,21 @@ def _replaced(output: FolderOutput) -> list[str]:
 
     These, its shards and its report, and no file that only may be part of it.
     """
-    names = [path.name for path in output.folder.iterdir() if path.is_file()]
+    folders = dict.fromkeys(
+        (output.folder, *((output.folder / s.name).parent for s in output.shards))
+    )
+    names = [
+        path.relative_to(output.folder).as_posix()
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.is_file()
+    ]
     single = {_SHARD_NUMBER.sub("", shard.name) for shard in output.shards}
     indexes = [
         name
         for name in names
-        if name.endswith(_INDEX) and (name not in output.names or (output.files / name).exists())
+        if _INDEX.search(name) and (name not in output.names or (output.files / name).exists())
     ]
     return indexes + [
         name

@@ -5,6 +5,7 @@ before a weight is read. Names and numbers only.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ from itertools import accumulate, chain
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.checkpoint import Checkpoint, Part, Shard
+from prune_cli.checkpoint.layouts import variant_of
 from prune_cli.checkpoint.tensors import (
     MASK_SUFFIX,
     ORIG_SUFFIX,
@@ -24,6 +26,8 @@ from prune_cli.plan.facts import Plan, PlanItem
 from prune_cli.plan.shrink import added_metadata, kept_channels
 from prune_cli.write.header import encode_header, in_layout_order
 from prune_cli.write.segments import New, OutputTensor, Place, Segment
+
+_INDEX = re.compile(r"(?P<weights>.+\.(safetensors|bin))\.index(?P<variant>(\.[^.]+)?)\.json")
 
 
 class OutputFile(Protocol):
@@ -52,16 +56,28 @@ class OutputFile(Protocol):
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """A file of safetensors: its name, its tensors in the order they lie, and its metadata."""
+    """A file of safetensors: its name, its tensors in the order they lie, and its metadata.
+
+    `folder` is the part that it is of, where there are several: its tensors are called without it.
+    """
 
     name: str
     content: tuple[OutputTensor, ...]
     metadata: Mapping[str, str]
+    folder: str = ""
 
     @cached_property
     def head(self) -> bytes:
         """Its header, length included."""
-        return encode_header((tensor.info for tensor in self.content), self.metadata)
+        infos = (tensor.info for tensor in self.content)
+        if self.prefix:
+            infos = (replace(info, name=info.name.removeprefix(self.prefix)) for info in infos)
+        return encode_header(infos, self.metadata)
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its tensors begin with that is not in the file."""
+        return Part(self.folder).prefix
 
     @property
     def tensors(self) -> int:
@@ -109,11 +125,17 @@ def lay_out(
     if max_shard_size is None:
         _refuse_twice([output_name(shard.name) for shard in checkpoint.shards])
         return tuple(
-            _file(checkpoint, output_name(shard.name), group, {**shard.metadata, **common})
+            _file(
+                checkpoint,
+                output_name(shard.name),
+                group,
+                {**shard.metadata, **common},
+                shard.folder,
+            )
             for shard, group in groups
         )
     shards = _split([tensor for _, group in groups for tensor in group], max_shard_size)
-    names = _shard_names(_stem(checkpoint), len(shards))
+    names = _shard_names(_stem(checkpoint, checkpoint.all_parts[0]), len(shards))
     return _files(checkpoint, dict(zip(names, shards, strict=True)), common)
 
 
@@ -154,17 +176,39 @@ def output_name(name: str) -> str:
     return str(path.with_name(path.stem.removeprefix("pytorch_") + ".safetensors"))
 
 
-def index_name(checkpoint: Checkpoint) -> str:
-    """What the index of the output is called."""
-    return f"{_stem(checkpoint)}.safetensors.index.json"
+def index_name(checkpoint: Checkpoint, part: Part | None = None) -> str:
+    """What the index of the output is called: as the library looks for it, with its variant.
+
+    Args:
+        checkpoint: the input.
+        part: of which part of it; by default it is the only one.
+
+    Returns:
+        Its path within the output folder: "model.safetensors.index.fp16.json".
+    """
+    part = part or checkpoint.all_parts[0]
+    found = part.index and _INDEX.fullmatch(part.index.name)
+    if found:
+        return f"{part.folder}{output_name(found['weights'])}.index{found['variant']}.json"
+    stem = _stem(checkpoint, part)
+    variant = None if part.index else variant_of(f"{stem}.safetensors")
+    plain = stem.removesuffix(f".{variant}") if variant else stem
+    return f"{part.folder}{plain}.safetensors.index{f'.{variant}' if variant else ''}.json"
 
 
-def encode_index(checkpoint: Checkpoint, files: Iterable[SafetensorsFile]) -> bytes:
-    """The index of `files`, with the metadata of the input's and the right total_size."""
-    files = list(files)
-    weight_map = {tensor.info.name: file.name for file in files for tensor in file.content}
+def encode_index(
+    checkpoint: Checkpoint, files: Iterable[SafetensorsFile], part: Part | None = None
+) -> bytes:
+    """The index of those of `files` that are of `part`, with the right total_size."""
+    part = part or checkpoint.all_parts[0]
+    files = [file for file in files if file.folder == part.folder]
+    weight_map = {
+        tensor.info.name.removeprefix(file.prefix): file.name.removeprefix(part.folder)
+        for file in files
+        for tensor in file.content
+    }
     total = sum(file.data_nbytes for file in files)
-    metadata = {**(checkpoint.index.metadata if checkpoint.index else {}), "total_size": total}
+    metadata = {**(part.index.metadata if part.index else {}), "total_size": total}
     index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
     return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -242,12 +286,18 @@ def _file(
     name: str,
     tensors: Iterable[OutputTensor],
     metadata: Mapping[str, str],
+    folder: str = "",
 ) -> SafetensorsFile:
     by_name = {tensor.info.name: tensor for tensor in tensors}
     ordered = in_layout_order(tensor.info for tensor in by_name.values())
-    aliases = dict(_aliases(checkpoint, by_name))
-    kept = {key: value for key, value in metadata.items() if key not in checkpoint.aliases}
-    return SafetensorsFile(name, tuple(by_name[info.name] for info in ordered), {**aliases, **kept})
+    prefix = Part(folder).prefix
+    aliases = {
+        alias.removeprefix(prefix): name.removeprefix(prefix)
+        for alias, name in _aliases(checkpoint, by_name)
+    }
+    kept = {key: text for key, text in metadata.items() if prefix + key not in checkpoint.aliases}
+    content = tuple(by_name[info.name] for info in ordered)
+    return SafetensorsFile(name, content, {**aliases, **kept}, folder)
 
 
 def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -291,10 +341,19 @@ def _shard_names(stem: str, count: int) -> list[str]:
     return [f"{stem}-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
 
 
-def _stem(checkpoint: Checkpoint) -> str:
-    """What precedes the extensions: "model", or "diffusion_pytorch_model" of diffusers."""
-    if checkpoint.index:
-        name = checkpoint.index.name.removesuffix(".index.json")
+def _stem(checkpoint: Checkpoint, part: Part) -> str:
+    """What precedes the extensions: "model", "model.fp16", or diffusers' own.
+
+    Of shards without an index it is what precedes their numbers.
+    """
+    names = [shard.name for shard in checkpoint.shards if shard.folder == part.folder]
+    found = part.index and _INDEX.fullmatch(part.index.name)
+    if found:
+        stem = output_name(found["weights"]).removesuffix(".safetensors")
+        return stem + found["variant"]
+    if part.index:
+        name = part.index.name.removesuffix(".index.json")
     else:
-        name = checkpoint.shards[0].name if checkpoint.is_folder else "model.safetensors"
-    return output_name(name).removesuffix(".safetensors")
+        name = names[0].removeprefix(part.folder) if checkpoint.is_folder else "model.safetensors"
+    stem = output_name(name).removesuffix(".safetensors")
+    return re.sub(r"-\d{5}-of-\d{5}", "", stem)

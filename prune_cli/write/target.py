@@ -127,6 +127,10 @@ def find_target(
     Raises:
         UsageError: there is no default for stdin, or stdout is wanted for both.
     """
+    if checkpoint.parts and (max_shard_size is not None or format == "in-kind"):
+        raise UsageError(
+            "only one checkpoint can be split anew or written in kind; name its folder"
+        )
     to_folder = checkpoint.is_folder or max_shard_size is not None
     if format == "in-kind" and max_shard_size is not None:
         raise UsageError("an output in kind keeps the input's files: leave out --max-shard-size")
@@ -205,8 +209,11 @@ def _reports(target: Target) -> list[Path]:
 
 def _inputs(checkpoint: Checkpoint, target: Target) -> list[Path]:
     files = [*(file.path for file in checkpoint.files), *target.reads]
-    if checkpoint.index:
-        files.append(checkpoint.path / checkpoint.index.name)
+    files += [
+        checkpoint.path / (part.folder + part.index.name)
+        for part in checkpoint.all_parts
+        if part.index
+    ]
     return files + [checkpoint.path / name for name in checkpoint.others]
 
 

@@ -12,17 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_cli.checkpoint.pickles import (
+from prune_cli.checkpoint.pickled import (
     Collection,
     CorruptPickleError,
     Key,
     Name,
     Octets,
-    Program,
     StandIn,
     Text,
-    run_pickle,
 )
+from prune_cli.checkpoint.pickles import Program, run_pickle
 from prune_cli.checkpoint.torch_names import TABLE
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

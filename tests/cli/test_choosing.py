@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from prune_cli.cli.choosing import complete_allocation, complete_criterion
 from tests import build
 from tests.conftest import Run
 
@@ -98,3 +99,9 @@ def test_verify_takes_the_score_file(run: Run, model: Path) -> None:
     ran = run("verify", output, "--source", model, "--scores", scores)
 
     assert ran.code == 0, ran.err
+
+
+def test_the_shell_offers_allocations_and_criteria() -> None:
+    """Those that begin as what is typed."""
+    assert complete_allocation("er") == ["er", "erk"]
+    assert complete_criterion("l") == ["l1", "l2"]

@@ -18,6 +18,11 @@ REFUSED = {
     "too many": ("inspect x y", "unexpected: y", "a pattern needs quotes"),
     "not a number": ("random-structured x -d f", "--dim: not an integer", "--help"),
     "too small": ("verify x --workers 0", "--workers: should be greater than or equal to 1", ""),
+    "no choice": (
+        "inspect x --color x",
+        "--color: 'x' is not one of 'auto', 'always', 'never'",
+        "",
+    ),
     "no value": ("verify x --report", "option '--report' requires an argument", ""),
     "value of a flag": ("apply x y --bake=3", "option '--bake' does not take a value", ""),
 }

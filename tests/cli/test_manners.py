@@ -242,6 +242,23 @@ def test_a_url_is_named_as_one(run: Run, url: str) -> None:
     assert f"{url} is a URL, and prune-cli reads files; download it first" in ran.text
 
 
+def test_a_report_in_the_place_of_a_checkpoint_is_told(run: Run, pruned: Path) -> None:
+    """With the command that shows it."""
+    report = pruned.with_name("model.pruned.report.json")
+
+    ran = run("inspect", report)
+
+    assert ran.code == 3
+    assert ran.text.endswith(f"is a report, not a checkpoint: prune-cli report {report}")
+
+
+def test_the_report_of_a_folder_can_be_named_to_verify(run: Run, model: Path) -> None:
+    """As its folder, as everywhere."""
+    assert run("random-structured", model, "-a", "1", "--max-shard-size", "500", "-q").code == 0
+
+    assert run("verify", "model.pruned", model, "--report", "model.pruned").code == 0
+
+
 # --- inspect ---------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from prune_cli.checkpoint import Dropped
 from prune_cli.plan.facts import PlanItem, Skipped
 from prune_cli.plan.selection import Rule
 from prune_cli.plan.shrink import Effect, Group, ShrinkPlan, Whole
-from prune_cli.report.report import Report, sum_up
+from prune_cli.report.report import Report, from_json, sum_up, to_json
 from prune_cli.show.page import MAX_TENSORS, render_page
 from tests.report.test_comparison import item, report
 
@@ -501,3 +501,18 @@ def test_hostile_names_do_not_make_it_large(runs: int) -> None:
     html = render_page({f"{long}{n}": content for n in range(runs)})
 
     assert len(html.encode()) <= 5_000_000
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_numbers_that_cannot_be_are_shown(runs: int) -> None:
+    """An edited report may give channels and shapes that no float holds and nobody can print."""
+    rows = [
+        replace(item("a", (1, 10**300), channels=10**400), shape=(10**9,) * 600),
+        replace(item("b", (0,), channels=3), shape=(-5, 0), dim=-7),
+        replace(item("c", (), channels=-4), dim=9),
+    ]
+    content = from_json(to_json(replace(report(), tensors=tuple(rows))))
+
+    html = render_page({str(n): content for n in range(runs)})
+
+    assert Tree(html).open == []

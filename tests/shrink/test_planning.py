@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from prune_cli.errors import AmountError, RequestError, SelectionError
 from prune_cli.jsontext import decode
@@ -68,6 +69,17 @@ def test_a_resized_model_computes_what_the_live_one_does(name: str) -> None:
     assert torch.equal(fresh(*example), prune_live(model, example, made)(*example))
     assert sum(p.numel() for p in fresh.parameters()) == made.effect.parameters_after
     assert made.effect.flops_after < made.effect.flops_before
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_the_flops_are_those_that_torch_counts(name: str) -> None:
+    """Of one forward pass on the example, with autograd, which keeps encoders on the plain path."""
+    model, example = build(name).to("meta"), tuple(x.to("meta") for x in inputs(name))
+
+    with FlopCounterMode(display=False) as counter:
+        model(*example)
+
+    assert plan(name).effect.flops_before == counter.get_total_flops()
 
 
 def test_the_draw_is_keyed_by_the_root() -> None:

@@ -3,7 +3,8 @@
 Text in, text out: no file is written here (cli), and nothing is compared (report/comparison.py).
 The page needs no other file, is readable without its script, and is never over 5 MB.
 
-Reading order: `one` and `several` (what stands on the page), `sections`, `pictures`, `command`;
+Reading order: `one` and `several` (what stands on the page), `sections`, `bars`, `pictures`,
+`command`;
 `templates` fills in the HTML, which escapes every name.
 """
 

@@ -8,7 +8,6 @@ the pictures of several runs have the same x.
 See also: macros.html, which writes the SVG; page.css, which gives each kind its colour and shape.
 """
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
@@ -100,22 +99,26 @@ def draw(
     drawn = [layer for layer in layers if layer.channels]
     if channels > limit and len(drawn) > 1:
         limit = FEWEST_SQUARES  # a square with several kinds in it has to be large
-    each = math.ceil(channels / limit)
-    count = math.ceil(channels / each)
-    rows = math.ceil(count / COLUMNS)
+    each = _divide_up(channels, limit)
+    count = _divide_up(channels, each)
     bands = _divide(len(drawn)) if each > 1 else repeat((-_SIDE / 2, _SIDE))
     return Picture(
         channels=channels,
         each=each,
         pitch=largest if count <= _FEW_SQUARES else SMALL,
         columns=min(count, COLUMNS),
-        rows=rows,
+        rows=_divide_up(count, COLUMNS),
         track=_stroke(range(count)),
         bands=tuple(
             Band(top, height, tuple(_strokes(layer, channels, each)))
             for layer, (top, height) in zip(drawn, bands, strict=False)
         ),
     )
+
+
+def _divide_up(number: int, by: int) -> int:
+    """Return the quotient, rounded up: exact for numbers that no float can hold."""
+    return -(-number // by)
 
 
 def _divide(count: int) -> list[tuple[float, float]]:
@@ -134,7 +137,7 @@ def _strokes(layer: Layer, channels: int, each: int) -> Iterator[Stroke]:
     levels: dict[int, list[int]] = {}
     for square, number in sorted(held.items()):
         of = min(each, channels - square * each)
-        levels.setdefault(math.ceil(_LEVELS * number / of), []).append(square)
+        levels.setdefault(_divide_up(_LEVELS * number, of), []).append(square)
     for level, squares in sorted(levels.items()):
         classes = (layer.kind, f"l{level}" if level < _LEVELS else "")
         yield Stroke(" ".join(filter(None, classes)), _stroke(squares))

@@ -16,7 +16,7 @@ from prune_cli.report.comparison import (
 from prune_cli.report.groups import show_groups_as_tensors
 from prune_cli.report.overlap import shared_channels
 from prune_cli.report.report import Report, Tool
-from prune_cli.show.page.one import Bar, make_bars
+from prune_cli.show.page.bars import Bar, count_elements, make_bars
 from prune_cli.show.page.pictures import (
     FEWEST_SQUARES,
     MEDIUM,
@@ -152,7 +152,7 @@ def _sizes(
     sizes = []
     for facts in tensors:
         there = [row[facts.name] for row in rows if facts.name in row]
-        elements = max(item.elements for item in there)
-        gone = sum(item.elements_zero for item in there) // len(there)
-        sizes.append((facts.name, elements, min(gone, elements)))
+        counts = [count_elements(item) for item in there]
+        gone = sum(gone for _, gone in counts) // len(counts)
+        sizes.append((facts.name, max(elements for elements, _ in counts), gone))
     return sizes
