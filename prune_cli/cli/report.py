@@ -1,5 +1,6 @@
 """`prune-cli report`: what reports say, one or several side by side."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,10 @@ def _report(
         raise UsageError(f"--{'format' if form else 'json'} and --html cannot both go to stdout")
     if page.html:
         check_can_write([page.html], reports, force=page.force)
+    began = time.perf_counter()
     found = read_reports(reports)
+    if messages.verbose:
+        messages.tell(f"read {', '.join(map(str, reports))}", since=began)
     rows = {name: show_groups_as_tensors(each) for name, each in found.items()}
     if page.html:
         _write_page(page.html, found)

@@ -28,7 +28,7 @@ class Removal:
             "--round-to",
             metavar="N",
             min=1,
-            help="Leave channels in multiples of this.",
+            help="Keep a multiple of this many channels.",
             rich_help_panel=groups.WHAT,
         ),
     ] = 1

@@ -23,7 +23,7 @@ from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import RequestError, UsageError
 from prune_cli.plan.facts import SHRUNK, Options, Plan
 from prune_cli.plan.selection import Rule, split_name
-from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
+from prune_cli.plan.shrink import Effect, ShrinkOptions, ShrinkPlan
 from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.request import Request, Source
@@ -127,14 +127,17 @@ class ShrinkMaker:
     @cached_property
     def _whole(self) -> ShrinkPlan:
         """The plan that removes nothing, with the size of the model."""
-        from prune_cli.shrink.effect import compare
+        from prune_cli.shrink.effect import count_flops
         from prune_cli.shrink.huggingface import read_folder
+        from prune_cli.shrink.model import count_parameters
         from prune_cli.shrink.subject import make_subject
 
         with _in_this_process():
             code = self._code
             subject = make_subject(code, read_folder(code.model) if code.is_folder else None)
-            effect = compare(subject.model, subject.model, subject.inputs)
+            parameters = count_parameters(subject.model)
+            flops = count_flops(subject.recording)
+            effect = Effect(parameters, parameters, flops, flops)
         return ShrinkPlan({}, {}, {}, {}, (), (), effect)
 
     def _decide(self, options: Options) -> ShrinkPlan:
