@@ -29,11 +29,15 @@ RECIPE = "recipe.toml"
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told while a sweep runs: of how many trials, of each that starts, of each record."""
+    """Who is told while a sweep runs: of trials to come, of each that starts, of each record.
+
+    `on_note` is called with a sentence on what is in the folder already.
+    """
 
     on_trials: Callable[[Sequence[Trial]], None] | None = None
     on_start: OnStart | None = None
     on_end: OnEnd | None = None
+    on_note: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ def run_sweep(
     work = work_of(request, settings.sha256)
     folder = taken(request.folder, settings, resume=request.resume, force=request.force)
     with folder as records:
+        _note_others(request, settings, records, watch)
         runner = _runner(request, work, records, watch, executor)
         try:
             results = _run(_Sweep(request, settings, work, runner, watch), grid, assertions)
@@ -75,6 +80,18 @@ def run_sweep(
                 runner.executor.shutdown(cancel_futures=True)
         write_results(request.folder, results)
     return results
+
+
+def _note_others(
+    request: Request, settings: Settings, records: Sequence[Record], watch: Watch
+) -> None:
+    """Say how many trials in the folder are of another sweep: they are kept and not used."""
+    others = sum(record.protocol != settings.protocol for record in records)
+    if others and watch.on_note:
+        watch.on_note(
+            f"{others} trials in {request.folder} are of another input or evaluation: they are not "
+            "used, and run again"
+        )
 
 
 def write_results(folder: Path, results: Results) -> None:
