@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
-from prune_cli.checkpoint.surroundings import FOLDER_REPORT as FOLDER_REPORT
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, UsageError
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
