@@ -15,6 +15,7 @@ from pathlib import Path
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
@@ -31,7 +32,7 @@ from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
 from prune_cli.write.stream import ZeroChannels, write_output
-from prune_cli.write.target import FOLDER_REPORT, Execution, Target, check_target, find_target
+from prune_cli.write.target import Execution, Target, check_target, find_target
 
 
 def prune_checkpoint(
