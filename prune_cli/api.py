@@ -16,7 +16,7 @@ from prune_cli.amounts import Amount, check_amount
 from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
-from prune_cli.errors import OutputError
+from prune_cli.errors import DeviceError, OutputError
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
@@ -338,8 +338,12 @@ def find_zero_channels(device: str) -> ZeroChannels:
     """
     if device == "cpu":
         return zero_channels
-    from prune_cli.write.accelerator import Accelerator, find_device
-
+    try:
+        from prune_cli.write.accelerator import Accelerator, find_device
+    except ImportError as error:
+        raise DeviceError(
+            f"{device!r} needs torch, which cannot be imported here: {error}"
+        ) from error
     return Accelerator(find_device(device)).zero_channels
 
 
