@@ -61,7 +61,7 @@ class Options:
 
     def plain_name(self, name: str) -> str:
         """Return `name` without the prefixes of wrappers."""
-        return strip_prefixes(name, self.strip_prefixes or ())
+        return strip_prefixes(name, self.strip_prefixes) if self.strip_prefixes else name
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -104,7 +104,8 @@ class PlanItem:
     @property
     def elements_per_channel(self) -> int:
         """The number of elements that one channel has."""
-        return math.prod(size for dim, size in enumerate(self.shape) if dim != self.dim)
+        others = self.shape[: self.dim] + self.shape[self.dim + 1 :]
+        return math.prod(others)
 
     @property
     def elements_zero(self) -> int:

@@ -191,11 +191,12 @@ def _baked_unasked(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
 
 def _still_output(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     followed = {item.follows for item in plan.items}
+    has_vectors = any(len(each.tensor.shape) == 1 for each in checkpoint.parameters)
     modules = {
         item.module
         for item in plan.items
         if item.pruned and item.follows is None and item.name not in followed
-        if biases_of(checkpoint, item)
+        if has_vectors and biases_of(checkpoint, item)
     }
     if modules:
         count = "1 module" if len(modules) == 1 else f"{len(modules):,} modules"
