@@ -11,7 +11,7 @@ from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.errors import ParameterError, RequestError, SelectionError
 from prune_cli.plan import masks
-from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem
+from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem, in_order
 from prune_cli.plan.prunable import find_problems
 
 
@@ -41,7 +41,7 @@ def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> P
         raise ParameterError("\n".join(problems))
     options = plan.options if bake is None else replace(plan.options, bake=bake)
     items = (_replayed(name, item, checkpoint) for name, item in placed)
-    return Plan(REPLAYED, options, tuple(sorted(items, key=lambda item: item.name)))
+    return Plan(REPLAYED, options, in_order(items))
 
 
 def plan_removal(checkpoint: Checkpoint) -> Plan:
@@ -60,7 +60,7 @@ def plan_removal(checkpoint: Checkpoint) -> Plan:
         )
     options = Options(amount=None, modules=(), params=())
     items = (_removed(checkpoint, parameter) for parameter in masked)
-    return Plan(REMOVED, options, tuple(sorted(items, key=lambda item: item.name)))
+    return Plan(REMOVED, options, in_order(items))
 
 
 def misfits(item: PlanItem, checkpoint: Checkpoint) -> Iterator[str]:
