@@ -119,8 +119,7 @@ def __getattr__(name: str) -> object:
         from prune_cli.spelling import for_python
 
         found = for_python(found)
-    globals()[name] = found
-    return found
+    return globals().setdefault(name, found)  # a room of that name is there already
 
 
 def __dir__() -> list[str]:

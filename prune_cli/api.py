@@ -45,6 +45,7 @@ def prune_checkpoint(
     exclude: str | Sequence[str] = (),
     params: str | Sequence[str] = ("weight",),
     rules: Sequence[Rule] = (),
+    strip_prefixes: str | Sequence[str] = (),
     bake: bool = True,
     with_bias: bool = False,
     allocate: str = "uniform",
@@ -78,6 +79,8 @@ def prune_checkpoint(
         modules: globs of dotted module names; a string is one glob.
         exclude: globs of modules to leave alone.
         params: globs of parameter names within a module.
+        strip_prefixes: what wrappers put before every name ("module.", or "auto" for the usual
+            ones): the same model draws the same channels with and without them.
         rules: a recipe; the last rule that matches wins. Without one, the above are the rule.
         bake: write the zeros; else write `NAME_orig` and `NAME_mask`, as torch has them.
         with_bias: let the bias element of each pruned channel of dim 0 go too.
@@ -124,6 +127,7 @@ def prune_checkpoint(
         bake=bake,
         with_bias=with_bias,
         rules=tuple(rules),
+        strip_prefixes=as_globs(strip_prefixes) or None,
         choice=make_choice(
             allocate=allocate,
             between=between,
@@ -175,6 +179,7 @@ def apply_report(
     output: str | Path | None = None,
     *,
     bake: bool | None = None,
+    strip_prefixes: str | Sequence[str] = (),
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
@@ -196,6 +201,7 @@ def apply_report(
         path: another checkpoint, with tensors of the same names and shapes.
         output: as in prune_checkpoint; so are the rest.
         bake: None is as the report has it.
+        strip_prefixes: of wrappers: names fit without them too.
         dry_run: only check that it fits.
         loading: how a pickle may be loaded.
         on_tensor: progress.
@@ -227,7 +233,8 @@ def apply_report(
         dry_run=dry_run,
         reads=reads,
     )
-    decide = partial(replay, report.plan, checkpoint, bake=bake)
+    prefixes = as_globs(strip_prefixes)
+    decide = partial(replay, report.plan, checkpoint, bake=bake, prefixes=prefixes)
     return carry_out(checkpoint, decide, target, Execution(device, workers, on_tensor))
 
 

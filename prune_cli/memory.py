@@ -20,7 +20,7 @@ from prune_cli.channels import Bits
 from prune_cli.checkpoint import Checkpoint, Loading, Shard, open_checkpoint
 from prune_cli.checkpoint.strided import Place, find_overlaps, find_parameter_aliases
 from prune_cli.checkpoint.tensors import DTYPES, MASK_SUFFIX, ORIG_SUFFIX, Parameter, TensorInfo
-from prune_cli.errors import ParameterError, RequestError
+from prune_cli.errors import ParameterError, RequestError, UsageError
 from prune_cli.module import GivenMask
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
@@ -84,6 +84,7 @@ def prune_state_dict(
 
     Raises:
         RequestError: what is asked for does not fit; every problem is named at once.
+        UsageError: the options do not fit each other, or it is not a state dict.
 
     Example:
         >>> net.load_state_dict(prune_state_dict(net.state_dict(), amount=0.25, dim=0))
@@ -110,6 +111,10 @@ def prune_state_dict(
             at_least=at_least,
         ),
     )
+    if not isinstance(state_dict, Mapping):
+        raise UsageError(
+            f"a {type(state_dict).__name__} is not a state dict; give net.state_dict()"
+        )
     checkpoint = _StateDict.of(state_dict)
     plan = make_plan(checkpoint, options, scores=None if scores is None else _open(scores))
     new = _baked if bake else _under_masks

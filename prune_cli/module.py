@@ -454,7 +454,8 @@ def _why_not_by_mask(
         )
     if name == "original1" and _is_weight_norm(module):
         return "is the direction of a weight norm: zeros would give NaN; prune 'original0'"
-    if name.endswith("_v") and f"{name[:-2]}_g" in module._parameters:
+    lengths = {f"{name[:-2]}_g", f"{name[:-2]}_g_orig"}
+    if name.endswith("_v") and not lengths.isdisjoint(module._parameters):
         return f"is the direction of a weight norm: zeros would give NaN; prune '{name[:-2]}_g'"
     return None
 

@@ -22,10 +22,14 @@ _KEYWORDS = {
     "--criterion": "criterion",
     "--device": "device",
     "--dim": "dim",
+    "--eval": "evaluate",
     "--example": "examples",
     "--exclude": "exclude",
     "--export": "export",
+    "--finetune": "finetune",
+    "--jobs": "jobs",
     "--max-shard-size": "max_shard_size",
+    "--metric": "metric",
     "--model": "model",
     "--model-arg": "model_arguments",
     "--module": "modules",
@@ -35,6 +39,7 @@ _KEYWORDS = {
     "--round-to": "round_to",
     "--scores": "scores",
     "--seed": "seed",
+    "--seeds": "seeds",
     "--source": "source",
     "--target": "target",
     "--time-limit": "time_limit",
@@ -43,6 +48,7 @@ _KEYWORDS = {
     "-x": "exclude",
 }
 _SWITCHES = {
+    "--copy-all": "loading=Loading(copy_all=True)",
     "--drop-unwritable": "loading=Loading(drop_unwritable=True)",
     "--dry-run": "dry_run=True",
     "--force": "force=True",
@@ -52,6 +58,7 @@ _SWITCHES = {
     "--measure": "measure=True",
     "--resume": "resume=True",
     "--state-dict-key": "loading=Loading(state_dict_keys=[...])",
+    "--subfolder": "loading=Loading(subfolders=[...])",
     "--with-bias": "with_bias=True",
 }
 _OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)(?: (-?\d[\d.]*|'[^']*'))?(?![\w-])")

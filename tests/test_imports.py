@@ -46,11 +46,26 @@ def test_the_package_needs_no_console() -> None:
     assert "rich" not in modules_after(code)
 
 
-def test_inspecting_safetensors_does_not_import_torch(tmp_path: Path) -> None:
-    """Headers are numbers and names."""
-    path = build.safetensors(tmp_path / "x", build.tensors())
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+def test_inspecting_imports_what_headers_need(tmp_path: Path, kind: str) -> None:
+    """They are numbers and names: no torch, no NumPy, and no pydantic for the command line."""
+    path = build.SAVERS[kind](tmp_path / "x", build.tensors())
 
-    assert "torch" not in modules_after(CALL.format(["inspect", str(path)]))
+    modules = modules_after(CALL.format(["inspect", str(path)]))
+
+    assert modules.isdisjoint({"torch", "numpy", "pydantic", "jinja2"})
+
+
+def test_showing_a_report_imports_what_text_needs(tmp_path: Path) -> None:
+    """It is JSON."""
+    path = build.safetensors(tmp_path / "x.safetensors", build.tensors())
+    report = tmp_path / "x.json"
+    plan = ["random-structured", str(path), "-a", "1", "-n", "-q", "-r", str(report)]
+    assert "torch" not in modules_after(CALL.format(plan))
+
+    modules = modules_after(CALL.format(["report", str(report)]))
+
+    assert modules.isdisjoint({"torch", "numpy", "pydantic", "jinja2"})
 
 
 @pytest.mark.parametrize("name", prune_cli.__all__)

@@ -176,6 +176,12 @@ def test_what_does_not_fit_a_state_dict_is_refused(
         prune_state_dict(Tied().state_dict(), **options)
 
 
+def test_a_module_is_no_state_dict() -> None:
+    """What to give is said."""
+    with pytest.raises(UsageError, match=r"a Tied is not a state dict; give net\.state_dict\(\)"):
+        prune_state_dict(Tied(), amount=0.5)
+
+
 def test_a_mistyped_keyword_is_a_type_error() -> None:
     """It is not swallowed."""
     with pytest.raises(TypeError, match="sed"):

@@ -285,6 +285,9 @@ def test_the_direction_of_an_older_weight_norm_is_refused(older: nn.Module) -> N
     for name in ("weight_v", "weight"):
         with pytest.raises(ParameterError, match="prune 'weight_g'"):
             random_structured(older, name, amount=2, dim=0)
+    random_structured(older, "weight_g", amount=2, dim=0)
+    with pytest.raises(ParameterError, match="NaN"):
+        random_structured(older, "weight_v", amount=2, dim=0)
 
 
 def test_the_magnitude_of_an_older_weight_norm_is_pruned_from_the_first_call(

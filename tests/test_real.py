@@ -45,6 +45,8 @@ CHECKPOINTS = {
         "Resemblyzer==0.1.4", "resemblyzer/pretrained.pt", "model_state", ("--param", "weight*")
     ),
     "lpips-legacy": Real("lpips==0.1.4", "lpips/weights/v0.1/alex.pth", None, ("--dim", "1")),
+    "pesto-lightning": Real("pesto-pitch==2.0.1", "pesto/weights/mir-1k.ckpt", "state_dict"),
+    "facenet-legacy": Real("facenet-pytorch==2.6.0", "facenet_pytorch/data/onet.pt"),
     "silero-safetensors": Real(
         "silero-vad==6.2.3", "silero_vad/data/silero_vad_16k.safetensors", None, ("-p", "weight*")
     ),

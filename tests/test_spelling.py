@@ -12,11 +12,17 @@ from torch import nn
 
 import prune_cli
 from prune_cli.spelling import as_keywords
+from prune_cli.sweep.twin import sweep
 from tests import build
 
 FUNCTIONS = [
     name for name in prune_cli.__all__ if inspect.isfunction(getattr(prune_cli, name, None))
 ]
+
+ONLY_OF_THE_COMMAND_LINE = {
+    *("--assert", "--each", "--keep-best", "--lose", "--metric-file", "--metric-regex")
+}
+"""What `prune_cli.sweep` has not, so that no Python caller reads of it."""
 
 
 @pytest.fixture
@@ -58,13 +64,11 @@ def test_every_option_that_a_message_names_has_a_keyword() -> None:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
     }
 
-    assert {option for option in named if as_keywords(option) == option} == set()
-    parameters = {
-        each
-        for name in FUNCTIONS
-        for each in inspect.signature(getattr(prune_cli, name)).parameters
-    } | {"loading"}
-    keywords = {re.split("=", as_keywords(option).strip("`"))[0] for option in named}
+    unknown = {option for option in named if as_keywords(option) == option}
+    assert unknown <= ONLY_OF_THE_COMMAND_LINE
+    functions = [sweep, *(getattr(prune_cli, name) for name in FUNCTIONS)]
+    parameters = {each for function in functions for each in inspect.signature(function).parameters}
+    keywords = {as_keywords(option).strip("`").partition("=")[0] for option in named - unknown}
     assert keywords <= parameters
 
 
@@ -85,6 +89,17 @@ def test_an_output_that_exists_is_answered_with_the_keyword(model: str) -> None:
 
     with pytest.raises(prune_cli.OutputError, match=r"exists; force=True replaces it"):
         prune_cli.prune_checkpoint(model, amount=0.5, dim=0)
+
+
+def test_a_sweep_whose_folder_is_taken_is_answered_with_the_keyword(
+    model: str, tmp_path: Path
+) -> None:
+    """The room that can be called speaks as the functions do."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").touch()
+
+    with pytest.raises(prune_cli.OutputError, match="choose another `output`"):
+        prune_cli.sweep(model, [0.5], 1, lambda _: 0.0, output=tmp_path / "out")
 
 
 def test_a_missing_amount_is_answered_with_the_keyword(model: str) -> None:

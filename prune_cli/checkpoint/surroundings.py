@@ -142,7 +142,7 @@ def _descriptions(folder: Path, names: Sequence[str]) -> Iterator[str]:
     if "model_index.json" in names and inner:
         yield (
             f"{folder} is a diffusers pipeline, whose weights are in {_list(inner)}; choose with "
-            f"--subfolder {inner[-1]}, or '*' for all"
+            f"--subfolder {inner[-1]!r}, or '*' for all"
         )
     if "snapshots" in names and (folder / "snapshots").is_dir():
         yield _describe_cache(folder)
@@ -155,7 +155,7 @@ def _descriptions(folder: Path, names: Sequence[str]) -> Iterator[str]:
     if inner:
         yield (
             f"{folder} holds no checkpoint itself, but there is one in {_list(inner)}; name that "
-            f"folder, or choose with --subfolder {inner[0]}"
+            f"folder, or choose with --subfolder {inner[0]!r}"
         )
     if not names:
         yield f"{folder} holds no checkpoint: it is empty"

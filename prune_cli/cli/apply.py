@@ -36,6 +36,7 @@ Bake = Annotated[
 def apply(
     applied: AppliedReport,
     checkpoint: groups.CheckpointPath,
+    names: groups.Names,
     running: groups.Running,
     outputs: groups.Outputs,
     shown: groups.Shown,
@@ -62,7 +63,8 @@ def apply(
         from prune_cli.report.finding import find_report
         from prune_cli.report.report import read_report
 
-        return replay(read_report(find_report(applied)).plan, opened, bake=bake)
+        plan = read_report(find_report(applied)).plan
+        return replay(plan, opened, bake=bake, prefixes=names.strip_prefix)
 
     target = outputs.target(opened, reads=[applied])
     carry_out(opened, decide, target, running, shown, messages)

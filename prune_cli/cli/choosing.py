@@ -95,7 +95,7 @@ class Choosing:
             "--round-to",
             metavar="N",
             min=1,
-            help="Leave channels in multiples of this.",
+            help="Keep a multiple of this many channels.",
             rich_help_panel=groups.WHAT,
         ),
     ] = 1
@@ -105,7 +105,7 @@ class Choosing:
             "--at-least",
             metavar="N",
             min=0,
-            help="So many channels stay in every layer.",
+            help="Keep at least this many channels in every layer.",
             rich_help_panel=groups.WHAT,
         ),
     ] = 0

@@ -61,7 +61,7 @@ class Amounts:
             "--amount",
             "-a",
             metavar="AMOUNT",
-            help="3 is three channels of each tensor; 0.25 or 25% is that part of its live ones.",
+            help="3 channels of each tensor, or 0.25 (25%) of its live ones.",
             rich_help_panel=WHAT,
         ),
     ] = None
@@ -130,6 +130,22 @@ class Modules:
     def excluded(self) -> tuple[str, ...]:
         """The patterns of --exclude."""
         return split_patterns(self.exclude)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What names are without what wraps the model."""
+
+    strip_prefix: Annotated[
+        list[str],
+        typer.Option(
+            "--strip-prefix",
+            metavar="PREFIX",
+            help="What a wrapper puts before every name (module.); auto finds the usual ones. "
+            "The draw does not depend on it. Repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -420,7 +436,7 @@ class Loading:
         bool,
         typer.Option(
             "--copy-all",
-            help="Copy weights of the same model in another form too, unpruned.",
+            help="Also copy weights of the same model in other formats, unpruned.",
             rich_help_panel=LOADING,
         ),
     ] = False

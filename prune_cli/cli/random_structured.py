@@ -28,6 +28,7 @@ def random_structured(
     channels: groups.Channels,
     modules: groups.Modules,
     choosing: Choosing,
+    names: groups.Names,
     draw: groups.Draw,
     running: groups.Running,
     outputs: groups.Outputs,
@@ -64,6 +65,7 @@ def random_structured(
             bake=bake,
             with_bias=channels.with_bias,
             rules=rules,
+            strip_prefixes=tuple(names.strip_prefix) or None,
             choice=choice,
         )
         return plan_choice(opened, options, choosing.scores, running.execution().threads)

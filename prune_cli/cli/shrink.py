@@ -28,14 +28,14 @@ class Removal:
             "--round-to",
             metavar="N",
             min=1,
-            help="Leave channels in multiples of this.",
+            help="Keep a multiple of this many channels.",
             rich_help_panel=groups.WHAT,
         ),
     ] = 1
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelCode:
     """The code of the model, and what it is tried with."""
 
     model: Annotated[
@@ -66,15 +66,6 @@ class Model:
             rich_help_panel=groups.MODEL,
         ),
     ] = field(default_factory=list)
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            "--export",
-            metavar="FILE",
-            help="Write a torch.export program too (small.pt2), which needs no model code.",
-            rich_help_panel=groups.WHERE,
-        ),
-    ] = None
     measure: Annotated[
         bool,
         typer.Option(
@@ -91,6 +82,21 @@ class Model:
             rich_help_panel=groups.HOW,
         ),
     ] = 300
+
+
+@dataclass(frozen=True)
+class Model(ModelCode):
+    """The same, and the program that is exported of it."""
+
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write a torch.export program too (small.pt2), which needs no model code.",
+            rich_help_panel=groups.WHERE,
+        ),
+    ] = None
 
 
 @grouped

@@ -10,6 +10,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import ENVIRONMENT_PREFIX, grouped
+from prune_cli.cli.shrink import ModelCode
 from prune_cli.errors import SweepError, UsageError
 
 if TYPE_CHECKING:
@@ -271,6 +272,29 @@ class Evaluating:
 
 
 @dataclass(frozen=True)
+class Smaller(ModelCode):
+    """Trials whose channels are removed."""
+
+    is_shrunk: Annotated[
+        bool,
+        typer.Option(
+            "--shrink",
+            help="Remove channels instead of zeroing them: each trial is a smaller model.",
+            rich_help_panel=groups.MODEL,
+        ),
+    ] = False
+
+    def check(self, channels: groups.Channels) -> None:
+        """Raise UsageError where options do not go together."""
+        if not self.is_shrunk and (self.model or self.example or self.model_arg or self.measure):
+            raise UsageError("--model, --model-arg, --example and --measure are for --shrink")
+        if self.is_shrunk and channels != groups.Channels():
+            raise UsageError(
+                "--shrink finds the dims by itself: leave out --dim, --param, --with-bias"
+            )
+
+
+@dataclass(frozen=True)
 class Jobs:
     """How trials run."""
 
@@ -364,9 +388,9 @@ class Folder:
         str,
         typer.Option(
             "--format",
-            metavar="safetensors|in-kind",
+            metavar="FORMAT",
             envvar=f"{ENVIRONMENT_PREFIX}OUTPUT_FORMAT",
-            help="What {model} is; in-kind is the format of the input.",
+            help="What {model} is: safetensors, in-kind (the format of the input), or torch.",
             rich_help_panel=groups.WHERE,
         ),
     ] = "safetensors"
@@ -402,7 +426,7 @@ class Folder:
         """Raise UsageError where a choice is not one of those that there are."""
         for option, value, known in (
             ("--keep", self.keep, ("all", "best", "none")),
-            ("--format", self.form, ("safetensors", "in-kind")),
+            ("--format", self.form, ("safetensors", "in-kind", "torch")),
         ):
             if value not in known:
                 raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}")
@@ -420,6 +444,7 @@ def sweep(
     channels: groups.Channels,
     modules: groups.Modules,
     choices: Choices,
+    smaller: Smaller,
     jobs: Jobs,
     running: groups.Running,
     folder: Folder,
@@ -441,8 +466,14 @@ def sweep(
     from prune_cli.sweep.summary import to_json
 
     folder.check()
-    maker = _maker(checkpoint, trials, channels, modules, choices, running, loading)
+    smaller.check(channels)
+    maker: Maker
+    if smaller.is_shrunk:
+        maker = _shrinker(checkpoint, trials, modules, choices, smaller, running, loading)
+    else:
+        maker = _maker(checkpoint, trials, channels, modules, choices, running, loading)
     request = _request(checkpoint, maker, _grid(trials, choices), evaluating, jobs, folder, trials)
+    request = replace(request, is_shrunk=smaller.is_shrunk)
     others = _read_others(folder, evaluating.metric)
     if jobs.dry_run:
         planned = plan_sweep(request)
@@ -492,6 +523,39 @@ def _maker(
     )
 
 
+def _shrinker(
+    checkpoint: Path,
+    trials: Trials,
+    modules: groups.Modules,
+    choices: Choices,
+    smaller: Smaller,
+    running: groups.Running,
+    loading: groups.Loading,
+) -> "Maker":
+    from prune_cli.shrink.request import parse_model_arguments
+    from prune_cli.shrink.trials import ShrinkMaker, make_options
+
+    arguments = parse_model_arguments(smaller.model_arg)
+    options = make_options(
+        modules=modules.patterns,
+        exclude=modules.excluded,
+        round_to=choices.round_to,
+        model=smaller.model,
+        model_arguments=arguments,
+        examples=tuple(smaller.example),
+    )
+    return ShrinkMaker(
+        checkpoint,
+        options,
+        dict(_rules(trials, groups.Channels(), modules)),
+        arguments,
+        loading.chosen(),
+        smaller.measure,
+        smaller.time_limit,
+        running.workers,
+    )
+
+
 def _rules(
     trials: Trials, channels: groups.Channels, modules: groups.Modules
 ) -> "Iterator[tuple[Amount | None, tuple[Rule, ...]]]":
@@ -528,7 +592,7 @@ def _request(
         evaluating.evaluation(),
         folder.chosen(checkpoint),
         is_minimized=evaluating.minimize,
-        is_in_kind=folder.form == "in-kind",
+        format=folder.form,  # type: ignore[arg-type]  # Folder.check has seen it
         is_each=trials.each,
         keep_best=evaluating.keep_best,
         lose=trials.lose,

@@ -36,8 +36,9 @@ def bias_name(weight: str) -> str | None:
     `weight` can be what stands for one: its magnitude in a weight norm, or its scale.
     None: the parameter is not called a weight, so nothing is known of its bias.
     """
-    for pattern, plain in _STANDS_FOR.items():
-        weight = re.sub(pattern, plain, weight)
+    if not weight.endswith("weight"):
+        for pattern, plain in _STANDS_FOR.items():
+            weight = re.sub(pattern, plain, weight)
     module, param = split_name(weight)
     return f"{module}.".lstrip(".") + param.replace("weight", "bias") if "weight" in param else None
 

@@ -6,7 +6,7 @@ See also: `replay`, plans that draw nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from prune_cli.amounts import Amount, number_to_prune
@@ -24,7 +24,8 @@ from prune_cli.plan import masks
 from prune_cli.plan.allocation import Layer
 from prune_cli.plan.biases import bias_items
 from prune_cli.plan.choice import Choice
-from prune_cli.plan.facts import RANDOM, Options, Plan, PlanItem, Skipped, derive_seed, in_order
+from prune_cli.plan.facts import RANDOM, Options, Plan, PlanItem, Skipped, in_order
+from prune_cli.plan.prefixes import find_prefixes
 from prune_cli.plan.prunable import find_problems, scale_of, why_passed_over
 from prune_cli.plan.quotas import Quota, set_quotas
 from prune_cli.plan.scores import Ranks, Weight, rank_channels
@@ -49,19 +50,24 @@ def make_plan(
     Raises:
         RequestError: they do not fit it; every problem is named at once.
     """
+    names = (parameter.name for parameter in checkpoint.parameters)
+    prefixes = find_prefixes(names, options.strip_prefixes or ())
+    options = replace(options, strip_prefixes=prefixes or None)
     rules = options.rules or (_only_rule(options),)
     _refuse_two_budgets(options)
     if not checkpoint.parameters:
         raise SelectionError(f"{checkpoint.path} holds no tensors")
     selection = Selection(rules, options.exclude)
-    selected = select(checkpoint.parameters, selection, aliases=checkpoint.names_of)
+    selected = select(
+        checkpoint.parameters, selection, aliases=checkpoint.names_of, prefixes=prefixes
+    )
     prunable, skipped = _split_off_unprunable(checkpoint, selected)
     choice = options.choice
     candidates = _gather(lambda pick: _candidate(checkpoint, choice, pick), prunable)
     if not candidates:
         raise SelectionError(_nothing_left(skipped))
     if choice is None:
-        items = [_draw(candidate, options.seed) for candidate in candidates]
+        items = [_draw(candidate, options) for candidate in candidates]
     else:
         items = _choose(checkpoint, options, choice, candidates, scores, workers)
     skipped += [Skipped(name, reason) for name, reason in _scales(checkpoint, items)]
@@ -92,10 +98,11 @@ def method_of(options: Options) -> str:
     return f"{options.choice.criterion}_structured" if options.choice else RANDOM
 
 
-def layer_of(item: PlanItem, choice: Choice) -> Layer:
+def layer_of(item: PlanItem, options: Options, choice: Choice) -> Layer:
     """Return the row `item` as an allocation sees it."""
     live = item.channels - len(item.already_pruned)
-    return Layer(item.name, item.shape, item.dim, live, choice.round_to, choice.at_least)
+    name = options.plain_name(item.name)
+    return Layer(name, item.shape, item.dim, live, choice.round_to, choice.at_least)
 
 
 # --- what is not planned ---------------------------------------------------------------------
@@ -194,9 +201,10 @@ def _candidate(checkpoint: Checkpoint, choice: Choice | None, pick: Selected) ->
     return _Candidate(Weight(parameter, names, dim, live), amount, Quota(amount, k))
 
 
-def _draw(candidate: _Candidate, seed: int) -> PlanItem:
+def _draw(candidate: _Candidate, options: Options) -> PlanItem:
     """Draw as many channels as the amount of its own rule means."""
-    weight, own_seed = candidate.weight, derive_seed(seed, candidate.weight.parameter.name)
+    weight = candidate.weight
+    own_seed = options.seed_of(weight.parameter.name)
     drawn = draw_channels(weight.live, candidate.quota.channels, own_seed)
     return _item(weight, candidate.amount, own_seed, drawn)
 
@@ -219,13 +227,13 @@ def _choose(
             checkpoint,
             weights,
             choice.criterion,
-            seed=options.seed,
+            seed_of=options.seed_of,
             scores=scores,
             workers=workers,
         )
 
     quotas = set_quotas(
-        [_layer(weight, choice) for weight in weights],
+        [_layer(weight, options, choice) for weight in weights],
         [None if choice.target else candidate.amount for candidate in candidates],
         choice,
         options.seed,
@@ -243,12 +251,12 @@ def _take(weight: Weight, quota: Quota, ranks: Ranks) -> tuple[int, ...]:
 
 def _own_seed(weight: Weight, options: Options, choice: Choice) -> int | None:
     is_drawn = choice.criterion == "random"
-    return derive_seed(options.seed, weight.parameter.name) if is_drawn else None
+    return options.seed_of(weight.parameter.name) if is_drawn else None
 
 
-def _layer(weight: Weight, choice: Choice) -> Layer:
+def _layer(weight: Weight, options: Options, choice: Choice) -> Layer:
     info = weight.parameter.tensor
-    name, live = weight.parameter.name, len(weight.live)
+    name, live = options.plain_name(weight.parameter.name), len(weight.live)
     return Layer(name, info.shape, weight.dim, live, choice.round_to, choice.at_least)
 
 

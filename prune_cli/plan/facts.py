@@ -12,6 +12,7 @@ from typing import TypeVar
 from prune_cli.amounts import Amount
 from prune_cli.checkpoint.names import natural_key
 from prune_cli.plan.choice import CRITERIA, Choice, Criterion
+from prune_cli.plan.prefixes import strip_prefixes
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
 
@@ -34,6 +35,7 @@ class Options:
         bake: whether the zeros are permanent; else NAME_orig and NAME_mask are written.
         with_bias: whether the bias elements of pruned channels go too.
         rules: of a recipe; without one, the options above are the only rule.
+        strip_prefixes: what wrappers put before names, and the draw does not count.
         choice: how channels are chosen, where that is not the usual way.
         shrink: what only `shrink` was asked for; None where that is not the method.
     """
@@ -47,6 +49,7 @@ class Options:
     bake: bool = True
     with_bias: bool = False
     rules: tuple[Rule, ...] = ()
+    strip_prefixes: tuple[str, ...] | None = None
     choice: Choice | None = None
     shrink: ShrinkOptions | None = None
 
@@ -54,6 +57,14 @@ class Options:
         """Read a string where globs are meant as one glob."""
         for name in ("modules", "exclude", "params"):
             object.__setattr__(self, name, as_globs(getattr(self, name)))
+
+    def seed_of(self, name: str) -> int:
+        """Return the seed of the generator of the tensor `name`, whatever wraps its model."""
+        return derive_seed(self.seed, self.plain_name(name))
+
+    def plain_name(self, name: str) -> str:
+        """Return `name` without the prefixes of wrappers."""
+        return strip_prefixes(name, self.strip_prefixes or ())
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -13,7 +13,6 @@ from prune_cli.checkpoint.names import natural_key
 from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.plan.biases import biases_of
 from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem
-from prune_cli.plan.masks import count_masked
 from prune_cli.plan.prunable import find_problems
 from prune_cli.plan.selection import Rule, matcher
 
@@ -36,7 +35,7 @@ def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
             _emptied(plan),
             _kernel_columns(plan),
             _last_layer(checkpoint, plan),
-            _unmatched(checkpoint, plan.options),
+            _unmatched(checkpoint, plan),
         ]
     if plan.method in (*CHOSEN, REPLAYED):
         notes += [_still_output(checkpoint, plan), _baked_unasked(checkpoint, plan)]
@@ -101,18 +100,17 @@ def _kernel_columns(plan: Plan) -> Iterator[str]:
 
 def _last_layer(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     """Outputs that no other layer takes in are classes or tokens, and few want to lose them."""
-    last = _last_matrix(checkpoint)
-    inputs = {
+    taken_in = {
         parameter.tensor.shape[1]
         for parameter in checkpoint.parameters
         if len(parameter.tensor.shape) > 1
     }
-    names = [
-        item.name
-        for item in plan.items
-        if item.dim == 0 and item.pruned and len(item.shape) == 2
-        if _HEAD.search(item.module) or (item.name == last and item.channels not in inputs)
+    outputs = [
+        item for item in plan.items if item.dim == 0 and item.pruned and len(item.shape) == 2
     ]
+    is_last = {item.name for item in outputs if item.channels not in taken_in}
+    is_last &= {_last_matrix(checkpoint)} if is_last else set()
+    names = [item.name for item in outputs if _HEAD.search(item.module) or item.name in is_last]
     if names:
         modules = sorted({name.rpartition(".")[0] for name in names})
         excluded = " ".join(f"--exclude {module}" for module in modules[:_MOST_NAMES])
@@ -125,19 +123,22 @@ def _last_layer(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
 def _last_matrix(checkpoint: Checkpoint) -> str | None:
     """The last parameter with two dims in the order of the model, as far as the file has it."""
     matrices = [each.name for each in checkpoint.parameters if len(each.tensor.shape) > 1]
+    if len(matrices) < 2:
+        return None
     if checkpoint.format == "safetensors":  # which sorts by type and name
-        matrices.sort(key=natural_key)
-    return matrices[-1] if len(matrices) > 1 else None
+        return max(matrices, key=natural_key)
+    return matrices[-1]
 
 
 # --- what else is there ----------------------------------------------------------------------
 
 
-def _unmatched(checkpoint: Checkpoint, options: Options) -> Iterator[str]:
+def _unmatched(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     """Weights of modules that were asked for under names that were not."""
-    names = [each.name for each in _left_over(checkpoint, options) if _is_weight(checkpoint, each)]
+    names = [each.name for each in _left_over(checkpoint, plan) if _is_weight(checkpoint, each)]
     if names:
-        asked = ", ".join(dict.fromkeys(p for rule in _rules_of(options) for p in rule.params))
+        rules = _rules_of(plan.options)
+        asked = ", ".join(dict.fromkeys(param for rule in rules for param in rule.params))
         verb = "is" if len(names) == 1 else "are"
         matrices = "1 matrix" if len(names) == 1 else f"{len(names):,} matrices"
         yield (
@@ -146,15 +147,17 @@ def _unmatched(checkpoint: Checkpoint, options: Options) -> Iterator[str]:
         )
 
 
-def _left_over(checkpoint: Checkpoint, options: Options) -> Iterator[Parameter]:
+def _left_over(checkpoint: Checkpoint, plan: Plan) -> Iterator[Parameter]:
     """The parameters of modules that a rule matches which no rule matches by their own name."""
-    rules = _rules_of(options)
-    rules_of = [(matcher(rule.modules), matcher(rule.params)) for rule in rules]
-    is_excluded = matcher(options.exclude)
+    matched = {item.name for item in plan.items} | {skip.name for skip in plan.skipped}
+    rules = _rules_of(plan.options)
+    fits_module = matcher([pattern for rule in rules for pattern in rule.modules])
+    fits_param = matcher([pattern for rule in rules for pattern in rule.params])
+    is_excluded = matcher(plan.options.exclude)
     for parameter in checkpoint.parameters:
-        params = [fits for module, fits in rules_of if module(parameter.module)]
-        is_matched = any(fits(parameter.param) for fits in params)
-        if params and not is_matched and not is_excluded(parameter.module):
+        if parameter.name in matched or fits_param(parameter.param):
+            continue
+        if fits_module(parameter.module) and not is_excluded(parameter.module):
             yield parameter
 
 
@@ -202,6 +205,8 @@ def _still_output(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
 
 def _masked(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     """How many elements the masks take: they need not take whole channels."""
+    from prune_cli.plan.masks import count_masked  # the only note that needs NumPy
+
     parameters = [checkpoint.parameter_of[item.name] for item in plan.items]
     elements = sum(parameter.tensor.elements for parameter in parameters)
     masked = sum(count_masked(checkpoint, parameter) for parameter in parameters)

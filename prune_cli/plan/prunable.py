@@ -86,8 +86,8 @@ def _remedy(encoding: Encoding) -> str:
         return "prune the checkpoint it was made from, or exclude it (-x)"
     param = encoding.instead.rpartition(".")[2]
     if encoding.role is Role.SCALE:  # the weights themselves can be zero
-        return f"prune {encoding.instead}: --param {param}"
+        return f"prune {encoding.instead}: --param '{param}'"
     return (
         f"prune {encoding.instead}, whose zero channels are zero channels of the weight: "
-        f"--param {param} --dim {encoding.outputs}"
+        f"--param '{param}' --dim {encoding.outputs}"
     )

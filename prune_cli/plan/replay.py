@@ -4,18 +4,52 @@ They are Plans like any other, so the same streaming path carries them out.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.errors import ParameterError, RequestError, SelectionError
 from prune_cli.plan import masks
 from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem, in_order
+from prune_cli.plan.prefixes import find_prefixes, strip_prefixes
 from prune_cli.plan.prunable import find_problems
 
 
-def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> Plan:
+@dataclass(frozen=True)
+class _Names:
+    """How the rows of a report find their tensors in a checkpoint.
+
+    A class, because the names without prefixes are found once for all rows.
+    """
+
+    checkpoint: Checkpoint
+    prefixes: tuple[str, ...] = ()
+
+    def of(self, item: PlanItem) -> list[str]:
+        """Return the parameters that the names of `item` lead to, each once."""
+        aliases, stored = self.checkpoint.parameter_aliases, self.checkpoint.parameter_of
+        names = [aliases.get(name, name) for name in (item.name, *item.aliases)]
+        found = [name for name in dict.fromkeys(names) if name in stored]
+        if found or not self.prefixes:
+            return found
+        plain = [strip_prefixes(name, self.prefixes) for name in names]
+        return [self._plain[name] for name in dict.fromkeys(plain) if name in self._plain]
+
+    @cached_property
+    def _plain(self) -> dict[str, str]:
+        names = self.checkpoint.parameter_of
+        return {strip_prefixes(name, self.prefixes): name for name in names}
+
+
+def replay(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    *,
+    bake: bool | None = None,
+    prefixes: Sequence[str] = (),
+) -> Plan:
     """`plan` for another checkpoint: the very channels of its rows, whatever a seed would draw.
 
     A tensor is found by any of its names; if those are several tensors there, each loses the
@@ -25,6 +59,7 @@ def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> P
         plan: of a report, perhaps edited by hand.
         checkpoint: with tensors of the same names and shapes.
         bake: None keeps that of `plan`.
+        prefixes: of wrappers, in the checkpoint or in the report: names fit without them too.
 
     Raises:
         RequestError: a row does not fit; every such row is named.
@@ -32,15 +67,18 @@ def replay(plan: Plan, checkpoint: Checkpoint, *, bake: bool | None = None) -> P
     if plan.method not in (*CHOSEN, REPLAYED):
         raise RequestError(f"the report is of {plan.method!r}, which chooses no channels to prune")
     rows = {item.name: item for item in plan.items}
-    problems = [problem for item in plan.items for problem in misfits(item, checkpoint)]
+    stripped = {*find_prefixes(checkpoint.parameter_of, prefixes), *find_prefixes(rows, prefixes)}
+    names = _Names(checkpoint, tuple(sorted({*stripped, *(plan.options.strip_prefixes or ())})))
+    problems = [problem for item in plan.items for problem in _misfits(item, names)]
     problems += [problem for item in plan.items for problem in _strays(item, rows)]
-    placed = [(name, item) for item in plan.items for name in _stored_names(item, checkpoint)]
+    placed = [(name, item) for item in plan.items for name in names.of(item)]
     counts = Counter(name for name, _ in placed)
     problems += [f"{name}: the report has {n} rows of it" for name, n in counts.items() if n > 1]
     if problems:
         raise ParameterError("\n".join(problems))
     options = plan.options if bake is None else replace(plan.options, bake=bake)
-    items = (_replayed(name, item, checkpoint) for name, item in placed)
+    renamed = {item.name: name for name, item in placed}
+    items = (_replayed(name, item, checkpoint, renamed) for name, item in placed)
     return Plan(REPLAYED, options, in_order(items))
 
 
@@ -65,10 +103,14 @@ def plan_removal(checkpoint: Checkpoint) -> Plan:
 
 def misfits(item: PlanItem, checkpoint: Checkpoint) -> Iterator[str]:
     """Why the row `item` cannot be carried out on `checkpoint`; nothing if it can."""
-    names = _stored_names(item, checkpoint)
-    if not names:
+    yield from _misfits(item, _Names(checkpoint))
+
+
+def _misfits(item: PlanItem, names: _Names) -> Iterator[str]:
+    checkpoint, found = names.checkpoint, names.of(item)
+    if not found:
         yield f"{item.name}: the checkpoint has no such tensor"
-    for parameter in (checkpoint.parameter_of[name] for name in names):
+    for parameter in (checkpoint.parameter_of[name] for name in found):
         if parameter.tensor.shape != item.shape:
             there, told = list(parameter.tensor.shape), list(item.shape)
             yield f"{item.name}: its shape is {there} in the checkpoint and {told} in the report"
@@ -100,13 +142,9 @@ def _strays(item: PlanItem, rows: Mapping[str, PlanItem]) -> Iterator[str]:
         )
 
 
-def _stored_names(item: PlanItem, checkpoint: Checkpoint) -> list[str]:
-    """The parameters of `checkpoint` that the names of `item` lead to, each once."""
-    names = (checkpoint.parameter_aliases.get(name, name) for name in (item.name, *item.aliases))
-    return [name for name in dict.fromkeys(names) if name in checkpoint.parameter_of]
-
-
-def _replayed(name: str, item: PlanItem, checkpoint: Checkpoint) -> PlanItem:
+def _replayed(
+    name: str, item: PlanItem, checkpoint: Checkpoint, renamed: Mapping[str, str]
+) -> PlanItem:
     parameter = checkpoint.parameter_of[name]
     info = parameter.tensor
     dead = () if item.follows else masks.dead(checkpoint, parameter, item.dim)
@@ -121,6 +159,7 @@ def _replayed(name: str, item: PlanItem, checkpoint: Checkpoint) -> PlanItem:
         channels=info.shape[item.dim],
         already_pruned=tuple(sorted({*dead} - {*item.pruned})),
         pruned=tuple(sorted(item.pruned)),
+        follows=item.follows and renamed[item.follows],
     )
 
 

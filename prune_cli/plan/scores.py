@@ -3,7 +3,7 @@
 See also: criterion.py, the arithmetic.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,6 @@ from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.errors import ParameterError, UsageError
 from prune_cli.plan.choice import Criterion
 from prune_cli.plan.criterion import has_order, score_channels, sum_scores
-from prune_cli.plan.facts import derive_seed
 
 Ranks: TypeAlias = npt.NDArray[Any]
 """A number for each live channel of a weight; the smallest go, ties in the order of channels."""
@@ -47,7 +46,7 @@ def rank_channels(
     weights: Sequence[Weight],
     criterion: Criterion,
     *,
-    seed: int = 0,
+    seed_of: Callable[[str], int],
     scores: Checkpoint | None = None,
     workers: int = 1,
 ) -> list[Ranks]:
@@ -57,7 +56,7 @@ def rank_channels(
         checkpoint: that the weights are of.
         weights: whose channels.
         criterion: what ranks them.
-        seed: the user's, for "random".
+        seed_of: the seed of a tensor by its name, for "random".
         scores: the score file, for "scores".
         workers: threads, for what is read from the weights.
 
@@ -67,8 +66,7 @@ def rank_channels(
     """
     if criterion == "random":
         return [
-            uniform_draws(len(weight.live), derive_seed(seed, weight.parameter.name))
-            for weight in weights
+            uniform_draws(len(weight.live), seed_of(weight.parameter.name)) for weight in weights
         ]
     if criterion == "scores":
         if scores is None:

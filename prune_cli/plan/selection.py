@@ -18,6 +18,7 @@ from functools import cache
 from prune_cli.amounts import Amount
 from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.errors import AmountTypeError, SelectionError
+from prune_cli.plan.prefixes import all_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ def select(
     selection: Selection,
     *,
     aliases: Mapping[str, tuple[str, ...]] | None = None,
+    prefixes: Sequence[str] = (),
 ) -> list[Selected]:
     """The parameters that `selection` picks, in their order.
 
@@ -87,13 +89,14 @@ def select(
         parameters: of the checkpoint.
         selection: what to pick.
         aliases: further names of a tensor, any of which can be matched.
+        prefixes: of wrappers; names can be matched without them too.
 
     Raises:
         SelectionError: a pattern matches nothing; all such patterns are named at once.
     """
     aliases = aliases or {}
     named = [
-        (parameter, [split_name(name) for name in (parameter.name, *further)])
+        (parameter, [split_name(name) for name in all_names((parameter.name, *further), prefixes)])
         for parameter in parameters
         for further in [aliases.get(parameter.tensor.name, ())]
     ]

@@ -1,23 +1,10 @@
-"""Reports as rows, for tables in other programs: a row for each tensor of one, or each run of many.
+"""Reports as rows, for tables in other programs: a row for each run, or group of runs.
 
-See also: formats.py, which makes text of rows.
+See also: tensors.py, the tensors of one; formats.py, which makes text of rows.
 """
 
-from prune_cli.checkpoint.names import natural_key
 from prune_cli.report.comparison import Comparison, RunGroup
 from prune_cli.report.formats import Cell, Column, Kind, Rows
-from prune_cli.report.report import Report
-
-_OF_TENSORS = (
-    Column("name", Kind.TEXT, "tensor"),
-    Column("dtype", Kind.TEXT),
-    Column("shape", Kind.TEXT),
-    Column("dim"),
-    Column("channels"),
-    Column("already_pruned", title="before"),
-    Column("pruned"),
-    Column("pruned_part", Kind.PART, "part"),
-)
 
 _OF_RUNS = (
     Column("report", Kind.TEXT),
@@ -40,25 +27,6 @@ _OF_GROUPS = (
     Column("sigma", Kind.PART, "\u00b1"),
     Column("by_chance", Kind.PART),
 )
-
-
-def list_tensors(report: Report) -> Rows:
-    """Return a row for each tensor of `report`, in natural order."""
-    items = sorted(report.tensors, key=lambda item: natural_key(item.name))
-    rows = (
-        (
-            item.name,
-            item.dtype,
-            "x".join(map(str, item.shape)),
-            item.dim,
-            item.channels,
-            len(item.already_pruned),
-            len(item.pruned),
-            len(item.pruned) / item.channels if item.channels else 0.0,
-        )
-        for item in items
-    )
-    return Rows(_OF_TENSORS, tuple(rows))
 
 
 def list_runs(comparison: Comparison) -> Rows:

@@ -127,7 +127,7 @@ def shrink_checkpoint(
         exclude=as_globs(exclude),
         rules=tuple(rules),
         shrink=ShrinkOptions(
-            round_to, from_zeros, model, _spelt(model_arguments or {}), as_globs(examples)
+            round_to, from_zeros, model, spell_arguments(model_arguments or {}), as_globs(examples)
         ),
     )
     source = find_source(checkpoint, model, model_arguments or {}, as_globs(examples))
@@ -156,7 +156,7 @@ def _code(model: str | None) -> list[Path]:
     return [Path(file)] if file.endswith(".py") else []
 
 
-def _spelt(arguments: Mapping[str, Any]) -> dict[str, str]:
+def spell_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
     """The arguments of a factory as `--model-arg` has them: what cannot be told is refused."""
     odd = [name for name, value in arguments.items() if not _is_literal(value)]
     if odd:
@@ -254,14 +254,15 @@ def plan_checkpoint(
         return child.plan(
             source,
             wanted,
-            _shapes(checkpoint),
+            shapes_of(checkpoint),
             time_limit=time_limit,
             memory_limit=memory_limit,
             on_stage=on_stage,
         )
 
 
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by each of its names, as planning wants to know it."""
     shapes = {parameter.name: parameter.tensor.shape for parameter in checkpoint.parameters}
     for alias, name in checkpoint.aliases.items():
         shapes[alias] = checkpoint.tensors[name].shape

@@ -18,9 +18,10 @@ class _Room(ModuleType):
     """A module that can be called: the room and its one public function have the same name."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
+        from prune_cli.spelling import for_python
         from prune_cli.sweep.twin import sweep
 
-        return sweep(*arguments, **options)
+        return for_python(sweep)(*arguments, **options)
 
 
 sys.modules[__name__].__class__ = _Room

@@ -69,8 +69,8 @@ class Maker(Protocol):
         """Return the modules (or coupled groups) that a sensitivity sweep takes one at a time."""
         ...
 
-    def rule(self, module: str, amount: Amount) -> tuple[Rule, ...]:
-        """Return what prunes `amount` of one of `modules` and nothing else."""
+    def recipe(self, amounts: Mapping[str, Amount]) -> tuple[Rule, ...]:
+        """Return the rules that prune so much of some of `modules`, and nothing else."""
         ...
 
 
@@ -129,12 +129,12 @@ class RandomMaker:
         order = (parameter.module for parameter in self.source.parameters)
         return tuple(dict.fromkeys(module for module in order if module in planned))
 
-    def rule(self, module: str, amount: Amount) -> tuple[Rule, ...]:
-        """Return one rule for each pruned parameter of `module`: their dims may differ."""
+    def recipe(self, amounts: Mapping[str, Amount]) -> tuple[Rule, ...]:
+        """Return one rule for each pruned parameter of the modules: their dims may differ."""
         return tuple(
-            Rule((escape(module),), (escape(item.param),), amount, item.dim)
+            Rule((escape(item.module),), (escape(item.param),), amounts[item.module], item.dim)
             for item in self._unpruned().items
-            if item.module == module and item.follows is None
+            if item.module in amounts and item.follows is None
         )
 
     def _unpruned(self) -> Plan:
@@ -173,7 +173,7 @@ class RandomMaker:
             rules = next(iter(self.rules.values()), ())
             return tuple(replace(rule, amount=0) for rule in rules)
         if point.module is not None and point.amount is not None:
-            return self.rule(point.module, point.amount)
+            return self.recipe({point.module: point.amount})
         return self.rules.get(point.amount, ())
 
     def _write(self, plan: Plan, target: Target) -> Made:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import prune_cli
+from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import RequestError, UsageError
 from prune_cli.report.report import torch_version
 from prune_cli.sweep.assertions import Assertion, check_assertion, parse_assertion
@@ -18,6 +19,7 @@ from prune_cli.sweep.maker import Maker, digest_source, stamp_source
 from prune_cli.sweep.settings import Settings
 from prune_cli.sweep.template import Values, fill
 from prune_cli.sweep.trial import Work, values_of
+from prune_cli.write.formats import Format, choose_format, is_of_torch
 
 Keep = Literal["all", "best", "none"]
 
@@ -33,7 +35,7 @@ class Request:
         folder: of the output.
         is_minimized: whether less is better.
         is_shrunk: whether the maker removes channels.
-        is_in_kind: whether checkpoints are in the input's own format.
+        format: of the checkpoints: safetensors, in-kind or torch.
         is_each: whether each module is pruned alone.
         keep_best: how many of the trials go on to the fine-tune; None lets all.
         lose: the loss that a recipe of single modules may have.
@@ -50,7 +52,7 @@ class Request:
     folder: Path
     is_minimized: bool = False
     is_shrunk: bool = False
-    is_in_kind: bool = False
+    format: Format = "safetensors"
     is_each: bool = False
     keep_best: int | None = None
     lose: float | None = None
@@ -145,16 +147,32 @@ def settings_of(request: Request, grid: Grid) -> Settings:
 def work_of(request: Request, digest: str) -> Work:
     """Return what every trial needs to know; `digest` is that of the source."""
     source = request.maker.source
-    suffix = source.path.suffix if request.is_in_kind else ".safetensors"
+    kind = _format(request)
     return Work(
         folder=request.folder.absolute(),
         maker=request.maker,
         evaluation=request.evaluation,
         input_digest=digest,
         input_stamp=stamp_source(source),
-        suffix="" if source.is_folder else suffix,
+        format=kind,
+        suffix=_suffix(source, kind),
         keeps=request.keep != "none",
     )
+
+
+def _format(request: Request) -> Format:
+    """In kind, a file of safetensors is one of safetensors."""
+    source = request.maker.source
+    is_kind = request.format == "in-kind" and not is_of_torch(source)
+    asked = "safetensors" if is_kind else request.format
+    return choose_format(source, None, asked, is_folder=source.is_folder)
+
+
+def _suffix(source: Checkpoint, kind: Format) -> str:
+    if source.is_folder:
+        return ""
+    suffixes = {"safetensors": ".safetensors", "torch": ".pt"}
+    return suffixes.get(kind) or source.path.suffix or ".pt"
 
 
 # --- checks ----------------------------------------------------------------------------------

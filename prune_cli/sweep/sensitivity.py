@@ -39,19 +39,18 @@ def candidates(summary: Summary, lose: float) -> Iterator[Amounts]:
             yield candidate
 
 
-def to_toml(amounts: Amounts, rules: Mapping[str, Sequence[Rule]], comments: Sequence[str]) -> str:
-    """Return the recipe as `--recipe` reads it; `rules` of each module, which the amounts fill."""
+def to_toml(rules: Sequence[Rule], comments: Sequence[str]) -> str:
+    """Return the recipe as `--recipe` reads it."""
     lines = [f"# {comment}" for comment in comments]
-    for module, amount in amounts.items():
-        for rule in rules[module]:
-            lines += [
-                "",
-                "[[rules]]",
-                f"module = {_quote(rule.modules[0])}",
-                f"param = {_quote(rule.params[0])}",
-                f"amount = {amount!r}",
-                f"dim = {rule.dim}",
-            ]
+    for rule in rules:
+        lines += [
+            "",
+            "[[rules]]",
+            f"module = {_quote(rule.modules)}",
+            f"param = {_quote(rule.params)}",
+            f"amount = {rule.amount!r}",
+            f"dim = {rule.dim}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -91,5 +90,7 @@ def _lowered(amounts: Amounts, steps: Sequence[Amount], down: int) -> dict[str, 
     return {module: steps[place] for module, place in places.items() if place >= 0}
 
 
-def _quote(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _quote(globs: Sequence[str]) -> str:
+    """One glob as a string, several as a list; TOML's strings are JSON's, but for DEL."""
+    value = globs[0] if len(globs) == 1 else list(globs)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -5,13 +5,14 @@ See also: `show.figure`, which draws them.
 
 import csv
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from prune_cli.errors import InputError
-from prune_cli.sweep.grid import RANDOM, UNIFORM
+from prune_cli.sweep.grid import RANDOM, UNIFORM, Point
 from prune_cli.sweep.record import Record
 from prune_cli.sweep.statistics import Interval, describe
 
@@ -22,7 +23,7 @@ AXES: Mapping[Axis, str] = {
     "amount": "channels pruned",
     "parameters": "parameters left",
     "flops": "FLOPs left",
-    "latency": "latency (s)",
+    "latency": "latency (ms)",
 }
 
 
@@ -89,22 +90,24 @@ def read_series(path: Path, metric: str | None) -> list[Series]:
     column = next((each for each in _columns(metric) if rows and each in rows[0]), None)
     if column is None or "amount" not in rows[0]:
         raise InputError(f"{path} has no columns amount and {' or '.join(_columns(metric))}")
-    found: dict[str, dict[float, list[float]]] = {}
-    for label, x, y in _numbers(rows, column):
-        found.setdefault(label, {}).setdefault(x, []).append(y)
-    return [_series(f"{path.stem} {label}".strip(), points) for label, points in found.items()]
+    found: dict[str, dict[float, list[Dot]]] = {}
+    for label, dot in _dots(rows, column):
+        found.setdefault(label, {}).setdefault(dot.x, []).append(dot)
+    return [
+        _series(f"{path.stem} {label}".strip(), points.values()) for label, points in found.items()
+    ]
 
 
 def _columns(metric: str | None) -> list[str]:
     return ["metric", *([metric, f"metrics.{metric}"] if metric else [])]
 
 
-def _numbers(rows: Iterable[Mapping[str, str]], column: str) -> Iterator[tuple[str, float, float]]:
+def _dots(rows: Iterable[Mapping[str, str]], column: str) -> Iterator[tuple[str, Dot]]:
     for row in rows:
         x, y = _number(row["amount"]), _number(row[column])
         if x and y is not None:  # an amount of 0 is the unpruned model
             words = [row.get(name) or "" for name in ("label", "allocation", "criterion")]
-            yield " ".join(word for word in words if word not in ("", UNIFORM, RANDOM)), x, y
+            yield " ".join(word for word in words if word not in ("", UNIFORM, RANDOM)), Dot(x, y)
 
 
 def _number(text: str | None) -> float | None:
@@ -125,30 +128,38 @@ def _label(kind: tuple[str, str, bool], count: int, name: str) -> str:
 
 def _by_point(
     records: Sequence[Record], kind: tuple[str, str, bool], axis: Axis
-) -> dict[float, list[float]]:
-    points: dict[float, list[float]] = {}
+) -> list[list[Dot]]:
+    points: dict[Point, list[Dot]] = {}
     for record in records:
         x = _x(record, axis)
         if (record.allocation, record.criterion, record.point.tuned) != kind:
             continue
         if record.metric is None or x is None or record.point.is_unpruned or record.module:
             continue
-        points.setdefault(x, []).append(record.metric)
-    return points
+        points.setdefault(record.point, []).append(Dot(x, record.metric))
+    return list(points.values())
 
 
-def _series(label: str, points: Mapping[float, Sequence[float]]) -> Series:
-    dots = tuple(Dot(x, y) for x in sorted(points) for y in points[x])
-    spreads = {x: describe(points[x]) for x in sorted(points)}
+def _series(label: str, points: Iterable[Sequence[Dot]]) -> Series:
+    """The dots of each point and their mean, from the smallest x to the largest."""
+    ordered = sorted(points, key=_mean_x)
+    means = [(_mean_x(dots), describe([dot.y for dot in dots])) for dots in ordered]
     return Series(
-        label, dots, tuple(Mean(x, each.mean, each.interval) for x, each in spreads.items())
+        label,
+        tuple(dot for dots in ordered for dot in dots),
+        tuple(Mean(x, spread.mean, spread.interval) for x, spread in means),
     )
+
+
+def _mean_x(dots: Sequence[Dot]) -> float:
+    return statistics.fmean(dot.x for dot in dots)
 
 
 def _x(record: Record, axis: Axis) -> float | None:
     if axis != "amount":
         value = getattr(record.achieved, axis)
-        return None if value is None else float(value)
+        scale = 1000 if axis == "latency" else 1
+        return None if value is None else float(value) * scale
     if isinstance(record.amount, float) or record.amount == 0:
         return float(record.amount)
     return record.achieved.amount

@@ -5,12 +5,11 @@
 See also: `trial`, what happens to one draw; `run`, who runs them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prune_cli.plan.selection import Rule
 from prune_cli.sweep.assertions import Assertion, judge
 from prune_cli.sweep.folder import taken
 from prune_cli.sweep.grid import Grid, Point, Trial, recipe_point
@@ -174,8 +173,8 @@ def _try_recipes(sweep: _Sweep, records: Sequence[Record]) -> list[Record]:
     if lose is None:
         return tried
     for amounts in candidates(summarize(sweep.settings, records), lose):
-        rules = {module: sweep.request.maker.rule(module, each) for module, each in amounts.items()}
-        trials = _recipe_trials(sweep.settings, rules)
+        rules = sweep.request.maker.recipe(amounts)
+        trials = [Trial(recipe_point(rules), seed, rules) for seed in sweep.settings.seeds]
         tried += sweep.run([Unit(sweep.work, trial) for trial in trials])
         lost = _recipe_loss(sweep.settings, [*records, *tried], trials[0].point)
         if lost is not None and lost <= lose:
@@ -183,16 +182,10 @@ def _try_recipes(sweep: _Sweep, records: Sequence[Record]) -> list[Record]:
                 f"Loses {lost:.4g} of at most {lose:g}: the mean over the draws of the whole recipe.",
                 f"Made by prune-cli sweep --each --lose {lose:g}: {describe_recipe(amounts)}",
             )
-            text = to_toml(amounts, rules, comments)
+            text = to_toml(rules, comments)
             write_file(sweep.request.folder / RECIPE, text.encode("utf-8", "replace"))
             break
     return tried
-
-
-def _recipe_trials(settings: Settings, rules: Mapping[str, tuple[Rule, ...]]) -> list[Trial]:
-    flat = tuple(rule for group in rules.values() for rule in group)
-    point = recipe_point(flat)
-    return [Trial(point, seed, flat) for seed in settings.seeds]
 
 
 def _recipe_loss(settings: Settings, records: Sequence[Record], point: Point) -> float | None:

@@ -30,6 +30,7 @@ _FACTS = (
     "seconds",
     "exit",
 )
+_LARGE = 1e12  # from here on, powers of ten
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -97,10 +98,12 @@ def number(value: float | None, digits: int = 4) -> str:
     """Return a number as tables show it, "–" where there is none.
 
     Example:
-        >>> number(0.123456), number(1234567.0), number(None)
-        ('0.1235', '1.235e+06', '–')
+        >>> number(0.123456), number(1234567.8), number(None)
+        ('0.1235', '1,234,568', '–')
     """
-    return "–" if value is None else f"{value:.{digits}g}"
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if 10**digits <= abs(value) < _LARGE else f"{value:.{digits}g}"
 
 
 def one_line(text: str) -> str:

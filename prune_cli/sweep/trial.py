@@ -22,6 +22,7 @@ from prune_cli.sweep.maker import Maker, stamp_source
 from prune_cli.sweep.record import Record, from_line, to_line
 from prune_cli.sweep.template import Values
 from prune_cli.write.atomic import write_file
+from prune_cli.write.formats import Format
 from prune_cli.write.target import Target
 
 RECORD = "record.json"
@@ -42,6 +43,7 @@ class Work:
         evaluation: gives them their numbers.
         input_digest: of the source.
         input_stamp: of the source, when the sweep began.
+        format: of the checkpoints.
         suffix: of the checkpoints' names, "" for folders.
         keeps: whether the checkpoint of a trial that succeeds stays.
     """
@@ -51,6 +53,7 @@ class Work:
     evaluation: Evaluation
     input_digest: str
     input_stamp: tuple[tuple[int, int, int], ...]
+    format: Format
     suffix: str
     keeps: bool
 
@@ -219,7 +222,7 @@ def _fresh(folder: Path, work: Work) -> Iterator[Target]:
     path = folder / f"{MODEL}{work.suffix}"
     is_kept = False
     try:
-        yield Target(path, folder / REPORT, is_folder=is_folder)
+        yield Target(path, folder / REPORT, is_folder=is_folder, format=work.format)
         record = read_record(folder)
         is_kept = work.keeps and record is not None and record.status == "ok"
     except OSError as error:

@@ -10,7 +10,7 @@ from prune_cli.channels import uniform_draws
 from prune_cli.errors import RequestError, UsageError
 from prune_cli.plan.choice import Choice
 from prune_cli.plan.draw import layer_of
-from prune_cli.plan.facts import Options, PlanItem, derive_seed
+from prune_cli.plan.facts import Options, PlanItem
 from prune_cli.plan.quotas import set_quotas
 from prune_cli.plan.scores import Ranks
 from prune_cli.plan.selection import Rule
@@ -32,11 +32,11 @@ def quota_problems(
     amounts = [None if choice.target else rule.amount for rule in rules]
     try:
         quotas = set_quotas(
-            [layer_of(row, choice) for row in rows],
+            [layer_of(row, options, choice) for row in rows],
             amounts,
             choice,
             options.seed,
-            lambda: _draws(rows, options.seed),
+            lambda: _draws(rows, options),
         )
     except (RequestError, UsageError) as error:
         yield "", f"what the options of the report ask for is impossible: {error}"
@@ -54,8 +54,8 @@ def quota_problems(
             )
 
 
-def _draws(rows: Sequence[PlanItem], seed: int) -> list[Ranks]:
+def _draws(rows: Sequence[PlanItem], options: Options) -> list[Ranks]:
     return [
-        uniform_draws(row.channels - len(row.already_pruned), derive_seed(seed, row.name))
+        uniform_draws(row.channels - len(row.already_pruned), options.seed_of(row.name))
         for row in rows
     ]

@@ -15,8 +15,8 @@ from prune_cli.plan.facts import (
     RANDOM,
     Options,
     PlanItem,
-    derive_seed,
 )
+from prune_cli.plan.prefixes import all_names
 from prune_cli.plan.selection import Rule, matcher, split_name
 from prune_cli.report.report import Report, sum_up
 from prune_cli.verify.choice import quota_problems
@@ -103,7 +103,7 @@ def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
     options = report.options
     if not _is_asked_for(options, item):
         yield _NOT_ASKED_FOR
-    if item.seed != derive_seed(options.seed, item.name):
+    if item.seed != options.seed_of(item.name):
         yield f"its seed in the report does not follow from the seed {options.seed}"
         return
     try:
@@ -125,7 +125,8 @@ def _is_asked_for(options: Options, item: PlanItem) -> bool:
 
 def _rule_for(options: Options, item: PlanItem) -> Rule | None:
     """The last rule that matches the tensor, by any of its names."""
-    pairs = [split_name(name) for name in (item.name, *item.aliases)]
+    names = all_names((item.name, *item.aliases), options.strip_prefixes or ())
+    pairs = [split_name(name) for name in names]
     excluded = matcher(options.exclude)
     if any(excluded(module) for module, _ in pairs):
         return None

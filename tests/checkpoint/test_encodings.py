@@ -240,7 +240,7 @@ def test_pruning_the_codes_is_refused_with_what_to_prune(tmp_path: Path) -> None
     source = gptq(tmp_path / "in.safetensors")
 
     for params in ("qweight", "*"):
-        with pytest.raises(ParameterError, match="prune l.scales, .*--param scales --dim 1"):
+        with pytest.raises(ParameterError, match="prune l.scales, .*params='scales' dim=1"):
             prune_checkpoint(source, amount=0.5, dim=0, params=params)
 
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
@@ -266,7 +266,7 @@ def test_the_magnitude_of_a_weight_norm_is_pruned_in_place_of_its_direction(
     source = build.torch_zip(tmp_path / "m.pt", module.state_dict())
     out = tmp_path / "out.safetensors"
 
-    with pytest.raises(ParameterError, match=f"{magnitude} --dim 0"):
+    with pytest.raises(ParameterError, match=f"params='{magnitude}' dim=0"):
         prune_checkpoint(source, out, amount=0.5, dim=0, params=direction)
     report = prune_checkpoint(source, out, amount=0.5, dim=0, params=magnitude, with_bias=True)
 

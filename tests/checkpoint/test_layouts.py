@@ -288,7 +288,7 @@ def test_a_pipeline_is_told_from_an_empty_folder(tmp_path: Path) -> None:
 
     assert said["empty"].endswith("holds no checkpoint: it is empty")
     assert "is a diffusers pipeline, whose weights are in unet, vae; choose with" in said["sd"]
-    assert "--subfolder vae, or '*' for all" in said["sd"]
+    assert "--subfolder 'vae', or '*' for all" in said["sd"]
     assert said["models--a--b"].endswith(f"name {tmp_path / 'models--a--b/snapshots/aaa'}")
     assert "there is one in checkpoint-500" in said["run"]
     assert f"{tmp_path / 'models--a--b'}/snapshots/REVISION" in said["."]

@@ -106,7 +106,6 @@ def test_a_line_that_makes_no_sense_ends_with_2(
     assert not model.with_name("model.sweep").exists()
 
 
-@pytest.mark.xfail(reason="torch containers are not written yet", strict=False)
 def test_a_torch_file_is_swept_in_kind(tmp_path: Path, run: Run) -> None:
     """{model} is what the user's own torch.load reads."""
     model = build.torch_zip(tmp_path / "model.pt", build.tensors())
