@@ -15,7 +15,8 @@ from pathlib import Path
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
-from prune_cli.errors import OutputError
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
+from prune_cli.errors import DeviceError, OutputError
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
@@ -31,7 +32,7 @@ from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
 from prune_cli.write.stream import ZeroChannels, write_output
-from prune_cli.write.target import FOLDER_REPORT, Execution, Target, check_target, find_target
+from prune_cli.write.target import Execution, Target, check_target, find_target
 
 
 def prune_checkpoint(
@@ -337,8 +338,12 @@ def find_zero_channels(device: str) -> ZeroChannels:
     """
     if device == "cpu":
         return zero_channels
-    from prune_cli.write.accelerator import Accelerator, find_device
-
+    try:
+        from prune_cli.write.accelerator import Accelerator, find_device
+    except ImportError as error:
+        raise DeviceError(
+            f"{device!r} needs torch, which cannot be imported here: {error}"
+        ) from error
     return Accelerator(find_device(device)).zero_channels
 
 

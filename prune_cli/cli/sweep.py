@@ -432,8 +432,10 @@ class Folder:
                 raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}")
         if self.plot:
             from prune_cli.show.figure import check_format
+            from prune_cli.write.checks import check_can_write
 
             check_format(self.plot)
+            check_can_write([self.plot], self.compare, force=self.force or self.resume)
 
 
 @grouped

@@ -40,7 +40,7 @@ def watching(jobs: int, *, quiet: bool) -> Iterator[Watch]:
         yield Watch()
         return
     if not console.stderr.is_terminal:
-        yield Watch(state.expect, state.start, lambda record: _print_line(state, record))
+        yield Watch(state.expect, state.start, lambda record: _print_line(state, record), _note)
         return
     live = Live(
         get_renderable=state.render,
@@ -51,7 +51,11 @@ def watching(jobs: int, *, quiet: bool) -> Iterator[Watch]:
         redirect_stderr=False,
     )
     with live:
-        yield Watch(state.expect, state.start, state.end)
+        yield Watch(state.expect, state.start, state.end, _note)
+
+
+def _note(text: str) -> None:
+    say(f"[bold yellow]note:[/] {escape(text)}")
 
 
 def show_planned(planned: Iterable[Planned]) -> None:

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -130,11 +131,12 @@ class CouplingGraph:
             raise NotSliceableError(
                 f"Torch-Pruning cannot follow its channels ({type(error).__name__}: {error})"
             ) from error
+        shared: dict[int, dict[int, int]] = {}  # most steps have the very same indices
         for step in reached:
-            target, owners = step.node, {index.idx: index.root_idx for index in step.indices}
+            target, owners = step.node, shared.get(id(step.indices))
+            if owners is None:
+                owners = shared[id(step.indices)] = _owners(step)
             side: Side = "out" if self._graph.is_out_channel_pruning_fn(step.handler) else "in"
-            if None in owners.values():  # its mapping of repeated heads gives no root
-                raise NotSliceableError("Torch-Pruning does not say which channels go together")
             is_output = type(target.module).__name__ == "_OutputOp" or (
                 side == "out" and not target.outputs
             )
@@ -186,14 +188,21 @@ class _Reached:
     """What a walk has reached. A class because every step of it adds something."""
 
     def __init__(self) -> None:
-        self._steps: dict[tuple[int, Any], dict[tuple[Any, ...], _Step]] = {}
+        self._steps: dict[tuple[int, Any], list[_Step]] = {}
+        self._alike: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
         self._visited: set[int] = set()
         self._count = 0
 
     def add(self, step: _Step) -> bool:
         """Note a step, and tell whether it is new."""
-        of_node = self._steps.setdefault((id(step.node), step.handler), {})
-        return of_node.setdefault(step.indices, step) is step
+        place = (id(step.node), step.handler)
+        ends = (*place, step.indices[0], step.indices[-1])  # to hash all of them takes longer
+        alike = self._alike.setdefault(ends, [])
+        if step.indices in alike:
+            return False
+        alike.append(step.indices)
+        self._steps.setdefault(place, []).append(step)
+        return True
 
     def count(self, step: _Step) -> None:
         """Count what is looked at.
@@ -208,15 +217,26 @@ class _Reached:
 
     def merged(self) -> list[_Step]:
         """Everything that goes of each node, in one step, in the order in which it was reached."""
-        return [_merge(list(steps.values())) for steps in self._steps.values()]
+        return list(map(_merge, self._steps.values()))
 
 
 def _merge(steps: list[_Step]) -> _Step:
+    if len(steps) == 1:
+        return steps[0]
     first = {index.idx: index for step in reversed(steps) for index in reversed(step.indices)}
     ordered = dict.fromkeys(index.idx for step in steps for index in step.indices)
     return replace(steps[0], indices=tuple(first[index] for index in ordered))
 
 
+def _owners(step: _Step) -> dict[int, int]:
+    """The channel of the root that each index goes with."""
+    owners: dict[int, int] = dict(step.indices)
+    if None in owners.values():  # its mapping of repeated heads gives no root
+        raise NotSliceableError("Torch-Pruning does not say which channels go together")
+    return owners
+
+
+@cache
 def _index(channel: int) -> Any:
     from torch_pruning._helpers import _HybridIndex
 
@@ -224,8 +244,11 @@ def _index(channel: int) -> Any:
 
 
 def _mapped(dependency: Any, step: _Step) -> tuple[Any, ...]:
+    mappings = list(filter(None, dependency.index_mapping))
+    if not mappings:
+        return step.indices
     indices = list(step.indices)
-    for mapping in filter(None, dependency.index_mapping):
+    for mapping in mappings:
         indices = mapping(indices)
     return tuple(indices)
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import InputError, OutputError
 from prune_cli.sweep.record import Record, latest, mend, read_records
 from prune_cli.sweep.settings import SETTINGS, Settings, read_settings, to_json
@@ -47,6 +48,12 @@ def taken(folder: Path, settings: Settings, *, resume: bool, force: bool) -> Ite
             yield records
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def refuse_inside(source: Checkpoint, folder: Path) -> None:
+    """Raise OutputError where `folder` is the checkpoint's own folder, or inside it."""
+    if source.is_folder and folder.resolve().is_relative_to(source.path.resolve()):
+        raise OutputError(f"{folder} is the input folder or inside it; choose another --output")
 
 
 def is_sweep(path: Path) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prune_cli.sweep.assertions import Assertion, judge
-from prune_cli.sweep.folder import taken
+from prune_cli.sweep.folder import refuse_inside, taken
 from prune_cli.sweep.grid import Grid, Point, Trial, recipe_point
 from prune_cli.sweep.record import Record
 from prune_cli.sweep.request import Request, check_request, settings_of, work_of
@@ -29,11 +29,15 @@ RECIPE = "recipe.toml"
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told while a sweep runs: of how many trials, of each that starts, of each record."""
+    """Who is told while a sweep runs: of trials to come, of each that starts, of each record.
+
+    `on_note` is called with a sentence on what is in the folder already.
+    """
 
     on_trials: Callable[[Sequence[Trial]], None] | None = None
     on_start: OnStart | None = None
     on_end: OnEnd | None = None
+    on_note: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,13 @@ def run_sweep(
         InputError: the checkpoint cannot be read.
     """
     watch = watch or Watch()
+    refuse_inside(request.maker.source, request.folder)
     grid, assertions = check_request(request)
     settings = settings_of(request, grid)
     work = work_of(request, settings.sha256)
     folder = taken(request.folder, settings, resume=request.resume, force=request.force)
     with folder as records:
+        _note_others(request, settings, records, watch)
         runner = _runner(request, work, records, watch, executor)
         try:
             results = _run(_Sweep(request, settings, work, runner, watch), grid, assertions)
@@ -74,6 +80,18 @@ def run_sweep(
                 runner.executor.shutdown(cancel_futures=True)
         write_results(request.folder, results)
     return results
+
+
+def _note_others(
+    request: Request, settings: Settings, records: Sequence[Record], watch: Watch
+) -> None:
+    """Say how many trials in the folder are of another sweep: they are kept and not used."""
+    others = sum(record.protocol != settings.protocol for record in records)
+    if others and watch.on_note:
+        watch.on_note(
+            f"{others} trials in {request.folder} are of another input or evaluation: they are not "
+            "used, and run again"
+        )
 
 
 def write_results(folder: Path, results: Results) -> None:

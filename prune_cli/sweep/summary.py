@@ -269,12 +269,11 @@ def _difference(
     verdict = judge_difference(spread, is_minimized=settings.is_minimized)
     ours, theirs = ((_name(kind, each)) for each in (point, reference))
     where = "" if kind == "amount" else f" at {spell_amount(point)}"
-    if kind == "criterion" and point.allocation != UNIFORM:
+    where += "" if point.module is None else f" of {point.module}"
+    if kind != "allocation" and point.allocation != UNIFORM:
         where += f", {point.allocation}"
-    if kind == "allocation" and point.criterion != RANDOM:
+    if kind != "criterion" and point.criterion != RANDOM:
         where += f", {point.criterion}"
-    if point.module is not None:
-        where += f" of {point.module}"
     sentence = spell_verdict(verdict, ours, theirs, spread)
     sentence = f"{sentence}{where}, {spell_seeds(spread)}"
     return Difference(kind, point, reference, spread, verdict, sentence)

@@ -8,6 +8,7 @@ from pathlib import Path
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.checkpoint import Loading
 from prune_cli.plan.facts import Options
+from prune_cli.plan.selection import as_globs
 from prune_cli.sweep.evaluation import Evaluation, Function
 from prune_cli.sweep.grid import Grid, count_seeds
 from prune_cli.sweep.maker import RandomMaker
@@ -84,9 +85,9 @@ def sweep(
     options = Options(
         amount=None,
         dim=dim,
-        modules=_globs(modules),
-        exclude=_globs(exclude),
-        params=_globs(params),
+        modules=as_globs(modules),
+        exclude=as_globs(exclude),
+        params=as_globs(params),
         bake=bake,
         with_bias=with_bias,
     )
@@ -113,7 +114,3 @@ def sweep(
     finally:
         if output is None:
             shutil.rmtree(request.folder, ignore_errors=True)
-
-
-def _globs(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)

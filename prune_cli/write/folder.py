@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import InputError, OutputError
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.paths import is_special, output_errors
 from prune_cli.write.sinks import Sink
-from prune_cli.write.target import FOLDER_REPORT
 from prune_cli.write.workers import Job, run
 
 _FINGERPRINT = "fingerprint"

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, UsageError
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.progress import OnTensor
-
-FOLDER_REPORT = "prune-report.json"
-"""What the report is called inside an output folder."""
 
 _MOST_WORKERS = 8  # with more the disk is the limit
 

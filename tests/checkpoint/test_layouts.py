@@ -374,6 +374,22 @@ def test_a_model_and_what_is_in_its_subfolders_are_one(tmp_path: Path) -> None:
     assert verify_checkpoint(out, source=source).is_verified
 
 
+def test_outputs_beside_the_subfolders_are_passed_over(tmp_path: Path) -> None:
+    """Unless one is spelt out, or has taken the place of its source."""
+    source = pipeline(tmp_path / "sd")
+    prune_checkpoint(source / "unet", amount=0.5, dim=0)
+
+    def read(*patterns: str) -> set[str]:
+        checkpoint = open_checkpoint(source, Loading(subfolders=patterns))
+        return {part.folder for part in checkpoint.parts}
+
+    assert read("*") == {"unet/", "vae/"}
+    assert read("unet.pruned") == {"unet.pruned/"}
+    shutil.rmtree(source / "unet")
+    (source / "unet.pruned").rename(source / "unet")
+    assert read("*") == {"unet/", "vae/"}
+
+
 def test_a_subfolder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """With those that are; and several are not split anew."""
     source = pipeline(tmp_path / "in")

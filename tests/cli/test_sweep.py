@@ -69,6 +69,18 @@ def test_failed_trials_end_with_7_and_are_run_again(model: Path, run: Run, tmp_p
     assert len((tmp_path / "model.sweep" / "trials.jsonl").read_text().splitlines()) == 5
 
 
+def test_a_sweep_of_another_command_is_run_again_and_says_so(model: Path, run: Run) -> None:
+    """The old lines stay, and are not used."""
+    arguments = ("sweep", model, "-a", "0.5", "--seeds", "1", "-d", "0", "--eval")
+    run(*arguments, "echo 1")
+
+    ran = run(*arguments, "echo 2", "--resume")
+
+    assert "2 trials in" in ran.text
+    assert "are of another input or evaluation: they are not used, and run again" in ran.text
+    assert "2/2  a0.5-s0  metric 2" in ran.err
+
+
 @pytest.mark.parametrize(("bound", "code"), [(88, 0), (90, 7)])
 def test_assertions_decide_the_exit_code(model: Path, run: Run, bound: int, code: int) -> None:
     """For a release gate."""

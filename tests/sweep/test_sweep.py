@@ -531,6 +531,18 @@ def test_two_sweeps_cannot_run_in_one_folder(model: Path) -> None:
     assert len(records) == 7
 
 
+def test_an_output_inside_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    """It would become part of it."""
+    folder = build.write_folder(
+        tmp_path / "hub", {"model.safetensors": build.tensors()}, index=None
+    )
+
+    with pytest.raises(OutputError, match="is the input folder or inside it"):
+        run_sweep(request(folder, NOISY, folder=folder / "sweep"))
+
+    assert not (folder / "sweep").exists()
+
+
 def test_an_output_that_is_a_file_is_refused(model: Path) -> None:
     """A sweep needs a folder."""
     with pytest.raises(OutputError, match="is a file"):
