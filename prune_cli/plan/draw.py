@@ -25,7 +25,7 @@ from prune_cli.plan import masks
 from prune_cli.plan.allocation import Layer
 from prune_cli.plan.biases import bias_items
 from prune_cli.plan.choice import Choice
-from prune_cli.plan.facts import RANDOM, Options, Plan, PlanItem, Skipped
+from prune_cli.plan.facts import RANDOM, Options, Plan, PlanItem, Skipped, in_order
 from prune_cli.plan.prefixes import find_prefixes
 from prune_cli.plan.prunable import find_problems, scale_of, why_passed_over
 from prune_cli.plan.quotas import Quota, set_quotas
@@ -79,8 +79,8 @@ def make_plan(
     return Plan(
         method_of(options),
         options,
-        tuple(sorted(items, key=lambda item: item.name)),
-        tuple(skip for _, skip in sorted(left.items()) if skip),
+        in_order(items),
+        in_order(filter(None, left.values())),
     )
 
 
