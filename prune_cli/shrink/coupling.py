@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from prune_cli.errors import RequestError, UsageError
-from prune_cli.shrink.channels import Cut, NotSliceableError, Side, blocks, cuts
+from prune_cli.shrink.channels import Cut, NotSliceableError, Side, blocks, cuts, is_conv1d
 from prune_cli.shrink.trace import call_model, tensors_in
 
 _ROOTS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding)
@@ -54,7 +54,7 @@ class CouplingGraph:
         """Every coupling once, its root the first tensor in the order of the state dict."""
         covered: dict[nn.Module, set[int]] = {}
         for module in self._model.modules():
-            if not isinstance(module, _ROOTS) or module not in self._graph.module2node:
+            if not _makes_channels(module) or module not in self._graph.module2node:
                 continue
             size = self._graph.get_pruner_of_module(module).get_out_channels(module)
             channels = [i for i in range(size) if i not in covered.get(module, ())]
@@ -77,7 +77,7 @@ class CouplingGraph:
         makers = tuple(
             self._paths[item.module]
             for item in members
-            if item.side == "out" and isinstance(item.module, _ROOTS)
+            if item.side == "out" and _makes_channels(item.module)
         )
         obstacle = None
         try:
@@ -109,7 +109,7 @@ class CouplingGraph:
     def _root_tensor(self, module: nn.Module) -> tuple[str, int]:
         transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
         path = self._paths[module]
-        dim = 1 if transposed or isinstance(module, nn.Embedding) else 0
+        dim = 1 if transposed or isinstance(module, nn.Embedding) or is_conv1d(module) else 0
         return f"{path}.weight" if path else "weight", dim
 
     def _cuts(self, item: _Item) -> Iterator[Cut]:
@@ -253,6 +253,38 @@ def _mapped(dependency: Any, step: _Step) -> tuple[Any, ...]:
     return tuple(indices)
 
 
+def _makes_channels(module: object) -> bool:
+    return isinstance(module, _ROOTS) or is_conv1d(module)
+
+
+class _Conv1DPruner:
+    """What Torch-Pruning asks of a kind of module that it does not know: transformers' Conv1D.
+
+    Its functions are never called: they name what the graph triggers.
+    """
+
+    pruning_dim = 1
+
+    def prune_out_channels(self, layer: nn.Module, indices: Sequence[int]) -> nn.Module:
+        """Stand for what goes of the channels that it makes."""
+        raise NotImplementedError
+
+    def prune_in_channels(self, layer: nn.Module, indices: Sequence[int]) -> nn.Module:
+        """Stand for what goes of the channels that it reads."""
+        raise NotImplementedError
+
+    def get_out_channels(self, layer: Any) -> int:
+        """Return how many channels it makes."""
+        return int(layer.weight.shape[1])
+
+    def get_in_channels(self, layer: Any) -> int:
+        """Return how many channels it reads."""
+        return int(layer.weight.shape[0])
+
+
+_CONV1D = _Conv1DPruner()
+
+
 @dataclass(frozen=True)
 class _Item:
     """One module (or bare parameter) of a group, and its channels: index to root channel."""
@@ -304,6 +336,9 @@ def _dependency_graph(model: nn.Module, inputs: Any) -> Any:
                 model,
                 example_inputs=inputs,
                 forward_fn=call_model,
+                customized_pruners={
+                    type(module): _CONV1D for module in model.modules() if is_conv1d(module)
+                },
                 output_transform=_differentiable,
                 verbose=False,
             )

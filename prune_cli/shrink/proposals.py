@@ -53,7 +53,7 @@ class Unit:
     """Proposals that stand or fall together; with a Hugging Face config, those of one number."""
 
     proposals: tuple[Proposal, ...]
-    config: Mapping[str, int]
+    config: Mapping[str, int | float]
 
     @property
     def roots(self) -> frozenset[str]:
