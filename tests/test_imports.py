@@ -27,7 +27,7 @@ LIGHT = {
     "import": "import prune_cli\nassert prune_cli.PruneError",
     "help": CALL.format(["--help"]),
     "command-help": CALL.format(["random-structured", "--help"]),
-    "completion": "from prune_cli.cli.main import app",
+    "completion": "from prune_cli.cli.main import make_app; make_app()",
 }
 
 
