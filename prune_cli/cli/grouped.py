@@ -57,7 +57,7 @@ def also_called(command: Callable[..., None], name: str, description: str) -> Ca
 def _spell_out(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
     """Yield the fields of a group; any other parameter is itself."""
     group = parameter.annotation
-    if not is_dataclass(group):
+    if not (is_dataclass(group) and isinstance(group, type)):
         yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         return
     annotations = _annotations(group)
@@ -71,7 +71,7 @@ def _spell_out(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
 
 
 @cache
-def _annotations(group: Any) -> dict[str, Any]:
+def _annotations(group: type) -> dict[str, Any]:
     return get_type_hints(group, include_extras=True)
 
 

@@ -5,6 +5,7 @@ starts at once.
 """
 
 import errno
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from prune_cli.cli import signals
-from prune_cli.cli.commands import COMMANDS, load_command
+from prune_cli.cli.commands import COMMANDS
 from prune_cli.cli.complaints import CommandLineError, ParserError, complain
 from prune_cli.cli.help import write_epilog, write_help
 from prune_cli.cli.plainly import convert_plainly
@@ -68,6 +69,23 @@ def prune_cli(
 
 def make_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
     """Return the command line with the commands called `names`."""
+    app = _make_empty_app()
+    for name in names:
+        command = COMMANDS[name].load(name)
+        about, epilog = write_help(command.__doc__ or "")
+        app.command(name, cls=_Command, help=about, epilog=epilog, no_args_is_help=True)(command)
+    return app
+
+
+def _make_listing() -> typer.Typer:
+    """Return a command line that shows all commands and runs none: it imports none of them."""
+    app = _make_empty_app()
+    for name, command in COMMANDS.items():
+        app.command(name, help=command.about)(lambda: None)
+    return app
+
+
+def _make_empty_app() -> typer.Typer:
     app = typer.Typer(
         cls=_Group,
         epilog=write_epilog(
@@ -81,10 +99,6 @@ def make_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(prune_cli)
-    for name in names:
-        command = load_command(name)
-        about, epilog = write_help(command.__doc__ or "")
-        app.command(name, cls=_Command, help=about, epilog=epilog, no_args_is_help=True)(command)
     return app
 
 
@@ -92,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `argv` is without the name of the program."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        app = make_app([name for name in words[:1] if name in COMMANDS] or COMMANDS)
+        app = _choose_app(words)
         return app(args=words, prog_name="prune-cli", standalone_mode=False) or 0
     except SystemExit as end:
         # 1 is what Typer and Rich end with when nobody reads the help that they print.
@@ -102,6 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if exit_code is None:
             raise
         return exit_code
+
+
+def _choose_app(words: Sequence[str]) -> typer.Typer:
+    """Return the command line with no more commands than `words` need."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name in COMMANDS:
+        return make_app([name])
+    return make_app() if "_PRUNE_CLI_COMPLETE" in os.environ else _make_listing()
 
 
 def _show(error: BaseException) -> int | None:

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from prune_cli.cli import groups
-from prune_cli.cli.commands import COMMANDS, load_command
+from prune_cli.cli.commands import COMMANDS
 from prune_cli.cli.grouped import grouped
 from prune_cli.cli.main import make_app
 from tests.conftest import Run
@@ -111,8 +111,8 @@ def options_of(command: object) -> dict[str, list[str]]:
 def test_a_short_letter_means_one_thing() -> None:
     """In whatever command it is."""
     meanings: dict[str, set[str]] = {}
-    for command in COMMANDS:
-        for long, *short in options_of(load_command(command)).values():
+    for name, command in COMMANDS.items():
+        for long, *short in options_of(command.load(name)).values():
             for letter in short:
                 meanings.setdefault(letter, set()).add(long)
 
