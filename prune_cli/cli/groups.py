@@ -504,5 +504,9 @@ def split_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
     """
     import re
 
-    parts = (part for pattern in patterns for part in re.split(r",(?![^\[]*\])", pattern))
-    return tuple(part for part in parts if part)
+    return tuple(
+        part
+        for pattern in patterns
+        for part in re.split(r",(?![^\[]*\])", pattern)
+        if part or not pattern  # '' is the pattern of the root module
+    )

@@ -157,6 +157,7 @@ def test_no_help_has_an_apostrophe(command: typer.models.CommandInfo) -> None:
         (["layer.[0,1]"], ("layer.[0,1]",)),
         (["[!a,b]x,c"], ("[!a,b]x", "c")),
         (["a,"], ("a",)),
+        ([""], ("",)),
         ([","], ()),
     ],
 )
