@@ -74,7 +74,7 @@ class Subject:
 def subjects() -> dict[str, Subject]:
     """Return every subject by its kind."""
     every = [
-        Subject("header", _constant(*_headers()), change_json, _write_safetensors),
+        Subject("header", _constant(*_headers()), _change_header, _write_safetensors),
         Subject("odd tensors", _odd_header, lambda tokens, _: tokens, _write_safetensors),
         *_pickle_subjects(),
         Subject("zip records", _constant(*map(_records, _zips())), change_records, _write_joined),
@@ -109,6 +109,21 @@ def _headers() -> list[Tokens]:
 def _header(content: build.Tensors, metadata: dict[str, str] | None) -> bytes:
     saved = save(content, metadata)
     return saved[8 : 8 + int.from_bytes(saved[:8], "little")].rstrip()
+
+
+def _change_header(tokens: Tokens, generator: random.Random) -> Tokens:
+    """Return another header, whose offsets fit its shapes in one of two."""
+    changed = change_json(tokens, generator)
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        if generator.random() < 0.5:
+            header, at = json.loads(b"".join(changed)), 0
+            for name in header.keys() - {"__metadata__"}:
+                entry = header[name]
+                nbytes = math.prod(entry["shape"]) * DTYPES[entry["dtype"]].bits // 8
+                entry["data_offsets"] = [at, at + nbytes]
+                at += nbytes
+            return cut_json(json.dumps(header).encode())
+    return changed
 
 
 def _odd_header(generator: random.Random) -> Tokens:
