@@ -144,7 +144,7 @@ def _ranked_together(
     else:
         k = _number_of_all(_only(amounts), layers, len(owners))
     numbers = np.bincount(owners[:k], minlength=len(layers)).tolist()
-    if choice.round_to > 1:
+    if any(layer.step > 1 for layer in layers):
         wanted = [k / max(layer.live, 1) for k, layer in zip(numbers, layers, strict=True)]
         numbers = whole_channels(layers, wanted, float(gone[k]))
     return tuple(Quota(int(k), int(k)) for k in numbers)
