@@ -206,7 +206,7 @@ def _solve(
     if choice.is_global or target.metric == "latency":
         return quotas
     numbers = _refine(layers, _numbers(quotas), lambda ks: abs(remains(ks) / wanted - 1))
-    return tuple(replace(q, channels=k) for q, k in zip(quotas, numbers, strict=True))
+    return tuple(q._replace(channels=k) for q, k in zip(quotas, numbers, strict=True))
 
 
 def _numbers(quotas: Sequence[Quota]) -> tuple[int, ...]:
@@ -315,13 +315,13 @@ def _steps(
             yield tried // math.gcd(tried, int(value - after[key]))
 
 
-def _before(value: int | float | None, after: int | float, tried: int) -> int | float:
+def _before(value: float | None, after: float, tried: int) -> int | float:
     """What a number of the config is without changes; one that is not set counts channels."""
     return after + tried if value is None else value
 
 
 def _less(
-    before: int | float, after: int | float, k: int, tried: int, live: int
+    before: float, after: float, k: int, tried: int, live: int
 ) -> int | float:
     """The number of a config without `k` of `live` channels, if `after` is that without `tried`."""
     if isinstance(before, int):
