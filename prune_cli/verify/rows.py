@@ -141,6 +141,8 @@ def _rules(options: Options) -> tuple[Rule, ...]:
     has_target = options.choice is not None and options.choice.target is not None
     if options.rules or (options.amount is None and not has_target):
         return options.rules
+    if options.amount != options.amount:  # NaN, which an edited report can hold, asks for nothing
+        return ()
     return (Rule(options.modules, options.params, options.amount or 0, options.dim),)
 
 
