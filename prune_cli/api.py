@@ -15,7 +15,8 @@ from pathlib import Path
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
-from prune_cli.errors import OutputError
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
+from prune_cli.errors import DeviceError, OutputError
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
@@ -25,13 +26,14 @@ from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
 from prune_cli.write.atomic import pending, write_file
+from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.folder import FolderOutput, write_folder
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
 from prune_cli.write.stream import ZeroChannels, write_output
-from prune_cli.write.target import FOLDER_REPORT, Execution, Target, check_target, find_target
+from prune_cli.write.target import Execution, Target, check_target, find_target
 
 
 def prune_checkpoint(
@@ -63,6 +65,7 @@ def prune_checkpoint(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    fsync: bool = False,
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
@@ -101,6 +104,7 @@ def prune_checkpoint(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes; the output is then a folder of shards that are no larger.
+        fsync: wait for the disk, so that the output survives a power failure.
         format: "safetensors", "torch" or "in-kind"; by default what the output's name says.
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
         workers: threads; the bytes are the same for any number.
@@ -147,6 +151,7 @@ def prune_checkpoint(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        fsync=fsync,
         format=format,
         dry_run=dry_run,
         reads=reads if scores is None else [*reads, scores],
@@ -187,6 +192,7 @@ def apply_report(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    fsync: bool = False,
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
@@ -209,6 +215,7 @@ def apply_report(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes.
+        fsync: wait for the disk.
         format: as in prune_checkpoint.
         device: where channels are zeroed.
         workers: threads.
@@ -229,6 +236,7 @@ def apply_report(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        fsync=fsync,
         format=format,
         dry_run=dry_run,
         reads=reads,
@@ -249,6 +257,7 @@ def remove_masks(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    fsync: bool = False,
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
@@ -268,6 +277,7 @@ def remove_masks(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes.
+        fsync: wait for the disk.
         format: as in prune_checkpoint.
         device: where channels are zeroed; masks are applied on the CPU.
         workers: threads.
@@ -285,6 +295,7 @@ def remove_masks(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        fsync=fsync,
         format=format,
         dry_run=dry_run,
         reads=reads,
@@ -312,11 +323,12 @@ def carry_out(
 
     Raises:
         OutputError: the target cannot be written.
-        InputError: the checkpoint cannot be read.
+        InputError: the checkpoint cannot be read, or has a dtype that torch has not.
         DeviceError: the device is not there.
         RequestError: what is asked for does not fit the checkpoint.
     """
     check_target(checkpoint, target)
+    refuse_unloadable(checkpoint)
     zero = find_zero_channels(execution.device)
     plan = decide()
     if target.output is None:
@@ -337,8 +349,12 @@ def find_zero_channels(device: str) -> ZeroChannels:
     """
     if device == "cpu":
         return zero_channels
-    from prune_cli.write.accelerator import Accelerator, find_device
-
+    try:
+        from prune_cli.write.accelerator import Accelerator, find_device
+    except ImportError as error:
+        raise DeviceError(
+            f"{device!r} needs torch, which cannot be imported here: {error}"
+        ) from error
     return Accelerator(find_device(device)).zero_channels
 
 
@@ -349,7 +365,7 @@ def write_report(report: Report, target: Target) -> None:
         OutputError: it cannot be written.
     """
     if target.report:
-        write_file(target.report, to_json(report).encode())
+        write_file(target.report, to_json(report).encode(), fsync=target.fsync)
 
 
 @dataclass(frozen=True)
@@ -405,7 +421,7 @@ class _Work:
 def _to_file(work: _Work) -> Report:
     [file] = work.files
     report = work.report(work.output.name)
-    with pending(work.output) as output:
+    with pending(work.output, fsync=work.target.fsync) as output:
         output.set_size(file.nbytes)
         work.write(file, output.sink)
         work.execution.before_commit()
@@ -438,7 +454,8 @@ def _folder_output(work: _Work, report: bytes) -> FolderOutput:
         texts[target.report.name] = beside.pop(target.report)
     made = {*texts, *names, FOLDER_REPORT}
     others = tuple(name for name in checkpoint.others if name not in made)
-    return FolderOutput(work.output, files, others, texts, tuple(work.layout.indexes), beside)
+    indexes = tuple(work.layout.indexes)
+    return FolderOutput(work.output, files, others, texts, indexes, beside, target.fsync)
 
 
 def _refuse_taken(report: Path, names: Collection[str]) -> None:

@@ -28,6 +28,7 @@ _UNKNOWN = 0xFFFFFFFF
 _TOPS = (0xFFFF, _UNKNOWN, _UNKNOWN)
 _ENCRYPTED = 0x2061  # a flag: as a whole, patched, strongly, or the directory alone
 _HAS_DESCRIPTOR = 8  # a flag
+_IS_FOLDER = 0x10  # an external attribute; torch leaves the memory of such a member as it was
 _DESCRIPTOR = b"PK\x07\x08"
 _CRC_OF_ENTRY, _CRC_OF_LOCAL = 16, 14  # where in a record
 _STORED, _DEFLATED = 0, 8
@@ -203,7 +204,7 @@ def _entries(directory: memoryview) -> Iterator[_Entry]:
         more = bytes(directory[at + name : at + name + extra])
         nbytes, packed, header = _sizes_64(more, nbytes, packed, fields[-1])
         at += name + extra + comment
-        if at > len(directory):
+        if at > len(directory) or (fields[15] & _IS_FOLDER and nbytes):
             raise _UnreadableError("its zip directory is damaged")
         yield _Entry(text, flags, method, packed, nbytes, header, entry)
 

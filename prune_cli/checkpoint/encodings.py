@@ -37,7 +37,8 @@ class Encoding:
         sign: another tensor of the same weight, by which it is known.
         holds_zero: whether a zero in it is a zero weight.
         instead: the parameter to prune in place of this one, if there is one.
-        outputs: the dim, of `instead` if there is one, whose indices are the weight's outputs.
+        outputs: the dim, of `instead` if there is one, whose indices are the weight's outputs;
+            None if none are.
     """
 
     role: Role
@@ -46,7 +47,7 @@ class Encoding:
     sign: str
     holds_zero: bool = True
     instead: str | None = None
-    outputs: int = 0
+    outputs: int | None = None
 
 
 _Fits = Callable[[TensorInfo, TensorInfo], bool]
@@ -66,8 +67,13 @@ def _is_narrow(codes: TensorInfo, sign: TensorInfo) -> bool:
 
 
 def _packs_bits(codes: TensorInfo, scale: TensorInfo) -> bool:
-    """Bytes with one scale are packed with an offset; the 4-bit floats of NVFP4 have none."""
-    return codes.dtype == "U8" and scale.dtype not in ("F8_E4M3", "F8_E8M0", "U8")
+    """Bytes with one scale are packed with an offset, but for 4-bit floats."""
+    return codes.dtype == "U8" and not _is_fp4(codes, scale)
+
+
+def _is_fp4(codes: TensorInfo, scale: TensorInfo) -> bool:
+    """Two 4-bit floats in a byte, as NVFP4 and MXFP4 have them: 0x00 is twice +0."""
+    return codes.dtype == "U8" and scale.dtype in ("F8_E4M3", "F8_E8M0", "U8")
 
 
 def _is_norm(direction: TensorInfo, magnitude: TensorInfo) -> bool:
@@ -92,7 +98,8 @@ class _Family:
         holds_zero: whether a zero byte of the codes is a zero weight.
         is_exact: whether a zero channel of the scale is one of the weight.
         is_linear: whether a zero in the scale is zero weights.
-        outputs: the dim of the scale that counts the outputs.
+        outputs: the dim of the scale that counts the outputs, if its size fits; None leaves it to
+            the sizes alone.
         role: of the codes.
         fits: a condition on the codes and the sign.
     """
@@ -106,7 +113,7 @@ class _Family:
     holds_zero: bool = False
     is_exact: bool = True
     is_linear: bool = True
-    outputs: int = 0
+    outputs: int | None = 0
     role: Role = Role.CODES
     fits: _Fits = _always
 
@@ -133,6 +140,7 @@ _FAMILIES = (
     _packed("packed as GPTQ and AWQ do", "qweight", "qzeros", "scales", scale="scales", zero="qzeros", parts=("g_idx",), outputs=1),
     _packed("packed by ExLlamaV2", "q_weight", "q_scale", parts=("q_scale", "q_scale_max", "q_groups")),
     _packed("packed by ExLlamaV3", "trellis", "suh", "svh"),
+    _scaled("4-bit floats", "_packed", "_scale", fits=_is_fp4),
     _packed("packed by compressed-tensors", "_packed", "_scale", "_shape", scale="_scale", zero="_zero_point", parts=("_shape", "_g_idx", "_global_scale")),
     _packed("packed by compressed-tensors", ".compressed", ".bitmask", parts=(".bitmask",)),
     _packed("quantised with a zero point", "", "_zero_point", scale="_scale", zero="_zero_point", parts=("_g_idx",)),
@@ -142,8 +150,9 @@ _FAMILIES = (
     _packed("packed as Marlin does", "B", "s", scale="s", is_exact=False, fits=_is_integer),
     _packed("packed by EETQ", "weight", "weight_scales", scale="weight_scales", is_exact=False),
     _packed("packed by bitsandbytes", "", *_BNB, parts=_BNB),
-    _packed("quantised by torchao", "_qdata", "_zero_point", scale="_scale", zero="_zero_point"),
-    _packed("quantised by torchao", ":qdata", ":zero_point", scale=":scale", zero=":zero_point"),
+    _packed("quantised by torchao", "_qdata", "_zero_point", scale="_scale", zero="_zero_point", outputs=None),
+    _packed("packed by torchao", "_qdata", "_scale_and_zero", parts=("_scale_and_zero",)),
+    _packed("quantised by torchao", ":qdata", ":zero_point", scale=":scale", zero=":zero_point", outputs=None),
     _packed("packed by quanto", "._data", "._shift", scale="._scale", zero="._shift", is_exact=False, is_linear=False),
     _packed("packed by AQLM", "codes", "codebooks", scale="scales", parts=("codebooks",)),
     _packed("packed by VPTQ", "indices", "centroids.weight", "centroids"),
@@ -219,32 +228,50 @@ def _members(
     """Each tensor of one encoded weight, and what it is."""
     stem = codes.removesuffix(family.codes) if family.codes else codes
     scales = [stem + end for end in family.scales if stem + end in parameters]
-    zeros = [name for name in scales if _can_be_zero(parameters[name].tensor)]
-    best = zeros[0] if zeros and family.is_exact else None
+    outputs = {
+        name: _outputs(family, parameters[codes].tensor, parameters[name].tensor) for name in scales
+    }
+    best = next((name for name in scales if family.is_exact and outputs[name] is not None), None)
     common = Encoding(family.role, family.kind, codes, sign)
     if not family.holds_zero:
-        outputs = _outputs(family, parameters[best].tensor) if best else 0
-        yield codes, replace(common, holds_zero=False, instead=best, outputs=outputs)
+        yield (
+            codes,
+            replace(
+                common, holds_zero=False, instead=best, outputs=outputs[best] if best else None
+            ),
+        )
     for name in scales:
-        role = Role.MAGNITUDE if family.role is Role.DIRECTION else Role.SCALE
-        outputs = _outputs(family, parameters[name].tensor)
-        yield name, replace(
-            common, role=role, holds_zero=name in zeros and family.is_linear, outputs=outputs,
-            instead=codes if family.holds_zero else None,
-        )  # fmt: skip
+        yield (
+            name,
+            replace(
+                common,
+                role=Role.MAGNITUDE if family.role is Role.DIRECTION else Role.SCALE,
+                holds_zero=family.is_linear and _has_zero(parameters[name].tensor),
+                instead=codes if family.holds_zero else None,
+                outputs=outputs[name],
+            ),
+        )
     for ends, role in ((family.offsets, Role.OFFSET), (family.parts, Role.PART)):
         for name in (stem + end for end in ends):
             if name in parameters:
                 yield name, replace(common, role=role, holds_zero=False, instead=best)
 
 
-def _can_be_zero(scale: TensorInfo) -> bool:
-    """Whether the scale has dims, and a zero: exponents alone (E8M0, or bytes) have none."""
-    return len(scale.shape) > 1 and scale.dtype not in ("U8", "F8_E8M0")
+def _has_zero(scale: TensorInfo) -> bool:
+    """Whether there is a zero: exponents alone, E8M0 or in bytes, have none."""
+    return scale.dtype not in ("U8", "F8_E8M0")
 
 
-def _outputs(family: _Family, scale: TensorInfo) -> int:
-    """The dim of `scale` that counts the outputs; of a weight norm the one that is no 1."""
-    if family.role is not Role.DIRECTION:
-        return family.outputs
-    return next((dim for dim, size in enumerate(scale.shape) if size > 1), 0)
+def _outputs(family: _Family, codes: TensorInfo, scale: TensorInfo) -> int | None:
+    """The dim of `scale` that has an index for each output; None if there is none, or no zero."""
+    sizes = scale.shape
+    if len(sizes) < 2 or not _has_zero(scale):
+        return None
+    if family.role is Role.DIRECTION:  # the dim that is no 1
+        return next((dim for dim, size in enumerate(sizes) if size > 1), 0)
+    if family.outputs == 1:  # several inputs or outputs in a word
+        return 1 if len(codes.shape) > 1 and sizes[1] % max(codes.shape[1], 1) == 0 else None
+    fits = [dim for dim, size in enumerate(sizes) if codes.shape[:1] == (size,)]
+    if family.outputs is None:
+        return fits[0] if len(fits) == 1 else None
+    return 0 if 0 in fits else None

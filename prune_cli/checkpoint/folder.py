@@ -46,8 +46,10 @@ def read_folder(folder: Path, loading: Loading, *, index: str | None = None) -> 
     layout = find_indexed(folder, names, index) if index else _find(folder, names)
     if is_torch_file(layout.name):
         checkpoint = open_file(folder / layout.name, loading)
+        outputs = find_outputs(folder, names)
         note = f"{layout.name} is used, the only checkpoint in {folder}"
-        return replace(checkpoint, notes=(note, *checkpoint.notes))
+        passed_over = f" but outputs of earlier runs: {', '.join(outputs)}" if outputs else ""
+        return replace(checkpoint, notes=(note + passed_over, *checkpoint.notes))
     checkpoint = _read_files(folder, layout, loading)
     beside = _look_around(folder, layout, loading)
     unpruned = list_unpruned(beside.others)
@@ -108,7 +110,8 @@ def _look_around(folder: Path, layout: Layout, loading: Loading) -> _Beside:
     rest = [name for name in rest if name not in links]
     if loading.copy_all:
         return _Beside(tuple(rest), (), (), links)
-    forms = {*layout.passed_over, *layout.stale, *other_forms(rest)}
+    rest = [name for name in rest if name not in layout.stale]
+    forms = {*layout.passed_over, *other_forms(rest)}
     outputs = {*find_outputs(folder, rest)} - forms
     return _Beside(
         tuple(name for name in rest if name not in forms | outputs),
@@ -120,11 +123,11 @@ def _look_around(folder: Path, layout: Layout, loading: Loading) -> _Beside:
 
 def _notes(layout: Layout, beside: _Beside) -> Iterator[str]:
     if layout.stale:
-        yield f"{', '.join(layout.stale)} names files that are not there, so it is not used"
+        yield f"{', '.join(layout.stale)} names files that are not there, so it is left out"
     if beside.forms:
         yield (
-            f"{layout.name} is used, and weights of the same model in another form are "
-            f"not copied; left out are {', '.join(beside.forms)} (--copy-all copies them)"
+            f"{layout.name} is used, and left out are {', '.join(beside.forms)}: the same weights "
+            "in another form (--copy-all copies them)"
         )
     if beside.outputs:
         yield f"outputs of earlier runs are left out: {', '.join(beside.outputs)}"
@@ -162,8 +165,8 @@ def _choose(folder: Path, patterns: Sequence[str]) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir())
     own = [] if find_layout(folder, names) is None else ["."]
     there = own + subfolders_with_checkpoints(folder)
-    deeper = [p for p in patterns if "/" in p and is_inside(p) and (folder / p).is_dir()]
-    chosen = [name for name in (*there, *deeper) if any(fnmatchcase(name, p) for p in patterns)]
+    spelt_out = [p for p in patterns if is_inside(p) and (folder / p).is_dir()]
+    chosen = [name for name in (*there, *spelt_out) if any(fnmatchcase(name, p) for p in patterns)]
     idle = [p for p in patterns if not any(fnmatchcase(name, p) for name in chosen)]
     if idle:
         listed = f"there is {', '.join(there)}" if there else "there is none"
@@ -288,5 +291,5 @@ def _check_weight_map(checkpoint: Checkpoint, layout: Layout) -> None:
             f"{checkpoint.path / (layout.index or '')} does not fit its shards: "
             + "; ".join(misplaced[:20])
             + ("" if len(misplaced) <= 20 else f"; and {len(misplaced) - 20} more")
-            + ". Is it of another version of the model? Without it the shards are read as they are"
+            + ". If the index is stale, remove it: the shards are then read as they are"
         )

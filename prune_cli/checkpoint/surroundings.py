@@ -15,6 +15,9 @@ from prune_cli.errors import InputError
 STAGING = ".prune-cli-partial"
 """The folder in an output folder that holds what a run has not finished yet."""
 
+FOLDER_REPORT = "prune-report.json"
+"""What the report is called inside an output folder."""
+
 _OTHER_FORMS = (
     *("pytorch_model*.bin", "diffusion_pytorch_model*.bin", "adapter_model*.bin"),
     *("*.bin.index.json", "*.bin.index.*.json", "consolidated*.pth", "consolidated*.safetensors"),
@@ -116,11 +119,15 @@ def find_torch_file(folder: Path, names: Sequence[str]) -> str | None:
 
 
 def subfolders_with_checkpoints(folder: Path) -> list[str]:
-    """Return the folders directly in `folder` that hold a checkpoint, or several."""
+    """Return the folders directly in `folder` that hold a checkpoint, or several.
+
+    Outputs of prune-cli, which hold its report, are not among them while they keep their name.
+    """
     return [
         entry.name
         for entry in sorted(folder.iterdir())
-        if entry.is_dir() and entry.name not in (STAGING, *_OTHER_FOLDERS) and _has_one(entry)
+        if entry.is_dir() and entry.name not in (STAGING, *_OTHER_FOLDERS)
+        if _output_of(entry / FOLDER_REPORT) != entry.name and _has_one(entry)
     ]
 
 

@@ -96,7 +96,8 @@ def _report(
     from prune_cli.report.comparison import compare_reports, comparison_to_json
     from prune_cli.report.finding import read_reports
     from prune_cli.report.groups import show_groups_as_tensors
-    from prune_cli.report.rows import list_runs, list_tensors
+    from prune_cli.report.rows import list_runs
+    from prune_cli.report.tensors import list_tensors
     from prune_cli.show import console
     from prune_cli.show.comparison import print_comparison, print_report
     from prune_cli.show.listing import print_rows
@@ -119,7 +120,12 @@ def _report(
         console.write_stdout(comparison_to_json(compare_reports(rows)))
     elif form:
         one = len(found) == 1
-        print_rows(list_tensors(*rows.values()) if one else list_runs(compare_reports(rows)), form)
+        print_rows(
+            list_tensors(next(iter(rows.values())).tensors)
+            if one
+            else list_runs(compare_reports(rows)),
+            form,
+        )
     elif page.html != STDOUT and not messages.quiet:
         if len(found) > 1:
             print_comparison(compare_reports(rows))

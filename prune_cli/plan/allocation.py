@@ -42,6 +42,7 @@ class Layer:
         live: how many channels are not pruned yet.
         step: channels are left in multiples of this; a layer that loses none stays as it is.
         at_least: how many channels stay, if there are so many.
+        copies: how many such tensors lose the same number of channels.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Layer:
     live: int
     step: int = 1
     at_least: int = 0
+    copies: int = 1
 
     @property
     def live_shape(self) -> tuple[int, ...]:
@@ -58,8 +60,9 @@ class Layer:
 
     @property
     def width(self) -> int:
-        """The number of elements of one channel."""
-        return math.prod(self.shape[: self.dim]) * math.prod(self.shape[self.dim + 1 :])
+        """The number of elements of one channel, of all copies."""
+        before, after = self.shape[: self.dim], self.shape[self.dim + 1 :]
+        return self.copies * math.prod(before) * math.prod(after)
 
     @property
     def elements(self) -> int:

@@ -36,7 +36,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def edit_config(raw: Mapping[str, Any], changes: Mapping[str, int]) -> dict[str, Any]:
+def edit_config(raw: Mapping[str, Any], changes: Mapping[str, int | float]) -> dict[str, Any]:
     """Return a copy of a config with some numbers replaced, or added where it has a default.
 
     Example:

@@ -165,7 +165,7 @@ class ShrinkPlan:
     kept: Kept
     shapes: Mapping[str, tuple[int, ...]]
     attributes: Mapping[str, Mapping[str, Attribute]]
-    config: Mapping[str, int]
+    config: Mapping[str, int | float]
     groups: tuple[Group, ...]
     whole: tuple[Whole, ...]
     effect: Effect

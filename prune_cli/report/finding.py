@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import InputError
 from prune_cli.report.report import Report, read_report
-from prune_cli.write.target import FOLDER_REPORT, report_path
+from prune_cli.write.target import report_path
 
 
 def find_report(path: Path) -> Path:

@@ -5,23 +5,20 @@ See also: `prune_cli.show.page`, a whole page with pictures.
 
 from html import escape
 
-from prune_cli.report.formats import Column, Kind, show_cell
+from prune_cli.report.formats import Column, Kind, Rows, show_cell
 from prune_cli.report.numbers import format_count
-from prune_cli.report.report import Report
-from prune_cli.report.rows import list_tensors
 
 _MOST_ROWS = 30
 
 
-def to_html(report: Report) -> str:
-    """Return a table of the tensors of `report`, of which the first 30 are shown."""
-    rows = list_tensors(report)
+def to_html(title: str, rows: Rows) -> str:
+    """Return a table of `rows`, of which the first 30 are shown, under its title."""
     body = "".join(_row(row, rows.columns) for row in rows.rows[:_MOST_ROWS])
     more = len(rows.rows) - _MOST_ROWS
     below = f"<p>and {format_count(more, 'more tensor')}</p>" if more > 0 else ""
     heading = "".join(f"<th>{escape(column.heading)}</th>" for column in rows.columns)
     return (
-        f"<p>{escape(repr(report)[1:-1])}</p>"
+        f"<p>{escape(title)}</p>"
         f"<table><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table>{below}"
     )
 

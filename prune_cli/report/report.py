@@ -20,7 +20,9 @@ from prune_cli.jsontext import check_keys, decode, encode
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
 from prune_cli.plan.shrink import ShrinkPlan
+from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
+from prune_cli.report.tensors import list_tensors
 from prune_cli.write.atomic import write_file
 from prune_cli.write.checks import check_can_write
 
@@ -129,9 +131,7 @@ class Report:
         )
 
     def _repr_html_(self) -> str:
-        from prune_cli.report.notebook import to_html
-
-        return to_html(self)
+        return to_html(repr(self)[1:-1], list_tensors(self.tensors))
 
 
 def make_report(

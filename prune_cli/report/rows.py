@@ -1,23 +1,12 @@
-"""Reports as rows, for tables in other programs: a row for each tensor of one, or each run of many.
+"""Reports as rows, for tables in other programs: a row for each run, or group of runs.
 
-See also: formats.py, which makes text of rows.
+See also: tensors.py, the tensors of one; formats.py, which makes text of rows.
 """
 
-from prune_cli.checkpoint.names import natural_key
+from prune_cli.amounts import Amount
+from prune_cli.plan.choice import Choice
 from prune_cli.report.comparison import Comparison, RunGroup
 from prune_cli.report.formats import Cell, Column, Kind, Rows
-from prune_cli.report.report import Report
-
-_OF_TENSORS = (
-    Column("name", Kind.TEXT, "tensor"),
-    Column("dtype", Kind.TEXT),
-    Column("shape", Kind.TEXT),
-    Column("dim"),
-    Column("channels"),
-    Column("already_pruned", title="before"),
-    Column("pruned"),
-    Column("pruned_part", Kind.PART, "part"),
-)
 
 _OF_RUNS = (
     Column("report", Kind.TEXT),
@@ -42,32 +31,13 @@ _OF_GROUPS = (
 )
 
 
-def list_tensors(report: Report) -> Rows:
-    """Return a row for each tensor of `report`, in natural order."""
-    items = sorted(report.tensors, key=lambda item: natural_key(item.name))
-    rows = (
-        (
-            item.name,
-            item.dtype,
-            "x".join(map(str, item.shape)),
-            item.dim,
-            item.channels,
-            len(item.already_pruned),
-            len(item.pruned),
-            len(item.pruned) / item.channels if item.channels else 0.0,
-        )
-        for item in items
-    )
-    return Rows(_OF_TENSORS, tuple(rows))
-
-
 def list_runs(comparison: Comparison) -> Rows:
     """Return a row for each run of `comparison`."""
     rows = (
         (
             run.report,
             run.input,
-            None if run.amount is None else str(run.amount),
+            _amount(run.amount, run.choice),
             run.dim,
             run.seed,
             run.tensors,
@@ -86,9 +56,16 @@ def list_groups(comparison: Comparison) -> Rows:
 
 
 def _group(group: RunGroup) -> tuple[Cell, ...]:
-    amount = None if group.amount is None else str(group.amount)
+    amount = _amount(group.amount, group.choice)
     runs, likeness = len(group.runs), group.likeness
     if likeness is None:
         return (amount, group.dim, runs, 0, None, None, None)
     measured = (likeness.mean, likeness.sigma, likeness.by_chance)
     return (amount, group.dim, runs, likeness.pairs, *measured)
+
+
+def _amount(amount: Amount | None, choice: Choice | None) -> str | None:
+    """Return the amount, or the target in its place."""
+    if choice and choice.target:
+        return choice.target
+    return None if amount is None else str(amount)

@@ -75,6 +75,9 @@ def _cuts(
             return [("weight", 0 if module.transposed else 1, within)]
         case _CONV():
             return [("weight", 1 if module.transposed else 0, channels), ("bias", 0, channels)]
+        case _ if is_conv1d(module):
+            out = [("weight", 1, channels), ("bias", 0, channels)]
+            return [("weight", 0, channels)] if side == "in" else out
         case nn.Linear() if side == "in":
             return [("weight", 1, channels)]
         case nn.Linear():
@@ -93,6 +96,12 @@ def _cuts(
                 raise NotSliceableError("it normalises over several axes")
             return [(name, 0, channels) for name in ("weight", "bias") if hasattr(module, name)]
     raise NotSliceableError(f"the channels of a {type(module).__name__} cannot be sliced")
+
+
+def is_conv1d(module: object) -> bool:
+    """Whether it is transformers' Conv1D: a linear layer whose weight is transposed."""
+    kind = type(module)
+    return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -177,6 +186,8 @@ def _attributes(module: nn.Module, sizes: Mapping[str, tuple[int, ...]]) -> dict
             if module.transposed:
                 out, inner = inner * groups, out // groups
             return {"out_channels": out, "in_channels": inner * groups, "groups": groups}
+        case _ if is_conv1d(module):
+            return {"nx": sizes["weight"][0], "nf": sizes["weight"][1]}
         case nn.Linear():
             return {"out_features": sizes["weight"][0], "in_features": sizes["weight"][1]}
         case nn.Embedding():

@@ -14,6 +14,7 @@ import contextlib
 import gc
 import importlib
 import os
+import queue
 import resource
 import subprocess
 import sys
@@ -21,15 +22,27 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from prune_cli import errors
 from prune_cli.errors import PruneError, RequestError
 from prune_cli.plan.shrink import ShrinkPlan
-from prune_cli.shrink.request import Failure, OnStage, Request, Source, Task
+from prune_cli.shrink.request import (
+    Failure,
+    OnStage,
+    Request,
+    Score,
+    Site,
+    Sites,
+    Source,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from prune_cli.plan.scores import Ranks
 
 DEFAULT_TIME_LIMIT = 300.0
 """Seconds; what is left of the child's imports is part of it."""
@@ -86,6 +99,7 @@ class PlanningChild:
         time_limit: float = DEFAULT_TIME_LIMIT,
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
         on_stage: OnStage | None = None,
+        score: Score | None = None,
     ) -> ShrinkPlan:
         """Plan what a shrunk model lacks, from shapes alone.
 
@@ -96,6 +110,7 @@ class PlanningChild:
             time_limit: in seconds from now.
             memory_limit: in bytes, beyond what the imports take; where the system can limit it.
             on_stage: called with what the planning is doing.
+            score: reads what ranks the channels, where they are not drawn.
 
         Raises:
             RequestError: the model cannot be followed, or not within the limits; it does not fit
@@ -105,7 +120,7 @@ class PlanningChild:
         path = (str(Path.cwd()), *sys.path)
         with contextlib.suppress(BrokenPipeError):
             self._connection.send(Task(path, source, wanted, checkpoint, memory_limit))
-        answer = self._answer(source, time_limit, on_stage or _ignore)
+        answer = self._answer(source, time_limit, on_stage or _ignore, score)
         if isinstance(answer, ShrinkPlan):
             return answer
         kind = getattr(errors, answer.kind, None)
@@ -113,20 +128,28 @@ class PlanningChild:
             raise kind(answer.message)
         raise RuntimeError(f"planning failed:\n{answer.message}")
 
-    def _answer(self, source: Source, time_limit: float, on_stage: OnStage) -> ShrinkPlan | Failure:
+    def _answer(
+        self, source: Source, time_limit: float, on_stage: OnStage, score: Score | None
+    ) -> ShrinkPlan | Failure:
         stage, end = "importing torch", time.monotonic() + time_limit
         while True:
             on_stage(stage)
             if not self._connection.poll(max(end - time.monotonic(), 0)):
                 raise RequestError(_too_long(time_limit, stage))
             said = self._receive(source)
-            if not isinstance(said, str):
+            if isinstance(said, Sites) and score:
+                began = time.monotonic()
+                on_stage("ranking channels by their weights")
+                self._connection.send(score(said.sites))
+                end += time.monotonic() - began  # reading is not planning
+            elif isinstance(said, str):
+                stage = said
+            elif not isinstance(said, Sites):
                 return said
-            stage = said
 
-    def _receive(self, source: Source) -> str | ShrinkPlan | Failure:
+    def _receive(self, source: Source) -> str | Sites | ShrinkPlan | Failure:
         try:
-            said: str | ShrinkPlan | Failure = self._connection.recv()
+            said: str | Sites | ShrinkPlan | Failure = self._connection.recv()
         except (EOFError, ConnectionResetError):
             raise RequestError(
                 f"planning for {source.model} exited without output{self._last_words()}; "
@@ -170,9 +193,16 @@ def main(connection: Connection) -> None:
         task: Task = connection.recv()
     except EOFError:
         return  # nobody asks any more
-    threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, answers), daemon=True).start()
     sys.path[:] = list(dict.fromkeys(task.path))
-    connection.send(_answer(task, connection.send))
+
+    def score(sites: Sequence[Site]) -> "Sequence[Ranks]":
+        connection.send(Sites(tuple(sites)))
+        found: Sequence[Ranks] = answers.get()
+        return found
+
+    connection.send(_answer(task, connection.send, score))
 
 
 def _prepare() -> None:
@@ -183,12 +213,12 @@ def _prepare() -> None:
             importlib.import_module(name)
 
 
-def _answer(task: Task, on_stage: OnStage) -> ShrinkPlan | Failure:
+def _answer(task: Task, on_stage: OnStage, score: Score) -> ShrinkPlan | Failure:
     try:
         from prune_cli.shrink.planning import plan_shrink
 
         _limit_memory(task.memory_limit)
-        return plan_shrink(task.source, task.wanted, task.checkpoint, on_stage)
+        return plan_shrink(task.source, task.wanted, task.checkpoint, on_stage, score)
     except PruneError as error:
         return Failure(type(error).__name__, str(error))
     except MemoryError:
@@ -216,10 +246,11 @@ def _too_large(limit: int) -> str:
     )
 
 
-def _die_with_parent(connection: Connection) -> None:
-    """Wait until nobody holds the other end: a parent that was killed cannot end its child."""
+def _listen(connection: Connection, answers: queue.SimpleQueue[Any]) -> None:
+    """Pass on answers until nobody holds the other end: a killed parent cannot end its child."""
     with contextlib.suppress(EOFError, OSError):
-        connection.recv()
+        while True:
+            answers.put(connection.recv())
     os._exit(1)
 
 

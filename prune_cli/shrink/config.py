@@ -7,8 +7,11 @@ counts. Not here: reading and editing config.json (huggingface.py).
 from __future__ import annotations
 
 import itertools
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from torch import nn
 
@@ -18,15 +21,26 @@ from prune_cli.shrink.huggingface import ModelFolder
 from prune_cli.shrink.proposals import Proposal, Proposer, Unit, places
 from prune_cli.shrink.subject import Subject
 
+Numbers = Mapping[str, int | float | None]
+"""The numbers of a config, and what could be one, by dotted key."""
+
+Changes = Mapping[str, int | float]
+"""What is new in a config: dotted key to new value."""
+
+_HIDDEN_SIZES = {"n_inner", "intermediate_size", "ffn_dim", "ffn_hidden_size", "hidden_dim", "d_ff"}
+_MOST_ROUNDING = 0.1
+"""What part of the channels may go beyond what was asked for: MobileNet rounds by as much."""
+
+_RATIO = re.compile(r"(.*[._])?(ratio|multiplier|expansion_factor)s?(\.\d+)?")
+
 
 def by_number(proposer: Proposer, folder: ModelFolder, proposals: list[Proposal]) -> list[Unit]:
     """Sort proposals by the numbers of the config that stand for them, as few as possible."""
     units: list[Unit] = []
     rest = {proposal.coupling.root: proposal for proposal in proposals}
-    for keys, value in _combinations(folder.numbers()):
-        counts = {count for p in rest.values() for count in _counts(p, value)}
-        if counts:
-            changes = dict.fromkeys(keys, value - min(counts))
+    numbers = folder.numbers()
+    for propose in (_counted, _unset, _ratios):
+        for changes in propose(numbers, rest):
             unit = _unit_of_numbers(proposer, folder, changes, list(rest.values()))
             for root in unit.roots if unit else ():
                 del rest[root]
@@ -36,8 +50,42 @@ def by_number(proposer: Proposer, folder: ModelFolder, proposals: list[Proposal]
     return units
 
 
+def _counted(numbers: Numbers, rest: Mapping[str, Proposal]) -> Iterator[Changes]:
+    """Numbers that are those of channels, less."""
+    counting = {key: value for key, value in numbers.items() if type(value) is int and value > 1}
+    for keys, value in _combinations(counting):
+        counts = {count for p in rest.values() for count in _counts(p, value)}
+        if counts:
+            yield dict.fromkeys(keys, value - min(counts))
+
+
+def _unset(numbers: Numbers, rest: Mapping[str, Proposal]) -> Iterator[Changes]:
+    """Numbers that are not set, so that a multiple of another stands for them."""
+    for key, value in numbers.items():
+        if value is None and key.rpartition(".")[2] in _HIDDEN_SIZES:
+            left = Counter(len(p.coupling.channels) - len(p.removed) for p in rest.values())
+            yield from ({key: count} for count, _ in left.most_common())
+
+
+def _ratios(numbers: Numbers, rest: Mapping[str, Proposal]) -> Iterator[Changes]:
+    """Numbers by which others are multiplied: a ratio of 4 becomes 3 where a quarter goes."""
+    for key, value in numbers.items():
+        if value and _RATIO.fullmatch(key):
+            for part in _parts_left(rest.values()):
+                less = value * part.numerator / part.denominator
+                if type(value) is float or less.is_integer():
+                    yield {key: type(value)(less)}
+
+
+def _parts_left(proposals: Iterable[Proposal]) -> list[Fraction]:
+    """What part of its channels a proposal leaves, the most frequent first."""
+    wholes = [(len(p.coupling.channels), len(p.removed)) for p in proposals]
+    counts = Counter(Fraction(whole - gone, whole) for whole, gone in wholes)
+    return [part for part, _ in counts.most_common()]
+
+
 def _unit_of_numbers(
-    proposer: Proposer, folder: ModelFolder, changes: Mapping[str, int], proposals: list[Proposal]
+    proposer: Proposer, folder: ModelFolder, changes: Changes, proposals: list[Proposal]
 ) -> Unit | None:
     """The proposals that these changes of the config come to, if they come to nothing else."""
     try:
@@ -57,6 +105,8 @@ def _with_count(proposer: Proposer, proposal: Proposal, count: int) -> Proposal:
     if count == len(proposal.removed):
         return proposal
     if proposer.zeros is None:
+        if count - len(proposal.removed) > len(proposal.coupling.channels) * _MOST_ROUNDING:
+            raise NotSliceableError("the number in config.json would take many more channels")
         return proposer.drawn(proposal.coupling, proposal.rule, count)
     if count > len(proposal.removed):
         raise NotSliceableError("too few of its channels are zero")
@@ -66,7 +116,7 @@ def _with_count(proposer: Proposer, proposal: Proposal, count: int) -> Proposal:
     )
 
 
-def config_of(units: Sequence[Unit]) -> dict[str, int]:
+def config_of(units: Sequence[Unit]) -> dict[str, int | float]:
     """Everything that these units change in the config: dotted key to new value."""
     return {key: value for unit in units for key, value in unit.config.items()}
 

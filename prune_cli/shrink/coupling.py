@@ -10,12 +10,13 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from torch import nn
 
 from prune_cli.errors import RequestError, UsageError
-from prune_cli.shrink.channels import Cut, NotSliceableError, Side, blocks, cuts
+from prune_cli.shrink.channels import Cut, NotSliceableError, Side, blocks, cuts, is_conv1d
 from prune_cli.shrink.trace import call_model, tensors_in
 
 _ROOTS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding)
@@ -53,7 +54,7 @@ class CouplingGraph:
         """Every coupling once, its root the first tensor in the order of the state dict."""
         covered: dict[nn.Module, set[int]] = {}
         for module in self._model.modules():
-            if not isinstance(module, _ROOTS) or module not in self._graph.module2node:
+            if not _makes_channels(module) or module not in self._graph.module2node:
                 continue
             size = self._graph.get_pruner_of_module(module).get_out_channels(module)
             channels = [i for i in range(size) if i not in covered.get(module, ())]
@@ -76,7 +77,7 @@ class CouplingGraph:
         makers = tuple(
             self._paths[item.module]
             for item in members
-            if item.side == "out" and isinstance(item.module, _ROOTS)
+            if item.side == "out" and _makes_channels(item.module)
         )
         obstacle = None
         try:
@@ -108,7 +109,7 @@ class CouplingGraph:
     def _root_tensor(self, module: nn.Module) -> tuple[str, int]:
         transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
         path = self._paths[module]
-        dim = 1 if transposed or isinstance(module, nn.Embedding) else 0
+        dim = 1 if transposed or isinstance(module, nn.Embedding) or is_conv1d(module) else 0
         return f"{path}.weight" if path else "weight", dim
 
     def _cuts(self, item: _Item) -> Iterator[Cut]:
@@ -130,11 +131,12 @@ class CouplingGraph:
             raise NotSliceableError(
                 f"Torch-Pruning cannot follow its channels ({type(error).__name__}: {error})"
             ) from error
+        shared: dict[int, dict[int, int]] = {}  # most steps have the very same indices
         for step in reached:
-            target, owners = step.node, {index.idx: index.root_idx for index in step.indices}
+            target, owners = step.node, shared.get(id(step.indices))
+            if owners is None:
+                owners = shared[id(step.indices)] = _owners(step)
             side: Side = "out" if self._graph.is_out_channel_pruning_fn(step.handler) else "in"
-            if None in owners.values():  # its mapping of repeated heads gives no root
-                raise NotSliceableError("Torch-Pruning does not say which channels go together")
             is_output = type(target.module).__name__ == "_OutputOp" or (
                 side == "out" and not target.outputs
             )
@@ -186,14 +188,21 @@ class _Reached:
     """What a walk has reached. A class because every step of it adds something."""
 
     def __init__(self) -> None:
-        self._steps: dict[tuple[int, Any], dict[tuple[Any, ...], _Step]] = {}
+        self._steps: dict[tuple[int, Any], list[_Step]] = {}
+        self._alike: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
         self._visited: set[int] = set()
         self._count = 0
 
     def add(self, step: _Step) -> bool:
         """Note a step, and tell whether it is new."""
-        of_node = self._steps.setdefault((id(step.node), step.handler), {})
-        return of_node.setdefault(step.indices, step) is step
+        place = (id(step.node), step.handler)
+        ends = (*place, step.indices[0], step.indices[-1])  # to hash all of them takes longer
+        alike = self._alike.setdefault(ends, [])
+        if step.indices in alike:
+            return False
+        alike.append(step.indices)
+        self._steps.setdefault(place, []).append(step)
+        return True
 
     def count(self, step: _Step) -> None:
         """Count what is looked at.
@@ -208,15 +217,26 @@ class _Reached:
 
     def merged(self) -> list[_Step]:
         """Everything that goes of each node, in one step, in the order in which it was reached."""
-        return [_merge(list(steps.values())) for steps in self._steps.values()]
+        return list(map(_merge, self._steps.values()))
 
 
 def _merge(steps: list[_Step]) -> _Step:
+    if len(steps) == 1:
+        return steps[0]
     first = {index.idx: index for step in reversed(steps) for index in reversed(step.indices)}
     ordered = dict.fromkeys(index.idx for step in steps for index in step.indices)
     return replace(steps[0], indices=tuple(first[index] for index in ordered))
 
 
+def _owners(step: _Step) -> dict[int, int]:
+    """The channel of the root that each index goes with."""
+    owners: dict[int, int] = dict(step.indices)
+    if None in owners.values():  # its mapping of repeated heads gives no root
+        raise NotSliceableError("Torch-Pruning does not say which channels go together")
+    return owners
+
+
+@cache
 def _index(channel: int) -> Any:
     from torch_pruning._helpers import _HybridIndex
 
@@ -224,10 +244,45 @@ def _index(channel: int) -> Any:
 
 
 def _mapped(dependency: Any, step: _Step) -> tuple[Any, ...]:
+    mappings = list(filter(None, dependency.index_mapping))
+    if not mappings:
+        return step.indices
     indices = list(step.indices)
-    for mapping in filter(None, dependency.index_mapping):
+    for mapping in mappings:
         indices = mapping(indices)
     return tuple(indices)
+
+
+def _makes_channels(module: object) -> bool:
+    return isinstance(module, _ROOTS) or is_conv1d(module)
+
+
+class _Conv1DPruner:
+    """What Torch-Pruning asks of a kind of module that it does not know: transformers' Conv1D.
+
+    Its functions are never called: they name what the graph triggers.
+    """
+
+    pruning_dim = 1
+
+    def prune_out_channels(self, layer: nn.Module, indices: Sequence[int]) -> nn.Module:
+        """Stand for what goes of the channels that it makes."""
+        raise NotImplementedError
+
+    def prune_in_channels(self, layer: nn.Module, indices: Sequence[int]) -> nn.Module:
+        """Stand for what goes of the channels that it reads."""
+        raise NotImplementedError
+
+    def get_out_channels(self, layer: Any) -> int:
+        """Return how many channels it makes."""
+        return int(layer.weight.shape[1])
+
+    def get_in_channels(self, layer: Any) -> int:
+        """Return how many channels it reads."""
+        return int(layer.weight.shape[0])
+
+
+_CONV1D = _Conv1DPruner()
 
 
 @dataclass(frozen=True)
@@ -281,6 +336,9 @@ def _dependency_graph(model: nn.Module, inputs: Any) -> Any:
                 model,
                 example_inputs=inputs,
                 forward_fn=call_model,
+                customized_pruners={
+                    type(module): _CONV1D for module in model.modules() if is_conv1d(module)
+                },
                 output_transform=_differentiable,
                 verbose=False,
             )

@@ -29,7 +29,7 @@ class ModelFolder:
     path: Path
     raw: Mapping[str, Any]
 
-    def build(self, changes: Mapping[str, int] | None = None) -> nn.Module:
+    def build(self, changes: Mapping[str, int | float] | None = None) -> nn.Module:
         """The model on meta, with some numbers of the config changed.
 
         Attention is the plain implementation, which shows every operation.
@@ -39,7 +39,7 @@ class ModelFolder:
         """
         return self._build(changes or {}, "meta", attn_implementation="eager")
 
-    def build_to_run(self, changes: Mapping[str, int] | None = None) -> nn.Module:
+    def build_to_run(self, changes: Mapping[str, int | float] | None = None) -> nn.Module:
         """The model on the CPU, as it runs, with the weights that its code gives it.
 
         Raises:
@@ -47,7 +47,7 @@ class ModelFolder:
         """
         return self._build(changes or {}, "cpu")
 
-    def _build(self, changes: Mapping[str, int], device: str, **options: str) -> nn.Module:
+    def _build(self, changes: Mapping[str, int | float], device: str, **options: str) -> nn.Module:
         config, model_class = self._config(changes, **options), self._architecture()
         config.use_cache = False
         try:
@@ -74,8 +74,8 @@ class ModelFolder:
             raise RequestError(f"transformers cannot load {self.path}: {error}") from error
         return model.eval()
 
-    def numbers(self) -> dict[str, int]:
-        """The whole numbers of the config, by dotted key: "intermediate_size", "hidden_sizes.0"."""
+    def numbers(self) -> dict[str, int | float | None]:
+        """The numbers of the config and what is not set, by key: "mlp_ratio", "hidden_sizes.0"."""
         known = self._config({}).to_dict()
         return dict(_numbers(known, ""))
 
@@ -123,7 +123,7 @@ class ModelFolder:
             )
         return found
 
-    def _config(self, changes: Mapping[str, int], **options: str) -> Any:
+    def _config(self, changes: Mapping[str, int | float], **options: str) -> Any:
         """The config as an object of transformers, made of what is allowed of it."""
         transformers, kind = _transformers(), self.raw.get("model_type")
         if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
@@ -178,8 +178,8 @@ def read_folder(path: str | Path) -> ModelFolder:
     return ModelFolder(Path(path), read_config(Path(path)))
 
 
-def _numbers(value: Any, key: str) -> Iterator[tuple[str, int]]:
-    if type(value) is int and value > 1:
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float | None]]:
+    if value is None or type(value) in (int, float):
         yield key, value
     items = (
         value.items()

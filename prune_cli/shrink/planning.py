@@ -8,12 +8,15 @@ build on meta ─► trace ─► couple ─► draw (or take the zeros) ─► 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
 
 from prune_cli.errors import RequestError
+from prune_cli.plan.budget import Target, parse_target
+from prune_cli.plan.scores import Ranks
 from prune_cli.plan.shrink import Effect, Group, Resizing, ShrinkPlan, Whole
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
 from prune_cli.shrink.axes import Axes, Axis, Owner
@@ -31,11 +34,16 @@ from prune_cli.shrink.proposals import (
     in_all_blocks,
     places,
 )
-from prune_cli.shrink.request import OnStage, Request, Source
+from prune_cli.shrink.request import OnStage, Request, Score, Site, Source
+from prune_cli.shrink.sizing import Candidate, Cost, find_candidates, set_sizes
 from prune_cli.shrink.subject import Shapes, checkpoint_names, make_subject, renamed_zeros
 from prune_cli.shrink.trace import trace
 
 Build = Callable[[Sequence[Unit]], nn.Module]
+
+
+def _no_scores(_: Sequence[Site]) -> Sequence[Ranks]:
+    raise RequestError("channels are ranked by their weights, and there is no checkpoint")
 
 
 def plan_shrink(
@@ -43,6 +51,7 @@ def plan_shrink(
     options: Request,
     checkpoint: Shapes | None,
     on_stage: OnStage = lambda _: None,
+    score: Score = _no_scores,
 ) -> ShrinkPlan:
     """Plan to shrink the model of `source`.
 
@@ -52,6 +61,7 @@ def plan_shrink(
         checkpoint: The shape of each tensor of the checkpoint, which must be the model's; None
             to plan for the model alone.
         on_stage: Called with what is being done.
+        score: What ranks channels that are not drawn.
 
     Raises:
         RequestError: The model cannot be followed, does not fit the checkpoint, or loses nothing.
@@ -64,9 +74,82 @@ def plan_shrink(
     on_stage("following which channels depend on each other")
     planner = _Planner(subject, options, renamed_zeros(options.zeros, names, subject))
     units = planner.units_of_config(folder) if folder else planner.units()
-    if not units:
+    if options.choice and units:
+        on_stage("solving how much of each group goes")
+        units = _Chooser(planner, folder, source).units(units, score)
+    if not any(proposal.removed for unit in units for proposal in unit.proposals):
         raise RequestError(_nothing_goes(planner.whole))
     return _to_plan(planner, units, names, folder)
+
+
+class _Chooser:
+    """Sizes what the model agrees with. A class because all of it needs the same three."""
+
+    def __init__(self, planner: _Planner, folder: ModelFolder | None, source: Source) -> None:
+        self.planner, self.folder, self.source = planner, folder, source
+        assert planner.options.choice is not None
+        self.choice = planner.options.choice
+
+    def units(self, tried: Sequence[Unit], score: Score) -> list[Unit]:
+        """The units as the choice sizes them; what does not agree at that size is left whole.
+
+        Then the others make up for it, so all is solved again.
+        """
+        left = find_candidates(self.planner, tried, self._numbers(), score)
+        while left:
+            sized = self._sized(left)
+            going = [unit for unit in sized if any(p.removed for p in unit.proposals)]
+            agreed = self.planner.agreed(going, self.build)
+            if len(agreed) == len(going):
+                return self.planner.in_order(sized)
+            roots = {root for unit in going for root in unit.roots}
+            roots -= {root for unit in agreed for root in unit.roots}
+            left = [each for each in left if not each.unit.roots & roots]
+        return []
+
+    def build(self, units: Sequence[Unit]) -> nn.Module:
+        """The model without the channels of the units."""
+        return self.folder.build(config_of(units)) if self.folder else self.planner.resized(units)
+
+    def _numbers(self) -> Mapping[str, int | float | None]:
+        return self.folder.numbers() if self.folder else {}
+
+    def _sized(self, candidates: Sequence[Candidate]) -> list[Unit]:
+        target = parse_target(self.choice.target) if self.choice.target else None
+        return set_sizes(
+            candidates, self.choice, self.planner.options.seed, target, self._cost(target)
+        )
+
+    def _cost(self, target: Target | None) -> Cost:
+        match target.metric if target else "params":
+            case "params":
+                return lambda units: count_parameters(self.build(units))
+            case "flops":
+                return self._flops
+            case "bytes":
+                return self._bytes
+            case _:
+                return self._milliseconds
+
+    def _flops(self, units: Sequence[Unit]) -> float:
+        return count_flops(trace(self.build(units), self.planner.subject.inputs))
+
+    def _bytes(self, units: Sequence[Unit]) -> float:
+        """Those of the tensors that the checkpoint stores."""
+        shapes = {**self.planner.subject.shapes, **self.planner.resizing(units).shapes}
+        each = self.planner.options.item_bytes
+        outside = self.planner.subject.outside
+        return sum(
+            math.prod(shape) * each.get(outside(name), 0.0)
+            for name, shape in shapes.items()
+            if self.planner.subject.first_names[name] == name
+        )
+
+    def _milliseconds(self, units: Sequence[Unit]) -> float:
+        from prune_cli.shrink.live import measure_effect
+
+        plan = _to_plan(self.planner, list(units), self.planner.subject.theirs, self.folder)
+        return measure_effect(self.source, plan).milliseconds["after"]
 
 
 class _Planner(Proposer):
@@ -75,16 +158,16 @@ class _Planner(Proposer):
     def units(self) -> list[Unit]:
         """The proposals that the model agrees with, each for itself."""
         units = [Unit((proposal,), {}) for proposal in self.proposals()]
-        return self._agreed(units, self.resized)
+        return self.agreed(units, self.resized)
 
     def units_of_config(self, folder: ModelFolder) -> list[Unit]:
         """The proposals that numbers of the config can express, by number."""
         units = by_number(self, folder, self.proposals())
         if self.zeros is not None:  # each layer may lose another number; the config wants one
             single = [Unit((p,), {}) for unit in units for p in unit.proposals]
-            left = [p for unit in self._agreed(single, self.resized) for p in unit.proposals]
+            left = [p for unit in self.agreed(single, self.resized) for p in unit.proposals]
             units = by_number(self, folder, left)
-        return self._agreed(units, lambda units: folder.build(config_of(units)))
+        return self.agreed(units, lambda units: folder.build(config_of(units)))
 
     def resized(self, units: Sequence[Unit]) -> nn.Module:
         """A copy of the model without the channels."""
@@ -125,7 +208,7 @@ class _Planner(Proposer):
                 )
         return axes
 
-    def _agreed(self, units: list[Unit], build: Build) -> list[Unit]:
+    def agreed(self, units: list[Unit], build: Build) -> list[Unit]:
         """Leave units whole until the shrunk model does what the whole one does.
 
         Where several were blamed together, each is tried again at the end: one may be innocent.
@@ -143,6 +226,10 @@ class _Planner(Proposer):
             else:
                 for proposal in unit.proposals:
                     self.leave(proposal.coupling, str(blame))
+        return self.in_order(units)
+
+    def in_order(self, units: Iterable[Unit]) -> list[Unit]:
+        """The units in the order in which the model has their roots."""
         return sorted(units, key=lambda unit: min(map(self._order, unit.roots)))
 
     def _order(self, name: str) -> int:
@@ -230,13 +317,14 @@ def _to_plan(
 
 
 def _group(planner: _Planner, proposal: Proposal) -> Group:
-    drawn = planner.zeros is None
+    drawn, choice = planner.zeros is None, planner.options.choice
+    is_random = drawn and (choice is None or choice.criterion == "random")
     coupling, outside = proposal.coupling, planner.subject.outside
     return Group(
         root=outside(coupling.root),
         dim=coupling.dim,
         amount=proposal.rule.amount if drawn else None,
-        seed=planner.seed(coupling) if drawn else None,
+        seed=planner.seed(coupling) if is_random else None,
         channels=len(coupling.channels),
         blocks=coupling.blocks,
         removed=proposal.removed,
@@ -245,6 +333,8 @@ def _group(planner: _Planner, proposal: Proposal) -> Group:
 
 
 def _nothing_goes(whole: Sequence[Whole]) -> str:
+    if not whole:
+        return "nothing is removed: the amount or target leaves every group whole"
     whole = sorted(whole, key=lambda item: item.reason == NOT_SELECTED)  # the others tell more
     reasons = "; ".join(f"{item.root}: {item.reason}" for item in whole[:6])
     more = f"; and {len(whole) - 6} more" if len(whole) > 6 else ""

@@ -53,7 +53,7 @@ class Unit:
     """Proposals that stand or fall together; with a Hugging Face config, those of one number."""
 
     proposals: tuple[Proposal, ...]
-    config: Mapping[str, int]
+    config: Mapping[str, int | float]
 
     @property
     def roots(self) -> frozenset[str]:
@@ -71,7 +71,8 @@ class Proposer:
 
     def proposals(self) -> list[Proposal]:
         """One for every group that is selected and can lose channels; the others are left whole."""
-        propose = self._draw if self.zeros is None else self._take_zeros
+        usual = self._draw if self.options.choice is None else self._draw_few
+        propose = usual if self.zeros is None else self._take_zeros
         proposals = []
         for coupling, rule in self._chosen(list(self.graph.couplings())):
             try:
@@ -150,6 +151,18 @@ class Proposer:
                 f"of {count} channels, amount={rule.amount} in steps of {step} is none"
             )
         return self.drawn(coupling, rule, count - left)
+
+    def _draw_few(self, coupling: Coupling, rule: Rule) -> Proposal:
+        """As few channels as can go, to try whether any can; how many do go, the choice says."""
+        count, choice = len(coupling.channels), self.options.choice
+        step = math.lcm(self.options.round_to, coupling.blocks)
+        k = count % step or step
+        if choice and count - k < max(1, choice.at_least):
+            raise NotSliceableError(
+                f"of {count} channels none can go, in steps of {step} and with at least "
+                f"{max(1, choice.at_least)} left"
+            )
+        return self.drawn(coupling, rule, k)
 
     def drawn(self, coupling: Coupling, rule: Rule, k: int) -> Proposal:
         """The proposal to remove `k` channels, the same positions in each block."""

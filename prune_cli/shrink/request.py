@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prune_cli.errors import UsageError
+from prune_cli.plan.choice import Choice
 from prune_cli.plan.selection import Rule
+
+if TYPE_CHECKING:
+    from prune_cli.plan.scores import Ranks
 
 Zeros = Mapping[str, Mapping[int, tuple[int, ...]]]
 """For each tensor and dim the channels that are all zero."""
@@ -38,6 +42,8 @@ class Request:
         seed: of the draws.
         round_to: channels are left in multiples of this; the count is rounded up to one.
         zeros: instead of drawing, remove what is all zero.
+        choice: how channels are chosen, where that is not the usual way.
+        item_bytes: the bytes of one element of each stored tensor, for a target in bytes.
     """
 
     rules: tuple[Rule, ...]
@@ -45,6 +51,28 @@ class Request:
     seed: int = 0
     round_to: int = 1
     zeros: Zeros | None = None
+    choice: Choice | None = None
+    item_bytes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Site:
+    """An axis of a tensor of the checkpoint; of each group one is the root's."""
+
+    tensor: str
+    dim: int
+    is_root: bool
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What the child asks while it plans: a score for each index of each of these axes."""
+
+    sites: tuple[Site, ...]
+
+
+Score: TypeAlias = "Callable[[Sequence[Site]], Sequence[Ranks]]"
+"""Gives for each site the score of each of its indices; those of one group are added up."""
 
 
 @dataclass(frozen=True)

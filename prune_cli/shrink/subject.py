@@ -37,6 +37,11 @@ class Subject:
         """The shape of a named tensor."""
         return self.recording.shapes[self.recording.named[name].index]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every named tensor."""
+        return {name: self.shape(name) for name in self.first_names}
+
     def outside(self, name: str) -> str:
         """What the checkpoint calls a tensor: users select by it, draws are keyed by it."""
         return self.theirs.get(name) or self.theirs.get(self.first_names.get(name, name), name)

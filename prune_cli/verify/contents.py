@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from prune_cli.checkpoint import Checkpoint, Part, Shard
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.plan.facts import (
     REMOVED,
@@ -33,7 +34,6 @@ from prune_cli.write.layout import (
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.segments import Place
 from prune_cli.write.stream import write_segments
-from prune_cli.write.target import FOLDER_REPORT
 
 
 def check_contents(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 
 from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.names import natural_key
 from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
 from prune_cli.errors import RequestError
 from prune_cli.plan.biases import bias_name
@@ -31,7 +32,7 @@ def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
     for name, count in Counter(item.name for item in report.tensors).items():
         if count > 1:
             yield Disagreement(f"the report has {count} rows of it", name)
-    if list(rows) != sorted(rows):
+    if list(rows) not in (sorted(rows, key=natural_key), sorted(rows)):  # 0.1.0 sorted text
         yield Disagreement("the rows of the report are not in the order of their names")
     for item in report.tensors:
         for fact in _row_problems(report, item, rows, written):

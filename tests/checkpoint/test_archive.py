@@ -80,6 +80,7 @@ REFUSED = {
     "local-method": (lambda: patched(lambda c: local(c) + 8, b"\x08\0"), "another size"),
     "encrypted": (lambda: patched(lambda c: entry(c) + 8, b"\x01\0"), "encrypted"),
     "packed-size": (lambda: patched(lambda c: entry(c) + 20, b"\x2c\0\0\0"), "two sizes"),
+    "folder": (lambda: patched(lambda c: entry(c) + 38, b"\x10"), "directory is damaged"),
     "offset": (lambda: patched(lambda c: entry(c) + 42, b"\xff\xff\0\0"), "is not where"),
     "count": (lambda: patched(lambda c: len(c) - 14, b"\x06\0\x06\0"), "instead of 6"),
     "disk": (lambda: patched(lambda c: len(c) - 18, b"\x01\0"), "a part of a zip"),

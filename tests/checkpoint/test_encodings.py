@@ -54,11 +54,6 @@ PACKED: dict[str, tuple[Shapes, str, str | None]] = {
         "l.weight_packed",
         "l.weight_scale",
     ),
-    "compressed-tensors-mxfp4": (
-        {"l.weight_packed": ("U8", (16, 4)), "l.weight_scale": ("U8", (16, 1))},
-        "l.weight_packed",
-        None,
-    ),
     "zero-point": (
         {
             "l.weight": ("I8", (16, 8)),
@@ -86,6 +81,41 @@ PACKED: dict[str, tuple[Shapes, str, str | None]] = {
         },
         "l._weight_qdata",
         "l._weight_scale",
+    ),
+    "torchao-groups-first": (
+        {
+            "l._weight_qdata": ("I8", (8, 16)),
+            "l._weight_scale": ("BF16", (4, 8)),
+            "l._weight_zero_point": ("BF16", (4, 8)),
+        },
+        "l._weight_qdata",
+        "l._weight_scale",
+    ),
+    "torchao-either": (
+        {
+            "l._weight_qdata": ("I8", (8, 16)),
+            "l._weight_scale": ("BF16", (8, 8)),
+            "l._weight_zero_point": ("BF16", (8, 8)),
+        },
+        "l._weight_qdata",
+        None,
+    ),
+    "torchao-tiles": (
+        {
+            "l._weight_qdata": ("I32", (1, 4, 32, 4)),
+            "l._weight_scale_and_zero": ("BF16", (4, 8, 2)),
+        },
+        "l._weight_qdata",
+        None,
+    ),
+    "scale-of-the-whole": (
+        {
+            "l.weight": ("I8", (16, 8)),
+            "l.weight_scale": ("F32", (1, 1)),
+            "l.weight_zero_point": ("I8", (1, 1)),
+        },
+        "l.weight",
+        None,
     ),
     "quanto": (
         {"l.weight._data": ("U8", (8, 8)), "l.weight._shift": ("F32", (8, 1))},
@@ -145,6 +175,11 @@ ZERO: dict[str, tuple[Shapes, str, str]] = {
     "nvfp4": (
         {"w.weight": ("U8", (8, 8)), "w.weight_scale": ("F8_E4M3", (8, 1))},
         "w.weight",
+        "w.weight_scale",
+    ),
+    "nvfp4-packed": (
+        {"w.weight_packed": ("U8", (8, 8)), "w.weight_scale": ("F8_E4M3", (8, 1))},
+        "w.weight_packed",
         "w.weight_scale",
     ),
     "int8": ({"w.weight": ("I8", (8, 8)), "w.SCB": ("F32", (8,))}, "w.weight", "w.SCB"),

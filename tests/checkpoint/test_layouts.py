@@ -190,7 +190,9 @@ def test_an_index_of_files_that_are_not_there_is_passed_over(tmp_path: Path) -> 
 
     assert checkpoint.index is None
     assert "model.safetensors.index.json" not in checkpoint.others
-    assert "model.safetensors.index.json names files that are not there" in checkpoint.notes[0]
+    assert checkpoint.notes == (
+        "model.safetensors.index.json names files that are not there, so it is left out",
+    )
 
 
 def test_missing_shards_without_an_index_are_named(tmp_path: Path) -> None:
@@ -225,7 +227,12 @@ def test_a_folder_with_one_file_of_torch_stands_for_it(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
 
     assert not checkpoint.is_folder
-    assert checkpoint.notes == (f"model.pt is used, the only checkpoint in {tmp_path}",)
+    assert checkpoint.notes == (
+        (
+            f"model.pt is used, the only checkpoint in {tmp_path} but outputs of earlier runs: "
+            "model.pruned.safetensors"
+        ),
+    )
 
 
 def test_several_files_of_torch_are_named(tmp_path: Path) -> None:
@@ -372,6 +379,22 @@ def test_a_model_and_what_is_in_its_subfolders_are_one(tmp_path: Path) -> None:
     assert not (out / "2_Dense" / "pytorch_model.bin").exists()
     assert (load_file(out / "model.safetensors")["b.3.weight"] == 0).any()
     assert verify_checkpoint(out, source=source).is_verified
+
+
+def test_outputs_beside_the_subfolders_are_passed_over(tmp_path: Path) -> None:
+    """Unless one is spelt out, or has taken the place of its source."""
+    source = pipeline(tmp_path / "sd")
+    prune_checkpoint(source / "unet", amount=0.5, dim=0)
+
+    def read(*patterns: str) -> set[str]:
+        checkpoint = open_checkpoint(source, Loading(subfolders=patterns))
+        return {part.folder for part in checkpoint.parts}
+
+    assert read("*") == {"unet/", "vae/"}
+    assert read("unet.pruned") == {"unet.pruned/"}
+    shutil.rmtree(source / "unet")
+    (source / "unet.pruned").rename(source / "unet")
+    assert read("*") == {"unet/", "vae/"}
 
 
 def test_a_subfolder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from prune_cli.report.comparison import compare_reports
 from prune_cli.report.formats import Column, Format, Kind, Rows, render_rows
-from prune_cli.report.rows import list_groups, list_runs, list_tensors
+from prune_cli.report.rows import list_groups, list_runs
+from prune_cli.report.tensors import list_tensors
 from tests.report.test_comparison import item, report
 
 COLUMNS = (Column("name", Kind.TEXT), Column("elements"), Column("zero_part", Kind.PART))
@@ -87,7 +88,7 @@ def test_no_rows_are_a_heading() -> None:
 
 def test_tensors_of_a_report_are_rows() -> None:
     """In natural order, with what went of each."""
-    rows = list_tensors(report(item("l.10.w", (1,)), item("l.2.w", (0, 1), before=(7,))))
+    rows = list_tensors(report(item("l.10.w", (1,)), item("l.2.w", (0, 1), before=(7,))).tensors)
 
     assert render_rows(rows, Format.CSV) == (
         "name,dtype,shape,dim,channels,already_pruned,pruned,pruned_part\n"

@@ -49,7 +49,41 @@ MODELS = {
         {**TEXT, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 12},
         {"intermediate_size": 48},
     ),
+    "gpt2, whose layers are transposed and whose width is not set": (
+        "GPT2LMHeadModel",
+        {"vocab_size": 99, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 32},
+        {"n_inner": 144},
+    ),
+    "mobilenet, whose widths are multiples": (
+        "MobileNetV1ForImageClassification",
+        {"image_size": 32},
+        {"depth_multiplier": 0.75},
+    ),
+    "swin, whose width is a ratio": (
+        "SwinForImageClassification",
+        {
+            "image_size": 32,
+            "patch_size": 2,
+            "embed_dim": 16,
+            "depths": [1, 1],
+            "num_heads": [2, 2],
+            "window_size": 4,
+        },
+        {"mlp_ratio": 3.0},
+    ),
+    "dinov2, whose width is a whole ratio": (
+        "Dinov2ForImageClassification",
+        {
+            "hidden_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        {"mlp_ratio": 3},
+    ),
 }
+"""For each: the class, its config, and the numbers that a quarter of the channels is in it."""
 
 
 def save_model(folder: Path, name: str) -> torch.nn.Module:
@@ -92,6 +126,28 @@ def test_from_pretrained_loads_what_was_sliced(name: str, tmp_path: Path) -> Non
     assert set(roots) <= made.kept.keys()
     assert not any(info.values())
     assert sum(p.numel() for p in loaded.parameters()) == made.effect.parameters_after
+
+
+@pytest.mark.parametrize("name", MODELS.keys() - {"llama"})
+def test_the_small_model_computes_what_the_masked_one_does(name: str, tmp_path: Path) -> None:
+    """Zeros where the channels went, in all that makes and reads them: the same outputs."""
+    whole = save_model(tmp_path / "whole", name)
+
+    done = shrink_checkpoint(tmp_path / "whole", tmp_path / "small", amount=0.25)
+
+    assert done.shrink is not None
+    small = type(whole).from_pretrained(tmp_path / "small").eval()
+    state = load_file(tmp_path / "whole" / "model.safetensors")
+    for key, dims in done.shrink.kept.items():
+        for dim, kept in dims.items():
+            gone = sorted({*range(state[key].shape[dim])} - {*kept})
+            state[key].index_fill_(dim, torch.tensor(gone), 0)
+    save_file(state, tmp_path / "whole" / "model.safetensors", {"format": "pt"})
+    masked = type(whole).from_pretrained(tmp_path / "whole").eval()
+    images = torch.randn(2, 3, *[MODELS[name][1].get("image_size", 224)] * 2)
+    x = images if whole.main_input_name == "pixel_values" else torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x).logits, masked(x).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_an_mlp_that_lost_channels_is_the_masked_one(tmp_path: Path) -> None:
