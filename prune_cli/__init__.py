@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from prune_cli.report.report import Report as Report
     from prune_cli.report.report import read_report as read_report
     from prune_cli.show.page import render_page as render_page
+    from prune_cli.shrink.in_memory import shrink_module as shrink_module
     from prune_cli.shrink.load import load_shrunk as load_shrunk
     from prune_cli.shrink.shrink import shrink_checkpoint as shrink_checkpoint
     from prune_cli.sweep.twin import sweep as sweep
@@ -114,6 +115,7 @@ _HOMES = {
     "remove_masks": "api",
     "render_page": "show.page",
     "shrink_checkpoint": "shrink.shrink",
+    "shrink_module": "shrink.in_memory",
     "sweep": "sweep.twin",
     "verify_checkpoint": "verify.verify",
 }

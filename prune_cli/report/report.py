@@ -19,7 +19,7 @@ from prune_cli.errors import InputError
 from prune_cli.jsontext import check_keys, decode, encode
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
-from prune_cli.plan.shrink import ShrinkPlan
+from prune_cli.plan.shrink import Latency, ShrinkPlan
 from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
 from prune_cli.report.tensors import list_tensors
@@ -31,6 +31,15 @@ SCHEMA = 2
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
+
+
+_OPTIONAL = {
+    entry.name
+    for kind in (Options, ShrinkPlan, Latency)
+    for entry in fields(kind)
+    if entry.default is None
+}
+"""What is written only if there is something to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +235,13 @@ def to_json(report: Report) -> str:
 
 
 def _given(fact: Options | ShrinkPlan) -> dict[str, Any]:
-    """Its fields, but for those that say nothing."""
-    optional = {entry.name for entry in fields(fact) if entry.default is None}
-    return {
-        key: value
-        for key, value in asdict(fact).items()
-        if key not in optional or value is not None
-    }
+    """Its fields and theirs, but for those that are there only if there is something to say."""
+    return asdict(
+        fact,
+        dict_factory=lambda pairs: {
+            key: value for key, value in pairs if value is not None or key not in _OPTIONAL
+        },
+    )
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
