@@ -8,6 +8,7 @@ and `shrink` go through `carry_out` as well.
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.folder import FolderOutput, write_folder
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
+from prune_cli.write.locks import lock
+from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
 from prune_cli.write.stream import ZeroChannels, write_output
@@ -425,9 +428,18 @@ def _to_file(work: _Work) -> Report:
         output.set_size(file.nbytes)
         work.write(file, output.sink)
         work.execution.before_commit()
-        write_report(report, work.target)
-        output.commit()
+        with _turn(work.output):
+            check_target(work.checkpoint, work.target)  # another run may have come first
+            write_report(report, work.target)
+            output.commit()
     return report
+
+
+def _turn(output: Path) -> AbstractContextManager[None]:
+    """Return what keeps other runs from a file while its report and then it get their names."""
+    if output == STDOUT or is_special(output):
+        return nullcontext()
+    return lock(output.parent, wait=True)
 
 
 def _to_folder(work: _Work) -> Report:

@@ -15,8 +15,9 @@ from typing import Any
 
 import prune_cli
 from prune_cli.checkpoint import Checkpoint, Dropped
-from prune_cli.errors import InputError
+from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import check_keys, decode, encode
+from prune_cli.plan.choice import check_choice
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
 from prune_cli.plan.shrink import Latency, ShrinkPlan
@@ -291,7 +292,7 @@ def from_json(text: str) -> Report:
         schema=schema,
         tool=decode(Tool, _take(found, "tool", dict)),
         method=_take(found, "method", str),
-        options=decode(Options, _take(found, "options", dict)),
+        options=_options(found),
         input=decode(Input, _take(found, "input", dict)),
         output=None if output is None else decode(Output, _take(found, "output", dict)),
         totals=decode(Totals, _take(found, "totals", dict)),
@@ -300,6 +301,17 @@ def from_json(text: str) -> Report:
         dropped=tuple(decode(Dropped, row) for row in _take(found, "dropped", list)),
         shrink=decode(ShrinkPlan, _take(found, "shrink", dict)) if "shrink" in found else None,
     )
+
+
+def _options(found: object) -> Options:
+    """The options, of which every part is possible."""
+    options = decode(Options, _take(found, "options", dict))
+    try:
+        if options.choice:
+            check_choice(options.choice)
+    except UsageError as error:
+        raise InputError(f"its options are impossible: {error}") from None
+    return options
 
 
 def _is_text(found: object) -> bool:

@@ -5,7 +5,6 @@ whole; when all are there they are moved out, the index last, so that no loader 
 A killed run leaves that folder, and `resume` redoes only what is missing from it.
 """
 
-import contextlib
 import hashlib
 import re
 import shutil
@@ -20,6 +19,7 @@ from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import InputError, OutputError
 from prune_cli.write.atomic import pending, sync_folder, write_file
 from prune_cli.write.layout import OutputFile
+from prune_cli.write.locks import alone_in
 from prune_cli.write.paths import is_special, output_errors
 from prune_cli.write.sinks import Sink
 from prune_cli.write.workers import Job, run
@@ -95,9 +95,10 @@ def write_folder(
         before_commit: called before the files get their places.
 
     Raises:
-        OutputError: the folder cannot be written, is not empty, or holds another run's leftovers.
+        OutputError: the folder cannot be written, is not empty, is being written by another run,
+            or holds another run's leftovers.
     """
-    with output_errors(output.folder):
+    with output_errors(output.folder), alone_in(output.folder):
         fingerprint = _fingerprint(output, checkpoint)
         is_complete = resume and _is_complete(output, checkpoint)
         if not is_complete:
@@ -189,14 +190,13 @@ def _fill(
     """Finish in the staging folder whatever is not there; nothing if that was done before."""
     if (output.staging / _MOVING).exists():
         return
-    made = [folder for folder in output.staging.parents if not folder.exists()]
     try:
         output.staging.mkdir(parents=True, exist_ok=True)
         write_file(output.staging / _FINGERPRINT, fingerprint)
         _write_missing(output, write_shard, workers)
     except BaseException:
         if not any(_is_whole(output.files / shard.name, shard) for shard in output.shards):
-            _withdraw(output, made)
+            shutil.rmtree(output.staging, ignore_errors=True)
         raise
     for name in output.others:
         _copy(checkpoint.path / name, output.files / name, fsync=output.fsync)
@@ -234,14 +234,6 @@ def _copy(source: Path, target: Path, *, fsync: bool) -> None:
     with reader, pending(target, fsync=fsync) as file:
         file.sink.copy(reader.fileno(), 0, source.stat().st_size, 0)
         file.commit()
-
-
-def _withdraw(output: FolderOutput, made: Iterable[Path]) -> None:
-    """Leave nothing behind where nothing was finished: no folder either that was `made`."""
-    shutil.rmtree(output.staging, ignore_errors=True)
-    for folder in made:
-        with contextlib.suppress(OSError):  # what is not empty stays
-            folder.rmdir()
 
 
 # --- after -----------------------------------------------------------------------------------

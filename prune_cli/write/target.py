@@ -13,6 +13,7 @@ from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, UsageError
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
+from prune_cli.write.locks import lock
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.progress import OnTensor
 
@@ -233,6 +234,8 @@ def _check_folder(output: Path, checkpoint: Checkpoint, target: Target) -> None:
         raise OutputError(f"{output} is a file, but the output is a folder")
     is_start = not (target.force or target.resume)
     if is_start and folder.exists() and any(folder.iterdir()):
+        with lock(folder, wait=False):  # unless another run is just writing it
+            pass
         raise OutputError(_why_not_empty(output, folder))
 
 

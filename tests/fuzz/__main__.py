@@ -13,6 +13,7 @@ from tests.fuzz.watch import Case, Finding, Tally, limit_memory, run_case, watch
 def main() -> int:
     """Fuzz in as many processes as there are cores."""
     wanted = _arguments()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if wanted.case:
         return _run_again(Case(*wanted.case))
     workers = wanted.workers or os.cpu_count() or 1
