@@ -555,6 +555,8 @@ def _shrinker(
         smaller.measure,
         smaller.time_limit,
         running.workers,
+        replace(choices.common(), round_to=1),
+        choices.scores,
     )
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from prune_cli.errors import RequestError
 from prune_cli.plan.budget import Target, parse_target
 from prune_cli.plan.scores import Ranks
-from prune_cli.plan.shrink import Effect, Group, Resizing, ShrinkPlan, Whole
+from prune_cli.plan.shrink import Effect, Group, Latency, Resizing, ShrinkPlan, Whole
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
 from prune_cli.shrink.axes import Axes, Axis, Owner
 from prune_cli.shrink.channels import NotSliceableError, changed_attributes
@@ -48,7 +48,8 @@ from prune_cli.shrink.trace import trace
 Build = Callable[[Sequence[Unit]], nn.Module]
 
 
-def _no_scores(_: Sequence[Site]) -> Sequence[Ranks]:
+def no_scores(_: Sequence[Site]) -> Sequence[Ranks]:
+    """Refuse, where no checkpoint ranks the channels."""
     raise RequestError("channels are ranked by their weights, and there is no checkpoint")
 
 
@@ -57,7 +58,7 @@ def plan_shrink(
     options: Request,
     checkpoint: Shapes | None,
     on_stage: OnStage = lambda _: None,
-    score: Score = _no_scores,
+    score: Score = no_scores,
 ) -> ShrinkPlan:
     """Plan to shrink the model of `source`.
 
@@ -148,7 +149,7 @@ class _Chooser:
             case "bytes":
                 return self._bytes
             case _:
-                return self._milliseconds
+                return _Clock(self)
 
     def _flops(self, units: Sequence[Unit]) -> float:
         return count_flops(trace(self.build(units), self.planner.subject.inputs))
@@ -164,11 +165,31 @@ class _Chooser:
             if self.planner.subject.first_names[name] == name
         )
 
-    def _milliseconds(self, units: Sequence[Unit]) -> float:
+    def measure(self, units: Sequence[Unit]) -> Latency:
+        """The time of the whole model and of that without the units, in turns."""
         from prune_cli.shrink.live import measure_effect
 
         plan = _to_plan(self.planner, list(units), self.planner.subject.theirs, self.folder)
-        return measure_effect(self.source, plan).milliseconds["after"]
+        return measure_effect(self.source, plan)
+
+
+class _Clock:
+    """Milliseconds of a model, as a part of those of the whole one at its first measurement.
+
+    A class because that is kept: a machine gets slower and faster, for both of them alike.
+    """
+
+    def __init__(self, chooser: _Chooser) -> None:
+        self._chooser = chooser
+        self._whole = 0.0
+
+    def __call__(self, units: Sequence[Unit]) -> float:
+        """The time without the channels of the units."""
+        if not units:
+            self._whole = self._chooser.measure(units).milliseconds["before"]
+            return self._whole
+        measured = self._chooser.measure(units).milliseconds
+        return self._whole * measured["after"] / measured["before"]
 
 
 class _Planner(Proposer):
