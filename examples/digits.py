@@ -1,10 +1,11 @@
-"""A real network, pruned from the shell: what accuracy is lost, and what a fine-tune brings back.
+"""The whole arc on a real network: prune with masks, fine-tune, remove the masks, shrink.
 
     python examples/digits.py [FOLDER] [--amounts 0.25 0.5 0.75] [--seeds 0 1 2]
 
 Trains a small convolutional network on the handwritten digits that ship with scikit-learn, prunes
 its checkpoint with `prune-cli ... --keep-masks`, and trains on for a few epochs with the masks
-kept. Prints a table and draws FOLDER/digits.png.
+kept. Prints a table of the accuracies, draws FOLDER/digits.png, and makes the first of the
+fine-tuned networks physically smaller with `prune-cli remove` and `prune-cli shrink`.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from prune_cli import load_masked
+from prune_cli import load_masked, load_shrunk
 
 matplotlib.use("Agg")  # draws without a screen
 from matplotlib import pyplot
@@ -42,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Net(nn.Module):
-    """Two convolutions and two linear layers: 42 thousand parameters."""
+    """Two convolutions and two linear layers: 38,282 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,14 +53,14 @@ class Net(nn.Module):
         self.digit = nn.Linear(64, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Ten scores for each image."""
+        """Return ten scores for each image."""
         x = functional.relu(self.conv1(images))
         x = functional.max_pool2d(functional.relu(self.conv2(x)), 2).flatten(1)
         return self.digit(functional.relu(self.hidden(x)))
 
 
 def main() -> None:
-    """Trains, prunes, fine-tunes, shows."""
+    """Train, prune, fine-tune, show, shrink."""
     arguments = parse_arguments()
     folder = arguments.folder or Path(tempfile.mkdtemp())
     torch.set_num_threads(1)  # the network is too small to be shared
@@ -77,30 +78,49 @@ def main() -> None:
     show(before, outcomes)
     draw(before, outcomes, folder / "digits.png")
     print(f"drawn: {folder / 'digits.png'}")
+    small = shrink(folder, outcomes[0])
+    before, after = count_parameters(net), count_parameters(small)
+    print(f"shrunk at {outcomes[0].amount:.0%}, seed {outcomes[0].seed}: {before:,} parameters")
+    print(f"became {after:,} ({after / before - 1:.1%}), accuracy {accuracy(small, test):.1%}")
 
 
 def prune_and_tune(folder: Path, amount: float, seed: int, train: Split, test: Split) -> Outcome:
-    """Prunes the saved checkpoint from the shell, loads it with its masks, and trains on."""
-    output = folder / f"digits-{amount}-{seed}.safetensors"
-    subprocess.run(
-        [
-            *("prune-cli", "random-structured", str(folder / "digits.pt"), "--quiet"),
-            *("--amount", str(amount), "--dim", "0", "--seed", str(seed), "--exclude", "digit"),
-            *("--keep-masks", "--output", str(output), "--force"),
-        ],
-        check=True,
+    """Prune the saved checkpoint from the shell, load it with its masks, and train on."""
+    masked = folder / f"masked-{amount}-{seed}.safetensors"
+    prune_cli(
+        *("random-structured", folder / "digits.pt", "--amount", amount, "--dim", 0),
+        *("--seed", seed, "--exclude", "digit", "--with-bias", "--keep-masks"),
+        *("--output", masked),
     )
-    net = load_masked(Net(), output)
+    net = load_masked(Net(), masked)
     pruned = accuracy(net, test)
     fit(net, train, epochs=5)
+    torch.save(net.state_dict(), folder / f"tuned-{amount}-{seed}.pt")
     return Outcome(amount, seed, pruned, accuracy(net, test))
+
+
+def shrink(folder: Path, outcome: Outcome) -> Net:
+    """Make the zeros of a fine-tuned network permanent, and remove their channels for good."""
+    tuned = folder / f"tuned-{outcome.amount}-{outcome.seed}.pt"
+    zeros, small = tuned.with_suffix(".zeros.safetensors"), tuned.with_suffix(".small.safetensors")
+    prune_cli("remove", tuned, "--output", zeros)
+    prune_cli(
+        *("shrink", zeros, "--from-zeros", "--model", f"{__file__}:Net"),
+        *("--example", "1x1x8x8", "--output", small),
+    )
+    return load_shrunk(Net(), small)
+
+
+def prune_cli(*arguments: object) -> None:
+    """Run prune-cli as a shell would."""
+    subprocess.run(["prune-cli", *map(str, arguments), "--quiet", "--force"], check=True)
 
 
 # --- training ----------------------------------------------------------------------------------
 
 
 def split_digits() -> tuple[Split, Split]:
-    """Every fifth of the 1797 images is for the test."""
+    """Return 1437 images to train on and 360, every fifth, to test on."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target)
@@ -109,7 +129,7 @@ def split_digits() -> tuple[Split, Split]:
 
 
 def fit(net: Net, data: Split, epochs: int) -> None:
-    """Trains by Adam on batches of 64 images, in an order that is the same each time."""
+    """Train by Adam on batches of 64 images, in an order that is the same each time."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     for _ in range(epochs):
@@ -121,15 +141,20 @@ def fit(net: Net, data: Split, epochs: int) -> None:
 
 @torch.no_grad()
 def accuracy(net: Net, data: Split) -> float:
-    """The part of the images that the network gets right."""
+    """Return the part of the images that the network gets right."""
     return (net(data.images).argmax(dim=1) == data.digits).float().mean().item()
+
+
+def count_parameters(net: Net) -> int:
+    """Return how many numbers the network learns."""
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 # --- showing -----------------------------------------------------------------------------------
 
 
 def show(before: float, outcomes: list[Outcome]) -> None:
-    """Prints the table."""
+    """Print the table."""
     print(f"accuracy before pruning: {before:.1%}")
     print("amount  seed  pruned  fine-tuned")
     for outcome in outcomes:
@@ -139,7 +164,7 @@ def show(before: float, outcomes: list[Outcome]) -> None:
 
 
 def draw(before: float, outcomes: list[Outcome], path: Path) -> None:
-    """Draws accuracy over the amount: a dot for each seed, a line through their means."""
+    """Draw accuracy over the amount: a dot for each seed, a line through their means."""
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     axes.axhline(before, color="0.6", linestyle="--", label="before pruning")
     amounts = sorted({outcome.amount for outcome in outcomes})
@@ -165,7 +190,7 @@ def draw(before: float, outcomes: list[Outcome], path: Path) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", help="by default a temporary one")
     parser.add_argument("--amounts", type=float, nargs="+", default=[0.25, 0.5, 0.75])

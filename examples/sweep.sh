@@ -8,15 +8,9 @@ set -euo pipefail
 examples=$(cd "$(dirname "$0")" && pwd)
 cd "${1:-$(mktemp -d)}"
 
-python -c '
-import numpy, sklearn.datasets
-digits = sklearn.datasets.load_digits()
-images = (digits.images[::5, None] / 16).astype("float32")
-numpy.savez("test.npz", images=images, digits=digits.target[::5])'
-
 sweep() {
     prune-cli sweep "$examples/digits.pt" --amount 0.1,0.25,0.5,0.75 --seeds 5 --exclude digit \
-        --eval "python '$examples/evaluate_digits.py' {model} test.npz" --jobs 2 "$@"
+        --eval "python '$examples/evaluate_digits.py' {model}" --jobs 2 "$@"
 }
 
 sweep --dim 0 --output rows --assert 'mean(accuracy)@0.1 >= base - 10'

@@ -1,36 +1,48 @@
 """prune-cli removes channels at random, reproducibly, from any PyTorch checkpoint.
 
-The tour, from the bottom up; each file imports only what stands above it here:
+    >>> import prune_cli
+    >>> report = prune_cli.prune_checkpoint("model.pt", "pruned.safetensors", amount=0.25, dim=0)
+    >>> report.tensors[0].pruned                         # the channels that went
+    (5, 10, 13, 14)
 
-    errors.py       what can go wrong, and the exit code of each
-    jsontext.py     how JSON is laid out
-    tensors.py      TensorInfo, and the arithmetic of headers
-    selection.py    which parameters: glob patterns, amounts, recipes
-    checkpoint/     any checkpoint as shards of TensorInfo, without reading the weights
-    writer.py       files that appear whole or not at all, and streams
-    destination.py  where the output goes: chosen, checked, begun
-    pruning.py      the mathematics: RandomStructured, which channels go, zeroing them
-    prunable.py     whether a tensor can be pruned, by its header
-    inspection.py   what is in a checkpoint: inspect_checkpoint
-    plan.py         which channels of which tensors: Plan, PlanItem, make_plan
-    replay.py       plans that draw nothing: the channels of a report, masks that are there
-    report.py       Report, a plan and what came of it, to JSON and back
-    comparison.py   several reports side by side
-    outputs.py      which tensors the output holds, in which files
-    stream.py       the bytes, piece by piece, from the checkpoint to the output
-    staging.py      folders that are complete or can be resumed
-    apply.py        a plan onto a checkpoint: prune_checkpoint, apply_report, remove_masks
-    verify.py       a file against its plan: verify_checkpoint (differences.py: where two differ)
-    shrink/         the channels really go: shrink_checkpoint, load_shrunk
-    page.py         reports as a page of HTML
-    console.py      tables and progress
-    cli/            the command line: a file for each command, the options in groups
+A checkpoint is a file or a folder, of any format that PyTorch users have. From the shell the same
+is `prune-cli random-structured model.pt --amount 0.25 --dim 0`. What else there is, by what you have:
 
-The names below are the public ones; each is imported when it is first used, so that
-`import prune_cli` does not import torch.
+    a checkpoint    prune_checkpoint, inspect_checkpoint, verify_checkpoint, shrink_checkpoint, sweep
+    with masks      remove_masks; load_masked puts the masks on your module
+    a report        apply_report, read_report, read_reports, compare_reports, render_page
+    a module        random_structured, RandomStructured: as torch.nn.utils.prune has them
+    a state dict    prune_state_dict
+    a shrunk file   load_shrunk
+
+Every error is a PruneError that names the thing, the fact and the remedy. `help(prune_cli.sweep)`,
+and so on, says the rest; no name imports torch before it is used, and those of checkpoints never do.
+
+The tour of the code, from the bottom up; a room imports only what stands above it here:
+
+    errors.py           every error that a user can cause, and its exit code
+    amounts.py          3 channels, 0.25 or 25% of them: what people write and mean
+    jsontext.py         how JSON is laid out, and facts read back from it
+    spelling.py         what messages call --force, in the words of Python
+    checkpoint/         READ: any checkpoint as shards of TensorInfo, from its headers
+    channels.py         which channels go, and how they become zero: on bits, by NumPy
+    torch_channels.py   the same on tensors of torch
+    module.py           RandomStructured: on the parameters of a module
+    plan/               DECIDE: which channels of which tensors, before any weight flows
+    write/              WRITE: the bytes, in one pass, to a file, a folder or a stream
+    report/             TELL: a plan and what came of it, to JSON and back
+    verify/             PROVE: an output is what its report says, byte for byte
+    inspection/         LOOK: what is in a checkpoint; where two differ
+    api.py              the one pipeline, carry_out: open, decide, write, tell
+    memory.py           the same for what is in memory: state dicts, masks on modules
+    sweep/              REPEAT: many draws, each evaluated, and what they say together
+    shrink/             REMOVE: the channels really go, with all that is coupled to them
+    show/               SHOW: tables, progress, figures, pages
+    cli/                CLI: a file for each command, the options in groups
+    __main__.py         where the process begins and ends
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 TYPE_CHECKING = False  # as typing has it, whose import takes longer than all else here
 if TYPE_CHECKING:
@@ -64,6 +76,7 @@ if TYPE_CHECKING:
     from prune_cli.report.report import Report as Report
     from prune_cli.report.report import read_report as read_report
     from prune_cli.show.page import render_page as render_page
+    from prune_cli.shrink.in_memory import shrink_module as shrink_module
     from prune_cli.shrink.load import load_shrunk as load_shrunk
     from prune_cli.shrink.shrink import shrink_checkpoint as shrink_checkpoint
     from prune_cli.sweep.twin import sweep as sweep
@@ -102,6 +115,7 @@ _HOMES = {
     "remove_masks": "api",
     "render_page": "show.page",
     "shrink_checkpoint": "shrink.shrink",
+    "shrink_module": "shrink.in_memory",
     "sweep": "sweep.twin",
     "verify_checkpoint": "verify.verify",
 }

@@ -8,6 +8,7 @@ and `shrink` go through `carry_out` as well.
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,12 @@ from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
 from prune_cli.write.atomic import pending, write_file
+from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.folder import FolderOutput, write_folder
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
+from prune_cli.write.locks import lock
+from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
 from prune_cli.write.stream import ZeroChannels, write_output
@@ -64,6 +68,7 @@ def prune_checkpoint(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    fsync: bool = False,
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
@@ -102,6 +107,7 @@ def prune_checkpoint(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes; the output is then a folder of shards that are no larger.
+        fsync: wait for the disk, so that the output survives a power failure.
         format: "safetensors", "torch" or "in-kind"; by default what the output's name says.
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
         workers: threads; the bytes are the same for any number.
@@ -148,6 +154,7 @@ def prune_checkpoint(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        fsync=fsync,
         format=format,
         dry_run=dry_run,
         reads=reads if scores is None else [*reads, scores],
@@ -188,6 +195,7 @@ def apply_report(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    fsync: bool = False,
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
@@ -210,6 +218,7 @@ def apply_report(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes.
+        fsync: wait for the disk.
         format: as in prune_checkpoint.
         device: where channels are zeroed.
         workers: threads.
@@ -230,6 +239,7 @@ def apply_report(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        fsync=fsync,
         format=format,
         dry_run=dry_run,
         reads=reads,
@@ -250,6 +260,7 @@ def remove_masks(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    fsync: bool = False,
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
@@ -269,6 +280,7 @@ def remove_masks(
         force: replace an output that is there.
         resume: continue an interrupted run on a folder.
         max_shard_size: in bytes.
+        fsync: wait for the disk.
         format: as in prune_checkpoint.
         device: where channels are zeroed; masks are applied on the CPU.
         workers: threads.
@@ -286,6 +298,7 @@ def remove_masks(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        fsync=fsync,
         format=format,
         dry_run=dry_run,
         reads=reads,
@@ -313,11 +326,12 @@ def carry_out(
 
     Raises:
         OutputError: the target cannot be written.
-        InputError: the checkpoint cannot be read.
+        InputError: the checkpoint cannot be read, or has a dtype that torch has not.
         DeviceError: the device is not there.
         RequestError: what is asked for does not fit the checkpoint.
     """
     check_target(checkpoint, target)
+    refuse_unloadable(checkpoint)
     zero = find_zero_channels(execution.device)
     plan = decide()
     if target.output is None:
@@ -354,7 +368,7 @@ def write_report(report: Report, target: Target) -> None:
         OutputError: it cannot be written.
     """
     if target.report:
-        write_file(target.report, to_json(report).encode())
+        write_file(target.report, to_json(report).encode(), fsync=target.fsync)
 
 
 @dataclass(frozen=True)
@@ -410,13 +424,22 @@ class _Work:
 def _to_file(work: _Work) -> Report:
     [file] = work.files
     report = work.report(work.output.name)
-    with pending(work.output) as output:
+    with pending(work.output, fsync=work.target.fsync) as output:
         output.set_size(file.nbytes)
         work.write(file, output.sink)
         work.execution.before_commit()
-        write_report(report, work.target)
-        output.commit()
+        with _turn(work.output):
+            check_target(work.checkpoint, work.target)  # another run may have come first
+            write_report(report, work.target)
+            output.commit()
     return report
+
+
+def _turn(output: Path) -> AbstractContextManager[None]:
+    """Return what keeps other runs from a file while its report and then it get their names."""
+    if output == STDOUT or is_special(output):
+        return nullcontext()
+    return lock(output.parent, wait=True)
 
 
 def _to_folder(work: _Work) -> Report:
@@ -443,7 +466,8 @@ def _folder_output(work: _Work, report: bytes) -> FolderOutput:
         texts[target.report.name] = beside.pop(target.report)
     made = {*texts, *names, FOLDER_REPORT}
     others = tuple(name for name in checkpoint.others if name not in made)
-    return FolderOutput(work.output, files, others, texts, tuple(work.layout.indexes), beside)
+    indexes = tuple(work.layout.indexes)
+    return FolderOutput(work.output, files, others, texts, indexes, beside, target.fsync)
 
 
 def _refuse_taken(report: Path, names: Collection[str]) -> None:

@@ -6,6 +6,7 @@ Messages are written once, with the options of the command line. The public func
 
 import re
 from collections.abc import Callable
+from dataclasses import is_dataclass, replace
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -84,15 +85,23 @@ def _keyword(found: re.Match[str]) -> str:
 
 
 def for_python(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Return `function`, with errors that speak of keywords."""
+    """Return `function`, with errors and notes that speak of keywords."""
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
-            return function(*args, **kwargs)
+            return _in_keywords(function(*args, **kwargs))
         except PruneError as error:
             error.args = (as_keywords(str(error)), *error.args[1:])
             raise
 
     call.__module__ = "prune_cli"  # where pickle finds it, for another process
     return call
+
+
+def _in_keywords(result: _R) -> _R:
+    """Return a report, or whatever else has notes, with keywords in them."""
+    notes = getattr(result, "notes", ())
+    if not notes or not is_dataclass(result) or isinstance(result, type):
+        return result
+    return replace(result, notes=tuple(map(as_keywords, notes)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import prune_cli
+from prune_cli.cli.commands import COMMANDS
 from tests import build
 
 
@@ -27,7 +28,7 @@ LIGHT = {
     "import": "import prune_cli\nassert prune_cli.PruneError",
     "help": CALL.format(["--help"]),
     "command-help": CALL.format(["random-structured", "--help"]),
-    "completion": "from prune_cli.cli.main import app",
+    "completion": "from prune_cli.cli.main import make_app; make_app()",
 }
 
 
@@ -35,6 +36,18 @@ LIGHT = {
 def test_help_does_not_import_torch(code: str) -> None:
     """Neither `import prune_cli` nor any --help needs torch, numpy, safetensors or jinja2."""
     assert modules_after(code).isdisjoint({"torch", "numpy", "safetensors", "jinja2"})
+
+
+def test_only_the_command_that_runs_is_imported(tmp_path: Path) -> None:
+    """And none to list them."""
+    path = build.safetensors(tmp_path / "x", build.tensors())
+    commands = {f"prune_cli.cli.{command.home}" for command in COMMANDS.values()}
+
+    listing = modules_after(CALL.format(["--help"]))
+    inspecting = modules_after(CALL.format(["inspect", str(path)]))
+
+    assert listing & commands == set()
+    assert inspecting & commands == {"prune_cli.cli.inspect"}
 
 
 def test_the_package_needs_no_console() -> None:

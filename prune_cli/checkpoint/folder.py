@@ -46,8 +46,10 @@ def read_folder(folder: Path, loading: Loading, *, index: str | None = None) -> 
     layout = find_indexed(folder, names, index) if index else _find(folder, names)
     if is_torch_file(layout.name):
         checkpoint = open_file(folder / layout.name, loading)
+        outputs = find_outputs(folder, names)
         note = f"{layout.name} is used, the only checkpoint in {folder}"
-        return replace(checkpoint, notes=(note, *checkpoint.notes))
+        passed_over = f" but outputs of earlier runs: {', '.join(outputs)}" if outputs else ""
+        return replace(checkpoint, notes=(note + passed_over, *checkpoint.notes))
     checkpoint = _read_files(folder, layout, loading)
     beside = _look_around(folder, layout, loading)
     unpruned = list_unpruned(beside.others)
@@ -108,7 +110,8 @@ def _look_around(folder: Path, layout: Layout, loading: Loading) -> _Beside:
     rest = [name for name in rest if name not in links]
     if loading.copy_all:
         return _Beside(tuple(rest), (), (), links)
-    forms = {*layout.passed_over, *layout.stale, *other_forms(rest)}
+    rest = [name for name in rest if name not in layout.stale]
+    forms = {*layout.passed_over, *other_forms(rest)}
     outputs = {*find_outputs(folder, rest)} - forms
     return _Beside(
         tuple(name for name in rest if name not in forms | outputs),
@@ -120,7 +123,7 @@ def _look_around(folder: Path, layout: Layout, loading: Loading) -> _Beside:
 
 def _notes(layout: Layout, beside: _Beside) -> Iterator[str]:
     if layout.stale:
-        yield f"{', '.join(layout.stale)} names files that are not there, so it is not used"
+        yield f"{', '.join(layout.stale)} names files that are not there, so it is left out"
     if beside.forms:
         yield (
             f"{layout.name} is used, and left out are {', '.join(beside.forms)}: the same weights "

@@ -38,18 +38,26 @@ _HEADS = frozenset(
 )
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a sort key that compares numbers in names as numbers.
+_NUMBER = re.compile(r"\d+")
+
+
+def natural_key(name: str) -> tuple[str, str]:
+    """Return a sort key that compares numbers in names as numbers, and names part by part.
 
     Example:
-        >>> sorted(["layers.10", "layers.2"], key=natural_key)
-        ['layers.2', 'layers.10']
+        >>> sorted(["layers.10", "layers.2", "layers2.0"], key=natural_key)
+        ['layers.2', 'layers.10', 'layers2.0']
     """
-    parts = re.split(r"(\d+)", name)
-    return tuple((1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts if p)
+    return _NUMBER.sub(_with_length, name).replace(".", "\0"), name
 
 
-def network_key(name: str) -> tuple[int, tuple[tuple[int, int, str], ...]]:
+def _with_length(number: re.Match[str]) -> str:
+    """Return digits after their count, so that texts compare as the numbers do."""
+    digits = number[0].lstrip("0")
+    return f"{len(digits):04}{digits}"
+
+
+def network_key(name: str) -> tuple[int, tuple[str, str]]:
     """Return a sort key for the order of a network, as far as names tell: stem, body, head.
 
     Example:

@@ -117,7 +117,8 @@ def _tensor(path: Path, name: str, entry: object, shard: int, data_start: int) -
         raise InputError(
             f"{path}: {name!r} has the unknown dtype {dtype!r}; known are {', '.join(DTYPES)}"
         )
-    if not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, stop)):
+    numbers = (*shape, start, stop)
+    if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 1 << 63:
         raise InputError(f"{path}: {name!r} has a shape or offsets that are not whole numbers >= 0")
     if len(shape) > MAX_DIMS:
         raise InputError(f"{path}: {name!r} has {len(shape):,} dims, more than {MAX_DIMS}")

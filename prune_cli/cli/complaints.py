@@ -5,7 +5,7 @@ Typer vendors click, or in older versions imports it, so its exceptions are told
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,10 @@ class CommandLineError(UsageError):
         self.tips = tuple(tips)
 
 
-def complain(error: Exception) -> CommandLineError:
-    """Return what `error`, of the parser, says."""
+def complain(error: Exception, all_commands: Callable[[], Mapping[str, Any]]) -> CommandLineError:
+    """Return what `error`, of the parser, says; `all_commands` knows what else there is."""
     context = getattr(error, "ctx", None)
-    tips = [tip for tip in _tips(error, context) if tip]
+    tips = [tip for tip in _tips(error, context, all_commands) if tip]
     if not tips and context is not None:
         tips = [f"{context.command_path} --help shows every option"]
     return CommandLineError(_message(error), tips)
@@ -93,19 +93,18 @@ def _lower(text: str) -> str:
 # --- tips ------------------------------------------------------------------------------------
 
 
-def _tips(error: Any, context: Any) -> Iterator[str]:
+def _tips(error: Any, context: Any, all_commands: Callable[[], Mapping[str, Any]]) -> Iterator[str]:
     if context is None:
         return
     if type(error).__name__ == "NoSuchOption":
-        yield from _option_tips(error.option_name, context)
+        yield from _option_tips(error.option_name, context, all_commands())
     elif "No such command" in str(error.message):
         yield from _command_tips(str(error.message), context)
     elif "unexpected extra argument" in str(error.message):
         yield "a pattern needs quotes, or the shell replaces it by names of files: -m 'layer*'"
 
 
-def _option_tips(name: str, context: Any) -> Iterator[str]:
-    commands = getattr(context.parent and context.parent.command, "commands", {})
+def _option_tips(name: str, context: Any, commands: Mapping[str, Any]) -> Iterator[str]:
     others = [each for each, command in commands.items() if name in _options(command)]
     near = difflib.get_close_matches(name, _options(context.command), n=2)
     if others:

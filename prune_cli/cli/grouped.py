@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from typer.models import OptionInfo
@@ -57,10 +57,10 @@ def also_called(command: Callable[..., None], name: str, description: str) -> Ca
 def _spell_out(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
     """Yield the fields of a group; any other parameter is itself."""
     group = parameter.annotation
-    if not is_dataclass(group):
+    if not (is_dataclass(group) and isinstance(group, type)):
         yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         return
-    annotations = get_type_hints(group, include_extras=True)
+    annotations = _annotations(group)
     for field in fields(group):
         yield inspect.Parameter(
             field.name,
@@ -68,6 +68,11 @@ def _spell_out(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
             default=_default(field),
             annotation=annotations[field.name],
         )
+
+
+@cache
+def _annotations(group: type) -> dict[str, Any]:
+    return get_type_hints(group, include_extras=True)
 
 
 def _default(field: "Field[Any]") -> Any:

@@ -365,6 +365,14 @@ class Outputs:
             rich_help_panel=WHERE,
         ),
     ] = False
+    fsync: Annotated[
+        bool,
+        typer.Option(
+            "--fsync",
+            help="Wait for the disk, so that the output survives a power failure.",
+            rich_help_panel=WHERE,
+        ),
+    ] = False
 
     def target(
         self,
@@ -384,6 +392,7 @@ class Outputs:
             force=self.force,
             resume=self.resume,
             max_shard_size=self.shard_bytes,
+            fsync=self.fsync,
             dry_run=self.dry_run,
             format="in-kind" if self.in_kind else self.format,
             suffix=suffix,
@@ -504,5 +513,9 @@ def split_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
     """
     import re
 
-    parts = (part for pattern in patterns for part in re.split(r",(?![^\[]*\])", pattern))
-    return tuple(part for part in parts if part)
+    return tuple(
+        part
+        for pattern in patterns
+        for part in re.split(r",(?![^\[]*\])", pattern)
+        if part or not pattern  # '' is the pattern of the root module
+    )

@@ -1,44 +1,25 @@
 """The command line: its commands, its version, and the only place that catches.
 
-A command is a file beside this one, and a name in COMMANDS: its function, `@grouped`, takes groups
-of options as objects. What a command needs it imports inside, so that `--help` starts at once.
+See also: commands.py, where the commands are. What a command needs it imports inside, so that it
+starts at once.
 """
 
 import errno
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from prune_cli.cli import signals
-from prune_cli.cli.apply import apply
+from prune_cli.cli.commands import COMMANDS
 from prune_cli.cli.complaints import CommandLineError, ParserError, complain
-from prune_cli.cli.diff import diff
 from prune_cli.cli.help import write_epilog, write_help
-from prune_cli.cli.inspect import inspect
 from prune_cli.cli.plainly import convert_plainly
-from prune_cli.cli.random_structured import random_structured, structured
-from prune_cli.cli.remove import remove
-from prune_cli.cli.report import report
-from prune_cli.cli.shrink import shrink
-from prune_cli.cli.sweep import sweep
-from prune_cli.cli.verify import verify
 from prune_cli.errors import OutputError, PruneError
-
-COMMANDS = (
-    random_structured,
-    structured,
-    apply,
-    remove,
-    verify,
-    inspect,
-    diff,
-    report,
-    shrink,
-    sweep,
-)
-"""Every command, in the order of the help; each is called like its function."""
 
 
 class _Command(TyperCommand):
@@ -62,24 +43,6 @@ def _plain(parameters: Any) -> Any:
     return parameters
 
 
-app = typer.Typer(
-    cls=_Group,
-    epilog=write_epilog(
-        "prune-cli inspect model.pt",
-        "prune-cli random-structured model.pt --amount 0.25 --dim 0",
-        "prune-cli verify model.pruned.safetensors model.pt",
-    ),
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in COMMANDS:
-    name = command.__name__.replace("_", "-")
-    about, epilog = write_help(command.__doc__ or "")
-    app.command(name, cls=_Command, help=about, epilog=epilog, no_args_is_help=True)(command)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         from prune_cli.cli.version import describe_version
@@ -89,8 +52,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def prune(
+def prune_cli(
     version: Annotated[
         bool,
         typer.Option(
@@ -105,11 +67,47 @@ def prune(
     """Remove channels at random, reproducibly, from any PyTorch checkpoint, from the shell."""
 
 
+def make_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
+    """Return the command line with the commands called `names`."""
+    app = _make_empty_app()
+    for name in names:
+        command = COMMANDS[name].load(name)
+        about, epilog = write_help(command.__doc__ or "")
+        app.command(name, cls=_Command, help=about, epilog=epilog, no_args_is_help=True)(command)
+    return app
+
+
+def _make_listing() -> typer.Typer:
+    """Return a command line that shows all commands and runs none: it imports none of them."""
+    app = _make_empty_app()
+    for name, command in COMMANDS.items():
+        app.command(name, help=command.about)(lambda: None)
+    return app
+
+
+def _make_empty_app() -> typer.Typer:
+    app = typer.Typer(
+        cls=_Group,
+        epilog=write_epilog(
+            "prune-cli inspect model.pt",
+            "prune-cli random-structured model.pt --amount 0.25 --dim 0",
+            "prune-cli verify model.pruned.safetensors model.pt",
+        ),
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(prune_cli)
+    return app
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `argv` is without the name of the program."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = None if argv is None else list(argv)
-        return app(args=arguments, prog_name="prune-cli", standalone_mode=False) or 0
+        app = _choose_app(words)
+        return app(args=words, prog_name="prune-cli", standalone_mode=False) or 0
     except SystemExit as end:
         # 1 is what Typer and Rich end with when nobody reads the help that they print.
         return OutputError.exit_code if end.code == 1 else int(end.code or 0)
@@ -120,6 +118,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code
 
 
+def _choose_app(words: Sequence[str]) -> typer.Typer:
+    """Return the command line with no more commands than `words` need."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name in COMMANDS:
+        return make_app([name])
+    return make_app() if "_PRUNE_CLI_COMPLETE" in os.environ else _make_listing()
+
+
 def _show(error: BaseException) -> int | None:
     """Say what a user can cause, and return its exit code; None for a bug."""
     from prune_cli.show import console
@@ -127,7 +133,7 @@ def _show(error: BaseException) -> int | None:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help is shown
         return 2
     if isinstance(error, ParserError):
-        error = complain(error)
+        error = complain(error, _all_commands)
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         # Typer and Rich print help, and this is what a full stdout gives.
         place = error.filename or "stdout"
@@ -145,3 +151,8 @@ def _show_interrupted() -> int:
 
     console.show_interrupted()
     return signals.INTERRUPTED
+
+
+def _all_commands() -> Any:
+    command: Any = get_command(make_app())
+    return command.commands

@@ -89,7 +89,7 @@ def _pattern(node: Node, modules: Sequence[str], asked: Collection[str]) -> str 
         pattern = re.sub(r"(\.\*)+$", ".*", pattern) if stem else "*" if node.children else ""
         fits = matcher([pattern])
         found = {module for module in modules if fits(module)}
-        if found == own or (not node.children and found <= {*asked}):
+        if found == own or (found and not node.children and found <= {*asked}):
             return pattern
     return None
 

@@ -5,7 +5,7 @@ The usual way: the same amount of every tensor, and which channels is left to ch
 See also: quotas.py (how many of each layer), scores.py (which ones).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from prune_cli.errors import UsageError
@@ -70,6 +70,25 @@ def make_choice(
         UsageError: the parts do not fit each other; all misfits are named.
     """
     criterion = criterion or ("scores" if scores else "random")
+    choice = Choice(
+        allocate,  # type: ignore[arg-type]
+        between,
+        None if target is None else str(parse_target(target)),
+        is_global,
+        criterion,  # type: ignore[arg-type]
+        scores,
+        round_to,
+        at_least,
+    )
+    check_choice(choice)
+    if allocate == "random" and not between:
+        choice = replace(choice, between=BETWEEN)
+    return None if choice == USUAL else choice
+
+
+def check_choice(choice: Choice) -> None:
+    """Raise a UsageError if the parts of a choice do not fit each other; all misfits are named."""
+    allocate, between, criterion = choice.allocate, choice.between, choice.criterion
     problems = [
         problem
         for is_wrong, problem in (
@@ -78,29 +97,24 @@ def make_choice(
             (between and allocate != "random", "--between is for the allocation random only"),
             (between and not 0 <= between[0] <= between[1] <= 1, f"no bounds {between}: 0.1,0.9"),
             (
-                is_global and allocate != "uniform",
+                choice.is_global and allocate != "uniform",
                 f"--global ranks all layers together, so it takes no allocation ({allocate})",
             ),
-            (scores and criterion != "scores", f"the criterion {criterion} takes no --scores"),
-            (criterion == "scores" and not scores, "the criterion scores needs a file: --scores"),
-            (round_to < 1, f"--round-to {round_to} is less than 1"),
-            (at_least < 0, f"--at-least {at_least} is less than 0"),
+            (
+                choice.scores and criterion != "scores",
+                f"the criterion {criterion} takes no --scores",
+            ),
+            (
+                criterion == "scores" and not choice.scores,
+                "the criterion scores needs a file: --scores",
+            ),
+            (choice.round_to < 1, f"--round-to {choice.round_to} is less than 1"),
+            (choice.at_least < 0, f"--at-least {choice.at_least} is less than 0"),
         )
         if is_wrong
     ]
     if problems:
         raise UsageError("\n".join(problems))
-    choice = Choice(
-        allocate,  # type: ignore[arg-type]
-        (between or BETWEEN) if allocate == "random" else None,
-        None if target is None else str(parse_target(target)),
-        is_global,
-        criterion,  # type: ignore[arg-type]
-        scores,
-        round_to,
-        at_least,
-    )
-    return None if choice == USUAL else choice
 
 
 def parse_between(text: str) -> tuple[float, float]:

@@ -6,8 +6,9 @@ See also: `replay`, plans that draw nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 from prune_cli.amounts import Amount, number_to_prune
 from prune_cli.channels import draw_channels, k_smallest, other_channels
@@ -24,7 +25,7 @@ from prune_cli.plan import masks
 from prune_cli.plan.allocation import Layer
 from prune_cli.plan.biases import bias_items
 from prune_cli.plan.choice import Choice
-from prune_cli.plan.facts import RANDOM, Options, Plan, PlanItem, Skipped
+from prune_cli.plan.facts import RANDOM, Options, Plan, PlanItem, Skipped, in_order
 from prune_cli.plan.prefixes import find_prefixes
 from prune_cli.plan.prunable import find_problems, scale_of, why_passed_over
 from prune_cli.plan.quotas import Quota, set_quotas
@@ -78,8 +79,8 @@ def make_plan(
     return Plan(
         method_of(options),
         options,
-        tuple(sorted(items, key=lambda item: item.name)),
-        tuple(skip for _, skip in sorted(left.items()) if skip),
+        in_order(items),
+        in_order(filter(None, left.values())),
     )
 
 
@@ -144,8 +145,7 @@ def _why_passed_over(checkpoint: Checkpoint, pick: Selected) -> str | None:
 
 
 def _refuse_problems(problems: Iterable[str]) -> None:
-    found = list(problems)
-    if found:
+    if found := list(problems):
         raise ParameterError("\n".join(found))
 
 
@@ -167,8 +167,7 @@ def _scales(checkpoint: Checkpoint, items: list[PlanItem]) -> Iterator[tuple[str
 # --- what is planned -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A weight that can lose channels, with the amount of its rule and what that means by itself."""
 
     weight: Weight

@@ -4,10 +4,13 @@ See also: `draw`, `replay`, which make plans.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
 from prune_cli.amounts import Amount
+from prune_cli.checkpoint.names import natural_key
 from prune_cli.plan.choice import CRITERIA, Choice, Criterion
 from prune_cli.plan.prefixes import strip_prefixes
 from prune_cli.plan.selection import Rule, as_globs
@@ -61,7 +64,7 @@ class Options:
 
     def plain_name(self, name: str) -> str:
         """Return `name` without the prefixes of wrappers."""
-        return strip_prefixes(name, self.strip_prefixes or ())
+        return strip_prefixes(name, self.strip_prefixes) if self.strip_prefixes else name
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -104,7 +107,8 @@ class PlanItem:
     @property
     def elements_per_channel(self) -> int:
         """The number of elements that one channel has."""
-        return math.prod(size for dim, size in enumerate(self.shape) if dim != self.dim)
+        others = self.shape[: self.dim] + self.shape[self.dim + 1 :]
+        return math.prod(others)
 
     @property
     def elements_zero(self) -> int:
@@ -126,9 +130,12 @@ class Skipped:
     reason: str
 
 
+_Row = TypeVar("_Row", PlanItem, Skipped)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Plan:
-    """Everything that was decided; `items` and `skipped` are sorted by name.
+    """Everything that was decided; `items` and `skipped` are sorted by name, 2 before 10.
 
     `shrink` has the channels that leave the checkpoint, beside those of `items` that are zeroed.
     """
@@ -141,6 +148,11 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan {self.method}: items={len(self.items)}, skipped={len(self.skipped)}>"
+
+
+def in_order(rows: Iterable[_Row]) -> tuple[_Row, ...]:
+    """Return rows in the natural order of their names, as reports have them."""
+    return tuple(sorted(rows, key=lambda row: natural_key(row.name)))
 
 
 def derive_seed(seed: int, name: str) -> int:

@@ -113,10 +113,13 @@ def _last_layer(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     names = [item.name for item in outputs if _HEAD.search(item.module) or item.name in is_last]
     if names:
         modules = sorted({name.rpartition(".")[0] for name in names})
-        excluded = " ".join(f"--exclude {module}" for module in modules[:_MOST_NAMES])
+        excluded = " ".join(f"--exclude '{module}'" for module in modules[:_MOST_NAMES])
+        what, them = ("looks like a last layer", "it")
+        if len(names) > 1:
+            what, them = ("look like last layers", "them")
         yield (
-            f"{_list_names(names)} looks like a last layer, whose outputs are the classes or "
-            f"tokens; {excluded} leaves it alone"
+            f"{_list_names(names)} {what}, whose outputs are the classes or tokens; "
+            f"{excluded} leaves {them} alone"
         )
 
 
@@ -191,11 +194,12 @@ def _baked_unasked(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
 
 def _still_output(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     followed = {item.follows for item in plan.items}
+    has_vectors = any(len(each.tensor.shape) == 1 for each in checkpoint.parameters)
     modules = {
         item.module
         for item in plan.items
         if item.pruned and item.follows is None and item.name not in followed
-        if biases_of(checkpoint, item)
+        if has_vectors and biases_of(checkpoint, item)
     }
     if modules:
         count = "1 module" if len(modules) == 1 else f"{len(modules):,} modules"

@@ -7,8 +7,7 @@ See also: allocation.py, the arithmetic; scores.py, which channels it is then.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from prune_cli.amounts import Amount, number_to_prune
 from prune_cli.errors import AmountError, PruneError, RequestError
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     """Gives for each layer a number for each of its live channels; the smallest go first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(NamedTuple):
     """What one layer loses: the amount as it is reported, and the number of channels."""
 
     amount: Amount

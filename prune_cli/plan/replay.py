@@ -12,7 +12,7 @@ from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.errors import ParameterError, RequestError, SelectionError
 from prune_cli.plan import masks
-from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem
+from prune_cli.plan.facts import CHOSEN, REMOVED, REPLAYED, Options, Plan, PlanItem, in_order
 from prune_cli.plan.prefixes import find_prefixes, strip_prefixes
 from prune_cli.plan.prunable import find_problems
 
@@ -79,7 +79,7 @@ def replay(
     options = plan.options if bake is None else replace(plan.options, bake=bake)
     renamed = {item.name: name for name, item in placed}
     items = (_replayed(name, item, checkpoint, renamed) for name, item in placed)
-    return Plan(REPLAYED, options, tuple(sorted(items, key=lambda item: item.name)))
+    return Plan(REPLAYED, options, in_order(items))
 
 
 def plan_removal(checkpoint: Checkpoint) -> Plan:
@@ -98,7 +98,7 @@ def plan_removal(checkpoint: Checkpoint) -> Plan:
         )
     options = Options(amount=None, modules=(), params=())
     items = (_removed(checkpoint, parameter) for parameter in masked)
-    return Plan(REMOVED, options, tuple(sorted(items, key=lambda item: item.name)))
+    return Plan(REMOVED, options, in_order(items))
 
 
 def misfits(item: PlanItem, checkpoint: Checkpoint) -> Iterator[str]:

@@ -4,9 +4,8 @@ See also: criterion.py, the arithmetic.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,7 @@ Ranks: TypeAlias = npt.NDArray[Any]
 """A number for each live channel of a weight; the smallest go, ties in the order of channels."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(NamedTuple):
     """A weight, the dim of its channels, and those that are not pruned yet."""
 
     parameter: Parameter

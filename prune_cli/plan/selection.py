@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase, translate
+from fnmatch import translate
 from functools import cache
 
 from prune_cli.amounts import Amount
@@ -107,7 +107,7 @@ def select(
     rules = [(rule, _pair_matcher(rule.modules, rule.params, whole)) for rule in selection.rules]
     picked: list[Selected] = []
     for parameter, pairs in named:
-        if any(map(excluded, pairs)):
+        if selection.exclude and any(map(excluded, pairs)):
             continue
         for rule, fits in reversed(rules):
             hits = list(filter(fits, pairs))
@@ -140,11 +140,15 @@ def _pair_matcher(
     fits_module = matcher([pattern for pattern in modules if pattern not in whole])
     fits_param = matcher(params)
     fits_whole = matcher([pattern for pattern in modules if pattern in whole])
+    if not whole:
+        return lambda pair: fits_param(pair[1]) and fits_module(pair[0])
     return lambda pair: (fits_module(pair[0]) and fits_param(pair[1])) or fits_whole(_join(pair))
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """A function that tells whether a name matches any of `patterns`, and remembers it."""
+    if "*" in patterns:
+        return lambda _: True
     match = re.compile("|".join(map(translate, patterns)) or r"(?!)").match
     return cache(lambda name: match(name) is not None)
 
@@ -190,7 +194,7 @@ def _idle_patterns(
         fits = matcher(rule.modules)
         params = sorted({param for module, param in names if fits(module)})
         for pattern in rule.params if params else ():
-            if not any(fnmatchcase(param, pattern) for param in params):
+            if not any(map(matcher([pattern]), params)):
                 yield f"no parameter of the matched modules is called {pattern!r}; " + (
                     f"they have {', '.join(map(repr, params[:8]))}"
                     + (f" and {len(params) - 8} more" if len(params) > 8 else "")

@@ -95,11 +95,19 @@ class Effect:
 
 @dataclass(frozen=True)
 class Latency:
-    """The median time of one forward pass, in milliseconds, of models run in turns."""
+    """The time of one forward pass of models that were run in turns.
+
+    Attributes:
+        milliseconds: the median of each.
+        rounds: how often each was timed.
+        threads: how many of torch's worked.
+        spread: the interquartile range of each, in milliseconds; None in reports of version 1.
+    """
 
     milliseconds: Mapping[str, float]
     rounds: int
     threads: int
+    spread: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from itertools import combinations
 from prune_cli.amounts import Amount
 from prune_cli.checkpoint.names import natural_key
 from prune_cli.jsontext import encode
+from prune_cli.plan.choice import Choice
 from prune_cli.plan.facts import PlanItem
 from prune_cli.report.overlap import (
     Likeness,
@@ -44,19 +45,21 @@ class Run:
     channels: int
     channels_pruned: int
     sparsity: float
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunGroup:
     """The runs of one amount and dim, chosen in the same way, by their numbers from 0.
 
-    `likeness` is None where no two of them can be compared.
+    `likeness` is None where no two of them can be compared, `choice` where it is the usual way.
     """
 
     amount: Amount | None
     dim: int
     runs: tuple[int, ...]
     likeness: Likeness | None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ def _run(name: str, report: Report) -> Run:
         channels=report.totals.channels,
         channels_pruned=report.totals.channels_pruned,
         sparsity=report.totals.sparsity,
+        choice=report.options.choice,
     )
 
 
@@ -220,7 +224,8 @@ def _groups(
     for numbers in groups.values():
         run = runs[numbers[0]]
         pairs = [totals[pair] for pair in combinations(numbers, 2) if pair in totals]
-        yield RunGroup(run.amount, run.dim, tuple(numbers), measure_likeness(pairs))
+        likeness = measure_likeness(pairs)
+        yield RunGroup(run.amount, run.dim, tuple(numbers), likeness, run.choice)
 
 
 # --- tensors ---------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ from typing import Any
 
 import prune_cli
 from prune_cli.checkpoint import Checkpoint, Dropped
-from prune_cli.errors import InputError
+from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import check_keys, decode, encode
+from prune_cli.plan.choice import check_choice
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
-from prune_cli.plan.shrink import ShrinkPlan
+from prune_cli.plan.shrink import Latency, ShrinkPlan
 from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
 from prune_cli.report.tensors import list_tensors
@@ -31,6 +32,15 @@ SCHEMA = 2
 
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
+
+
+_OPTIONAL = {
+    entry.name
+    for kind in (Options, ShrinkPlan, Latency)
+    for entry in fields(kind)
+    if entry.default is None
+}
+"""What is written only if there is something to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +236,13 @@ def to_json(report: Report) -> str:
 
 
 def _given(fact: Options | ShrinkPlan) -> dict[str, Any]:
-    """Its fields, but for those that say nothing."""
-    optional = {entry.name for entry in fields(fact) if entry.default is None}
-    return {
-        key: value
-        for key, value in asdict(fact).items()
-        if key not in optional or value is not None
-    }
+    """Its fields and theirs, but for those that are there only if there is something to say."""
+    return asdict(
+        fact,
+        dict_factory=lambda pairs: {
+            key: value for key, value in pairs if value is not None or key not in _OPTIONAL
+        },
+    )
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
@@ -282,7 +292,7 @@ def from_json(text: str) -> Report:
         schema=schema,
         tool=decode(Tool, _take(found, "tool", dict)),
         method=_take(found, "method", str),
-        options=decode(Options, _take(found, "options", dict)),
+        options=_options(found),
         input=decode(Input, _take(found, "input", dict)),
         output=None if output is None else decode(Output, _take(found, "output", dict)),
         totals=decode(Totals, _take(found, "totals", dict)),
@@ -291,6 +301,17 @@ def from_json(text: str) -> Report:
         dropped=tuple(decode(Dropped, row) for row in _take(found, "dropped", list)),
         shrink=decode(ShrinkPlan, _take(found, "shrink", dict)) if "shrink" in found else None,
     )
+
+
+def _options(found: object) -> Options:
+    """The options, of which every part is possible."""
+    options = decode(Options, _take(found, "options", dict))
+    try:
+        if options.choice:
+            check_choice(options.choice)
+    except UsageError as error:
+        raise InputError(f"its options are impossible: {error}") from None
+    return options
 
 
 def _is_text(found: object) -> bool:

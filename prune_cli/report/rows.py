@@ -3,6 +3,8 @@
 See also: tensors.py, the tensors of one; formats.py, which makes text of rows.
 """
 
+from prune_cli.amounts import Amount
+from prune_cli.plan.choice import Choice
 from prune_cli.report.comparison import Comparison, RunGroup
 from prune_cli.report.formats import Cell, Column, Kind, Rows
 
@@ -35,7 +37,7 @@ def list_runs(comparison: Comparison) -> Rows:
         (
             run.report,
             run.input,
-            None if run.amount is None else str(run.amount),
+            _amount(run.amount, run.choice),
             run.dim,
             run.seed,
             run.tensors,
@@ -54,9 +56,16 @@ def list_groups(comparison: Comparison) -> Rows:
 
 
 def _group(group: RunGroup) -> tuple[Cell, ...]:
-    amount = None if group.amount is None else str(group.amount)
+    amount = _amount(group.amount, group.choice)
     runs, likeness = len(group.runs), group.likeness
     if likeness is None:
         return (amount, group.dim, runs, 0, None, None, None)
     measured = (likeness.mean, likeness.sigma, likeness.by_chance)
     return (amount, group.dim, runs, likeness.pairs, *measured)
+
+
+def _amount(amount: Amount | None, choice: Choice | None) -> str | None:
+    """Return the amount, or the target in its place."""
+    if choice and choice.target:
+        return choice.target
+    return None if amount is None else str(amount)

@@ -45,5 +45,17 @@ def describe_choice(choice: Choice | None) -> Iterator[str]:
         yield f"at least {choice.at_least} left in each"
 
 
+def name_amount(amount: Amount | None, choice: Choice | None) -> str:
+    """Return an amount, or a target, for a narrow column."""
+    if choice and choice.target:
+        return choice.target
+    return "-" if amount is None else str(amount)
+
+
+def name_choice(choice: Choice | None) -> str:
+    """Return how channels were chosen, for a column; nothing for the usual way."""
+    return ", ".join(describe_choice(choice))
+
+
 def _part(amount: Amount) -> str:
     return "" if isinstance(amount, int) else f": {100 * amount:.6g}%"

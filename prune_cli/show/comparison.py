@@ -7,13 +7,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from prune_cli.report.numbers import format_count
+from prune_cli.show.choices import name_amount, name_choice
 from prune_cli.show.console import escape, say, stdout_page
 from prune_cli.show.pruned import print_pruned
 from prune_cli.show.shrunk import print_shrunk
 from prune_cli.show.tables import MAX_ROWS, Name, add_row, draw_bar, make_table, print_fitting
 
 if TYPE_CHECKING:
-    from prune_cli.amounts import Amount
     from prune_cli.report.comparison import Comparison, Pair, Run, TensorComparison
     from prune_cli.report.overlap import Likeness
     from prune_cli.report.report import Report
@@ -53,18 +53,17 @@ def _say_more(count: int, what: str, page: Console) -> None:
 
 def _run_table(runs: "Sequence[Run]", with_tensors: bool) -> Table:
     tensors = ["tensors"] if with_tensors else []
-    table = make_table("", "report", "amount", "dim", "seed", *tensors, "pruned", "sparsity")
-    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    how = ["chosen"] if any(run.choice for run in runs) else []
+    table = make_table("", "report", "amount", "dim", "seed", *tensors, "pruned", "sparsity", *how)
+    for column in table.columns[1:2] + table.columns[len(table.columns) - len(how) :]:
+        column.justify, column.no_wrap = "left", False
     for number, run in enumerate(runs, 1):
-        cells = [_amount(run.amount), str(run.dim), str(run.seed)]
+        cells = [escape(name_amount(run.amount, run.choice)), str(run.dim), str(run.seed)]
         cells += [f"{run.tensors:,}"] if with_tensors else []
         cells += [f"{run.channels_pruned:,}/{run.channels:,}", f"{run.sparsity:.1%}"]
+        cells += [escape(name_choice(run.choice))] if how else []
         table.add_row(str(number), Name(escape(run.report)), *cells)
     return table
-
-
-def _amount(amount: "Amount | None") -> str:
-    return "-" if amount is None else str(amount)
 
 
 def _print_overlaps(comparison: "Comparison", page: Console) -> None:
@@ -115,11 +114,16 @@ def _overlap_bar(facts: "TensorComparison", is_exact: bool) -> RenderableType:
 
 def _group_table(comparison: "Comparison") -> Table:
     """Return a row for each amount and dim: how alike its runs are, and how alike by chance."""
-    table = make_table("amount", "dim", "runs", "pairs", "each two alike", "by chance")
+    how = ["chosen"] if any(group.choice for group in comparison.groups) else []
+    table = make_table("amount", "dim", "runs", "pairs", "each two alike", "by chance", *how)
+    for column in table.columns[len(table.columns) - len(how) :]:
+        column.justify, column.no_wrap = "left", False
     for group in comparison.groups:
         pairs = f"{group.likeness.pairs:,}" if group.likeness else "-"
         counts = (str(group.dim), f"{len(group.runs):,}", pairs)
-        table.add_row(_amount(group.amount), *counts, *_likeness_cells(group.likeness))
+        cells = [*counts, *_likeness_cells(group.likeness)]
+        cells += [escape(name_choice(group.choice))] if how else []
+        table.add_row(escape(name_amount(group.amount, group.choice)), *cells)
     return table
 
 

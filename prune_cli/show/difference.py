@@ -16,5 +16,6 @@ def _sum_up(difference: Difference) -> str:
     if difference.is_none:
         return same
     missing = len(difference.only_first) + len(difference.only_second)
-    there = f"[bold]{format_count(len(difference.tensors), 'tensor')} not the same[/]"
-    return f"{there}; {missing:,} in one checkpoint only; {same}"
+    alone = f"{missing:,} in one checkpoint only; " if missing else ""
+    differ = format_count(len(difference.tensors), "tensor")
+    return f"[bold]{differ} not the same[/]; {alone}{same}"

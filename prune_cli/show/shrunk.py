@@ -18,7 +18,7 @@ from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Options
-    from prune_cli.plan.shrink import Group, ShrinkPlan
+    from prune_cli.plan.shrink import Group, Latency, ShrinkPlan
     from prune_cli.report.report import Report
 
 
@@ -85,9 +85,16 @@ def _tell_latency(plan: "ShrinkPlan") -> Iterator[str]:
         before, after = latency.milliseconds["before"], latency.milliseconds["after"]
         yield (
             f"latency {before:.2f} ms -> {after:.2f} ms ([bold]{before / after:.2f}x[/] as fast; "
-            f"medians of {latency.rounds} alternating runs, "
+            f"medians of {latency.rounds} alternating runs{_tell_spread(latency)}, "
             f"{format_count(latency.threads, 'thread')})"
         )
+
+
+def _tell_spread(latency: "Latency") -> str:
+    if latency.spread is None:
+        return ""
+    before, after = latency.spread["before"], latency.spread["after"]
+    return f", half of them within {before:.2f} and {after:.2f} ms"
 
 
 def _by_reason(plan: "ShrinkPlan") -> list[tuple[str, list[str]]]:

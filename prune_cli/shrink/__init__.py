@@ -21,5 +21,6 @@ The tour, from the bottom up:
     config.py       which numbers of a config.json stand for them
     planning.py     shrink the model without weights, hold it against the whole one, take back
     child.py        the same in a child process, within limits of time and memory
+    in_memory.py    shrink_module: a live model and its optimizer, in place
     shrink.py       shrink_checkpoint: decide here, then the one pipeline
 """

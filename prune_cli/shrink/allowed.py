@@ -87,7 +87,7 @@ def _problems(raw: Mapping[str, Any], at: str = "") -> Iterator[str]:
 def _implementation_problems(place: str, value: Any) -> Iterator[str]:
     values = value.values() if isinstance(value, dict) else [value]
     for name in values:
-        if name is not None and name not in _IMPLEMENTATIONS:
+        if name is not None and not (isinstance(name, str) and name in _IMPLEMENTATIONS):
             yield f"{place!r} is {name!r:.80}, which is none of {sorted(_IMPLEMENTATIONS)}"
 
 

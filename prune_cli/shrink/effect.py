@@ -37,6 +37,8 @@ def measure_latency(
 ) -> Latency:
     """Time the models in turns, so that whatever slows the machine slows all of them.
 
+    Every other round goes backwards: none always runs on what the same one left in the caches.
+
     Args:
         models: By the names under which the medians come back.
         inputs: On the models' device.
@@ -44,12 +46,19 @@ def measure_latency(
         warmups: Rounds that are not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in models}
+    order = list(models)
     with torch.inference_mode():
         for _ in range(warmups + rounds):
-            for name, model in models.items():
-                times[name].append(_time(model, inputs))
-    medians = {name: _median(values[warmups:]) for name, values in times.items()}
-    return Latency(medians, rounds, torch.get_num_threads())
+            for name in order:
+                times[name].append(_time(models[name], inputs))
+            order.reverse()
+    counted = {name: values[warmups:] for name, values in times.items()}
+    return Latency(
+        {name: round(statistics.median(values), 3) for name, values in counted.items()},
+        rounds,
+        torch.get_num_threads(),
+        {name: _spread(values) for name, values in counted.items()},
+    )
 
 
 def _time(model: nn.Module, inputs: Inputs) -> float:
@@ -58,5 +67,6 @@ def _time(model: nn.Module, inputs: Inputs) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def _median(values: Sequence[float]) -> float:
-    return round(statistics.median(values), 3)
+def _spread(values: Sequence[float]) -> float:
+    low, _, high = statistics.quantiles(values, n=4)
+    return round(high - low, 3)

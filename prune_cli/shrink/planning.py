@@ -36,7 +36,13 @@ from prune_cli.shrink.proposals import (
 )
 from prune_cli.shrink.request import OnStage, Request, Score, Site, Source
 from prune_cli.shrink.sizing import Candidate, Cost, find_candidates, set_sizes
-from prune_cli.shrink.subject import Shapes, checkpoint_names, make_subject, renamed_zeros
+from prune_cli.shrink.subject import (
+    Shapes,
+    Subject,
+    checkpoint_names,
+    make_subject,
+    renamed_zeros,
+)
 from prune_cli.shrink.trace import trace
 
 Build = Callable[[Sequence[Unit]], nn.Module]
@@ -83,6 +89,19 @@ def plan_shrink(
     if not any(proposal.removed for unit in units for proposal in unit.proposals):
         raise RequestError(_nothing_goes(planner.whole))
     return _to_plan(planner, units, names, folder)
+
+
+def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
+    """Plan to shrink a model that is recorded and has no config, and whose channels are drawn.
+
+    Raises:
+        RequestError: It cannot be followed, or loses nothing.
+    """
+    planner = _Planner(subject, options, None)
+    units = planner.units()
+    if not units:
+        raise RequestError(_nothing_goes(planner.whole))
+    return _to_plan(planner, units, subject.theirs, None)
 
 
 class _Chooser:

@@ -206,7 +206,7 @@ def _solve(
     if choice.is_global or target.metric == "latency":
         return quotas
     numbers = _refine(layers, _numbers(quotas), lambda ks: abs(remains(ks) / wanted - 1))
-    return tuple(replace(q, channels=k) for q, k in zip(quotas, numbers, strict=True))
+    return tuple(q._replace(channels=k) for q, k in zip(quotas, numbers, strict=True))
 
 
 def _numbers(quotas: Sequence[Quota]) -> tuple[int, ...]:

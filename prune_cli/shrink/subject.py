@@ -5,14 +5,14 @@ Not here: what goes (proposals.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from prune_cli.errors import RequestError
 from prune_cli.shrink.huggingface import ModelFolder
-from prune_cli.shrink.model import Example, Inputs, build_model, make_inputs, parse_example
+from prune_cli.shrink.model import Inputs, build_model, make_inputs, parse_example
 from prune_cli.shrink.request import Source, Zeros
 from prune_cli.shrink.trace import Trace, named_tensors, trace
 
@@ -56,21 +56,28 @@ def make_subject(source: Source, folder: ModelFolder | None) -> Subject:
     model = folder.build() if folder else build_model(source.model, source.arguments)
     given = [parse_example(text) for text in source.examples]
     examples = folder.examples(model) if folder and not given else [given]
+    return record_subject(model, map(make_inputs, examples))
+
+
+def record_subject(model: nn.Module, alternatives: Iterable[Inputs]) -> Subject:
+    """Record a model on meta on the first of the inputs that it runs on.
+
+    Raises:
+        RequestError: It does not run without values.
+    """
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(
                 True
             )  # the graph is read off autograd, which skips frozen ones
-    inputs, recording = _record(model, examples)
+    inputs, recording = _record(model, alternatives)
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
     return Subject(model, inputs, recording, names)
 
 
-def _record(model: nn.Module, alternatives: Iterable[Sequence[Example]]) -> tuple[Inputs, Trace]:
-    """The first of the examples that the model runs on, and the recording."""
-    for examples in alternatives:
-        inputs = make_inputs(examples)
+def _record(model: nn.Module, alternatives: Iterable[Inputs]) -> tuple[Inputs, Trace]:
+    for inputs in alternatives:
         recording = trace(model, inputs)
         if recording.failure is None:
             return inputs, recording

@@ -107,13 +107,15 @@ def _end(
     if not running:
         return
     stop_commands()
-    for future in running:
-        future.cancel()
-    wait([future for future in running if not future.cancelled()])
+    try:
+        for future in running:
+            future.cancel()
+        wait([future for future in running if not future.cancelled()])
+    finally:
+        allow_commands()
     for future, number in running.items():
         if not future.cancelled() and future.exception() is None:
             ended[number] = _take(units[number].work, future.result(), runner)
-    allow_commands()
 
 
 # --- threads ---------------------------------------------------------------------------------

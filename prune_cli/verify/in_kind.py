@@ -12,6 +12,7 @@ from prune_cli.report.report import Report
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, Disagreement
 from prune_cli.verify.output import list_differences
+from prune_cli.write.formats import is_of_torch
 from prune_cli.write.in_kind import lay_out_in_kind
 from prune_cli.write.layout import (
     OutputFile,
@@ -24,8 +25,8 @@ from prune_cli.write.torch_zip import lay_out_torch
 
 def is_in_kind(report: Report, original: Checkpoint) -> bool:
     """Whether the output has the format of the input, and so everything that is in it."""
-    is_of_torch = report.output is not None and report.output.format != "safetensors"
-    return is_of_torch and original.format != "safetensors"
+    has_output_of_torch = report.output is not None and report.output.format != "safetensors"
+    return has_output_of_torch and is_of_torch(original)
 
 
 def compare_in_kind(
@@ -38,9 +39,9 @@ def compare_in_kind(
     """That each file of torch is, byte for byte, what `plan` makes of the source."""
     try:
         files: Sequence[OutputFile] = (
-            (lay_out_torch(original, plan, written.path.name),)
-            if original.format == "safetensors"
-            else lay_out_in_kind(original, plan)
+            lay_out_in_kind(original, plan)
+            if is_of_torch(original)
+            else (lay_out_torch(original, plan, written.path.name),)
         )
     except RequestError as error:
         yield Disagreement(f"the report does not fit the source: {error}")

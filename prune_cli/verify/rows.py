@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 
 from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.names import natural_key
 from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
 from prune_cli.errors import RequestError
 from prune_cli.plan.biases import bias_name
@@ -31,13 +32,13 @@ def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
     for name, count in Counter(item.name for item in report.tensors).items():
         if count > 1:
             yield Disagreement(f"the report has {count} rows of it", name)
-    if list(rows) != sorted(rows):
+    if list(rows) not in (sorted(rows, key=natural_key), sorted(rows)):  # 0.1.0 sorted text
         yield Disagreement("the rows of the report are not in the order of their names")
     for item in report.tensors:
         for fact in _row_problems(report, item, rows, written):
             yield Disagreement(fact, item.name)
     if report.method in CHOSEN:
-        yield from _choice_problems(report)
+        yield from _choice_problems(report, written)
     if report.shrink is not None:
         yield from map(Disagreement, report_problems(report.shrink, report.options.seed))
         yield from map(Disagreement, size_problems(report.shrink, report.options, {}))
@@ -64,8 +65,13 @@ def _row_problems(
             yield f"the report gives it a seed, but {report.method} draws nothing"
         if report.method in CHOSEN and not _is_asked_for(report.options, item):
             yield _NOT_ASKED_FOR
-    elif any(info.shape == item.shape for info in tensors_of(report, item, written)):
+    elif _is_there(report, item, written):
         yield from _draw_problems(report, item)
+
+
+def _is_there(report: Report, item: PlanItem, written: Checkpoint) -> bool:
+    """Whether the output has a tensor of its shape; drawing for any other may take forever."""
+    return any(info.shape == item.shape for info in tensors_of(report, item, written))
 
 
 def has_its_dim(item: PlanItem) -> bool:
@@ -141,17 +147,20 @@ def _rules(options: Options) -> tuple[Rule, ...]:
     has_target = options.choice is not None and options.choice.target is not None
     if options.rules or (options.amount is None and not has_target):
         return options.rules
+    if options.amount != options.amount:  # NaN, which an edited report can hold, asks for nothing
+        return ()
     return (Rule(options.modules, options.params, options.amount or 0, options.dim),)
 
 
-def _choice_problems(report: Report) -> Iterator[Disagreement]:
+def _choice_problems(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
     """That the method is that of the options, and each row loses what they give it."""
     options, choice = report.options, report.options.choice
     if report.method != method_of(options):
         yield Disagreement(f"the options of the report are not those of {report.method}")
     leading = [item for item in report.tensors if item.follows is None]
     rules = [rule for item in leading if (rule := _rule_for(options, item))]
-    if choice is None or len(rules) < len(leading) or not all(map(has_its_dim, leading)):
+    is_sound = all(has_its_dim(item) and _is_there(report, item, written) for item in leading)
+    if choice is None or len(rules) < len(leading) or not is_sound:
         return
     for name, fact in quota_problems(options, choice, leading, rules):
         yield Disagreement(fact, name or None)

@@ -35,7 +35,8 @@ class Accelerator:
             return
         here = torch.from_numpy(bits.view(_SIGNED[bits.itemsize]))  # MPS has no wide unsigned
         there = here.to(self._device)
-        here.copy_(zero_channels_(there, dim, torch.from_numpy(channels)).cpu())
+        gone = torch.from_numpy(channels).to(self._device)
+        here.copy_(zero_channels_(there, dim, gone).cpu())
 
 
 def find_device(name: str) -> torch.device:

@@ -29,8 +29,9 @@ class PendingFile:
 
     sink: FileSink | StreamSink
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fsync: bool = False) -> None:
         self.path = path
+        self._fsync = fsync
         self._is_regular = False
         self._temporary: Path | None = None
         self._descriptor: int | None = None
@@ -68,13 +69,20 @@ class PendingFile:
         if not self._is_regular or self._descriptor is None:
             return
         with output_errors(self.path):
-            if self._temporary is None:
-                with contextlib.suppress(FileExistsError):
-                    _link(self._descriptor, self.path)
-                    return
-                self._temporary = self._hidden()  # only a name can take the place of another
-                _link(self._descriptor, self._temporary)
-            self._temporary.replace(self.path)
+            if self._fsync:
+                os.fsync(self._descriptor)
+            self._give_name(self._descriptor)
+            if self._fsync:
+                sync_folder(self.path.parent)
+
+    def _give_name(self, descriptor: int) -> None:
+        if self._temporary is None:
+            with contextlib.suppress(FileExistsError):
+                _link(descriptor, self.path)
+                return
+            self._temporary = self._hidden()  # only a name can take the place of another
+            _link(descriptor, self._temporary)
+        self._temporary.replace(self.path)
         self._temporary = None
 
     def close(self) -> None:
@@ -82,8 +90,9 @@ class PendingFile:
         with output_errors(self.path):
             if self._temporary:
                 self._temporary.unlink(missing_ok=True)
-            if self._descriptor is not None:
-                os.close(self._descriptor)
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _open_nameless(folder: Path) -> int:
@@ -111,13 +120,17 @@ def _path_of(descriptor: int) -> Path:
 
 
 @contextlib.contextmanager
-def pending(path: Path) -> Iterator[PendingFile]:
+def pending(path: Path, *, fsync: bool = False) -> Iterator[PendingFile]:
     """A PendingFile that is closed, and removed unless committed, whatever happens.
+
+    Args:
+        path: its name, once it is committed.
+        fsync: commit it to the disk too: its bytes, then its name.
 
     Raises:
         OutputError: it cannot be written.
     """
-    file = PendingFile(path)
+    file = PendingFile(path, fsync=fsync)
     try:
         file.open()
         yield file
@@ -125,12 +138,25 @@ def pending(path: Path) -> Iterator[PendingFile]:
         file.close()
 
 
-def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Puts `content` at `path`, whole or not at all.
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk.
+
+    Raises:
+        OSError: that cannot be known.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes | memoryview, *, fsync: bool = False) -> None:
+    """Puts `content` at `path`, whole or not at all; `fsync` as for `pending`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    with pending(path) as file:
+    with pending(path, fsync=fsync) as file:
         file.sink.write(content, 0)
         file.commit()

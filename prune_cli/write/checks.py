@@ -5,8 +5,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prune_cli.errors import OutputError
+from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.tensors import DTYPES
+from prune_cli.errors import InputError, OutputError
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
+
+_MOST_NAMED = 5
 
 
 def check_can_write(paths: Iterable[Path], inputs: Iterable[Path], *, force: bool) -> None:
@@ -23,6 +27,22 @@ def check_can_write(paths: Iterable[Path], inputs: Iterable[Path], *, force: boo
                 problems.append(f"{path} cannot be two outputs at once; choose another for one")
     if problems:
         raise OutputError("\n".join(problems))
+
+
+def refuse_unloadable(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint with tensors that torch could not load from the output either.
+
+    Raises:
+        InputError: it has some; they are named.
+    """
+    found = [info for info in checkpoint.tensors.values() if DTYPES[info.dtype].torch is None]
+    if found:
+        names = ", ".join(f"{info.name!r} ({info.dtype})" for info in found[:_MOST_NAMED])
+        more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+        raise InputError(
+            f"{checkpoint.path}: torch has no dtype for {names}{more}, so no output with it could "
+            "be loaded; convert it first"
+        )
 
 
 def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:

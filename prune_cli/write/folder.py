@@ -5,7 +5,6 @@ whole; when all are there they are moved out, the index last, so that no loader 
 A killed run leaves that folder, and `resume` redoes only what is missing from it.
 """
 
-import contextlib
 import hashlib
 import re
 import shutil
@@ -18,8 +17,9 @@ from pathlib import Path
 from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import InputError, OutputError
-from prune_cli.write.atomic import pending, write_file
+from prune_cli.write.atomic import pending, sync_folder, write_file
 from prune_cli.write.layout import OutputFile
+from prune_cli.write.locks import alone_in
 from prune_cli.write.paths import is_special, output_errors
 from prune_cli.write.sinks import Sink
 from prune_cli.write.workers import Job, run
@@ -45,6 +45,7 @@ class FolderOutput:
         texts: small files by name: the report and the index, if they are in it.
         indexes: which of the texts are indexes: one, or one in each of several subfolders.
         beside: files outside the folder that belong to it: the report, if it is there.
+        fsync: whether each step waits for the disk: files, then their names, then the indexes.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class FolderOutput:
     texts: Mapping[str, bytes]
     indexes: tuple[str, ...]
     beside: Mapping[Path, bytes] = field(default_factory=dict)
+    fsync: bool = False
 
     @property
     def staging(self) -> Path:
@@ -93,9 +95,10 @@ def write_folder(
         before_commit: called before the files get their places.
 
     Raises:
-        OutputError: the folder cannot be written, is not empty, or holds another run's leftovers.
+        OutputError: the folder cannot be written, is not empty, is being written by another run,
+            or holds another run's leftovers.
     """
-    with output_errors(output.folder):
+    with output_errors(output.folder), alone_in(output.folder):
         fingerprint = _fingerprint(output, checkpoint)
         is_complete = resume and _is_complete(output, checkpoint)
         if not is_complete:
@@ -103,7 +106,7 @@ def write_folder(
             _fill(output, checkpoint, write_shard, workers, fingerprint)
         before_commit()
         for path, content in output.beside.items():
-            write_file(path, content)
+            write_file(path, content, fsync=output.fsync)
         if not is_complete:
             _move(output)
         shutil.rmtree(output.staging, ignore_errors=True)
@@ -193,12 +196,12 @@ def _fill(
         _write_missing(output, write_shard, workers)
     except BaseException:
         if not any(_is_whole(output.files / shard.name, shard) for shard in output.shards):
-            _withdraw(output)
+            shutil.rmtree(output.staging, ignore_errors=True)
         raise
     for name in output.others:
-        _copy(checkpoint.path / name, output.files / name)
+        _copy(checkpoint.path / name, output.files / name, fsync=output.fsync)
     for name, content in output.texts.items():
-        write_file(output.files / name, content)
+        write_file(output.files / name, content, fsync=output.fsync)
     write_file(output.staging / _MOVING, b"")
 
 
@@ -216,28 +219,21 @@ def _write_shard(
 ) -> None:
     path = output.files / shard.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pending(path) as file:
+    with pending(path, fsync=output.fsync) as file:
         file.set_size(shard.nbytes)
         write_shard(shard, file.sink, stopped)
         file.commit()
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, *, fsync: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         reader = source.open("rb")
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}") from error
-    with reader, pending(target) as file:
+    with reader, pending(target, fsync=fsync) as file:
         file.sink.copy(reader.fileno(), 0, source.stat().st_size, 0)
         file.commit()
-
-
-def _withdraw(output: FolderOutput) -> None:
-    """Leaves nothing behind where nothing was finished."""
-    shutil.rmtree(output.staging, ignore_errors=True)
-    with contextlib.suppress(OSError):  # what is not empty stays
-        output.folder.rmdir()
 
 
 # --- after -----------------------------------------------------------------------------------
@@ -247,11 +243,21 @@ def _move(output: FolderOutput) -> None:
     """Moves every file to its place; the old index goes first and the new one comes last."""
     for name in _replaced(output):
         (output.folder / name).unlink()
-    for name in output.names:
+    _move_files(output, [name for name in output.names if name not in output.indexes])
+    _move_files(output, output.indexes)
+
+
+def _move_files(output: FolderOutput, names: Iterable[str]) -> None:
+    folders = {output.folder, output.folder.parent}
+    for name in names:
         staged, place = output.files / name, output.folder / name
         if staged.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             staged.replace(place)
+            folders |= {output.folder / above for above in Path(name).parents}
+    if output.fsync:
+        for folder in folders:
+            sync_folder(folder)
 
 
 def _replaced(output: FolderOutput) -> list[str]:

@@ -13,6 +13,7 @@ from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, UsageError
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
+from prune_cli.write.locks import lock
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.progress import OnTensor
 
@@ -30,6 +31,7 @@ class Target:
         force: whether to replace what is there.
         resume: whether to continue an interrupted run on a folder.
         max_shard_size: in bytes; the output is then a folder of shards that are no larger.
+        fsync: whether to wait until all of it is on the disk, the index last.
         format: of the output; see `formats`.
         reads: what is read besides the checkpoint, a report or a recipe: never written either.
         writes: what is written besides output and report, such as an exported program.
@@ -41,6 +43,7 @@ class Target:
     force: bool = False
     resume: bool = False
     max_shard_size: int | None = None
+    fsync: bool = False
     format: Format = "safetensors"
     reads: tuple[Path, ...] = ()
     writes: tuple[Path, ...] = ()
@@ -100,6 +103,7 @@ def find_target(
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
+    fsync: bool = False,
     dry_run: bool = False,
     format: str | None = None,
     suffix: str = "pruned",
@@ -116,6 +120,7 @@ def find_target(
         force: see Target; so are the rest.
         resume: see Target.
         max_shard_size: see Target.
+        fsync: see Target.
         dry_run: whether no output is made.
         format: of the output; None leaves it to the name.
         suffix: what a default output is called: NAME.pruned.safetensors.
@@ -145,6 +150,7 @@ def find_target(
         force=force,
         resume=resume,
         max_shard_size=max_shard_size,
+        fsync=fsync,
         format=choose_format(checkpoint, path, format, is_folder=to_folder),
         reads=tuple(Path(read) for read in reads if not _is_stream(Path(read))),
         writes=tuple(map(Path, writes)),
@@ -228,6 +234,8 @@ def _check_folder(output: Path, checkpoint: Checkpoint, target: Target) -> None:
         raise OutputError(f"{output} is a file, but the output is a folder")
     is_start = not (target.force or target.resume)
     if is_start and folder.exists() and any(folder.iterdir()):
+        with lock(folder, wait=False):  # unless another run is just writing it
+            pass
         raise OutputError(_why_not_empty(output, folder))
 
 

@@ -190,7 +190,9 @@ def test_an_index_of_files_that_are_not_there_is_passed_over(tmp_path: Path) -> 
 
     assert checkpoint.index is None
     assert "model.safetensors.index.json" not in checkpoint.others
-    assert "model.safetensors.index.json names files that are not there" in checkpoint.notes[0]
+    assert checkpoint.notes == (
+        "model.safetensors.index.json names files that are not there, so it is left out",
+    )
 
 
 def test_missing_shards_without_an_index_are_named(tmp_path: Path) -> None:
@@ -225,7 +227,12 @@ def test_a_folder_with_one_file_of_torch_stands_for_it(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
 
     assert not checkpoint.is_folder
-    assert checkpoint.notes == (f"model.pt is used, the only checkpoint in {tmp_path}",)
+    assert checkpoint.notes == (
+        (
+            f"model.pt is used, the only checkpoint in {tmp_path} but outputs of earlier runs: "
+            "model.pruned.safetensors"
+        ),
+    )
 
 
 def test_several_files_of_torch_are_named(tmp_path: Path) -> None:

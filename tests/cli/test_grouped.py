@@ -11,8 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from prune_cli.cli import groups
+from prune_cli.cli.commands import COMMANDS
 from prune_cli.cli.grouped import grouped
-from prune_cli.cli.main import COMMANDS, app
+from prune_cli.cli.main import make_app
 from tests.conftest import Run
 
 
@@ -110,15 +111,17 @@ def options_of(command: object) -> dict[str, list[str]]:
 def test_a_short_letter_means_one_thing() -> None:
     """In whatever command it is."""
     meanings: dict[str, set[str]] = {}
-    for command in COMMANDS:
-        for long, *short in options_of(command).values():
+    for name, command in COMMANDS.items():
+        for long, *short in options_of(command.load(name)).values():
             for letter in short:
                 meanings.setdefault(letter, set()).add(long)
 
     assert {letter: names for letter, names in meanings.items() if len(names) > 1} == {}
 
 
-@pytest.mark.parametrize("command", app.registered_commands, ids=lambda command: command.name)
+@pytest.mark.parametrize(
+    "command", make_app().registered_commands, ids=lambda command: command.name
+)
 def test_help_names_what_a_value_is_and_no_type(
     command: typer.models.CommandInfo, run: Run
 ) -> None:
@@ -133,7 +136,9 @@ def test_help_names_what_a_value_is_and_no_type(
     assert [info for kind, info in infos if "bool" not in str(kind) and not info.metavar] == []
 
 
-@pytest.mark.parametrize("command", app.registered_commands, ids=lambda command: command.name)
+@pytest.mark.parametrize(
+    "command", make_app().registered_commands, ids=lambda command: command.name
+)
 def test_no_help_has_an_apostrophe(command: typer.models.CommandInfo) -> None:
     """Since zsh takes what completion says for code in single quotes."""
     assert command.callback
@@ -152,6 +157,7 @@ def test_no_help_has_an_apostrophe(command: typer.models.CommandInfo) -> None:
         (["layer.[0,1]"], ("layer.[0,1]",)),
         (["[!a,b]x,c"], ("[!a,b]x", "c")),
         (["a,"], ("a",)),
+        ([""], ("",)),
         ([","], ()),
     ],
 )

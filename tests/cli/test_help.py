@@ -11,11 +11,11 @@ import pytest
 import typer
 from typer.main import get_command
 
-from prune_cli.cli.main import app
+from prune_cli.cli.main import make_app
 from tests.conftest import Run
 
 COMMANDS = pytest.mark.parametrize(
-    "command", app.registered_commands, ids=lambda command: command.name
+    "command", make_app().registered_commands, ids=lambda command: command.name
 )
 
 
@@ -42,7 +42,7 @@ def test_help_ends_in_three_examples(command: typer.models.CommandInfo, run: Run
 
 def check_line(words: list[str]) -> None:
     """Parse a line as its command does, and do no more; raises what the parser has against it."""
-    commands = get_command(app).commands  # type: ignore[attr-defined]
+    commands = get_command(make_app()).commands  # type: ignore[attr-defined]
     name, *arguments = words
     commands[name].make_context(name, arguments)
 

@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from prune_cli.plan.choice import Choice
 from tests import build
 from tests.conftest import Run
 from tests.report.test_comparison import item, report, write
@@ -66,6 +68,23 @@ def test_several_reports_are_compared(run: Run, tmp_path: Path) -> None:
         "w 8 2 2 1 33.3% \u2501\u2501\u2501",
         "",
         "1 and 2: 33.3% alike, 1 of 3 channels in 1 tensor; 14.3% by chance",
+    ]
+
+
+def test_runs_of_one_amount_are_summed_beside_chance(run: Run, tmp_path: Path) -> None:
+    """A line for each amount and dim, and for each other way to choose channels, with its name."""
+    rows = [report(item("w", pruned), seed=n) for n, pruned in enumerate(((0, 1), (1, 2), (2, 3)))]
+    ranked = replace(rows[0].options, choice=Choice(criterion="l1"))
+    rows.append(replace(rows[0], options=ranked))
+    paths = [write(tmp_path / f"{n}.json", row) for n, row in enumerate(rows)]
+
+    ran = run("report", *paths)
+
+    lines = words(ran.out)
+    at = lines.index("amount dim runs pairs each two alike by chance chosen")
+    assert lines[at + 1 : at + 3] == [
+        "0.25 0 3 3 22.2% \u00b1 19.2 14.3%",
+        "0.25 0 1 - - - the smallest by l1",
     ]
 
 

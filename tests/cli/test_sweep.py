@@ -218,6 +218,58 @@ def test_choices_that_do_not_fit_are_refused(
     assert not model.with_name("model.sweep").exists()
 
 
+def test_a_recipe_leaves_amounts_open(model: Path, run: Run, tmp_path: Path) -> None:
+    """Its other amounts are as they stand there; the unpruned checkpoint has none."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[rules]]\nmodule = "conv"\n[[rules]]\nmodule = "fc"\namount = 1\n')
+
+    ran = run(
+        *("sweep", model, "-a", "0.5", "--seeds", "1", "-d", "0", "--eval", "echo 1"),
+        *("--recipe", recipe, "-q"),
+    )
+
+    trials = model.with_name("model.sweep") / "trials"
+    gone = {
+        name: [
+            len(row["pruned"])
+            for row in json.loads((trials / name / "report.json").read_text())["tensors"]
+        ]
+        for name in ("unpruned", "a0.5-s0")
+    }
+    assert ran.code == 0
+    assert gone == {"unpruned": [0, 0], "a0.5-s0": [3, 1]}
+
+
+def test_trials_can_be_smaller_models(tmp_path: Path, run: Run) -> None:
+    """Each with what is left of it."""
+    from tests.shrink.builders import NETS
+    from tests.shrink.builders import build as build_net
+
+    model = build.safetensors(tmp_path / "plain.safetensors", build_net("Plain").state_dict())
+
+    ran = run(
+        *("sweep", model, "-a", "0.5", "--seeds", "1", "--eval", "echo 1", "-q", "--shrink"),
+        *("--model", f"{NETS}:Plain", "--example", "1x3x16x16"),
+    )
+
+    records = (tmp_path / "plain.sweep" / "trials.jsonl").read_text().splitlines()
+    whole, small = (json.loads(record)["achieved"] for record in records)
+    assert ran.code == 0
+    assert small["parameters"] < whole["parameters"]
+    assert small["flops"] < whole["flops"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--model", "x:y"], ["--shrink", "-d", "0"], ["--shrink", "--with-bias"]]
+)
+def test_options_of_smaller_models_go_together(model: Path, run: Run, arguments: list[str]) -> None:
+    """Before anything is read."""
+    ran = run("sweep", model, "-a", "0.5", "--eval", "x", *arguments)
+
+    assert ran.code == 2
+    assert "--shrink" in ran.text
+
+
 # --- finished sweeps -------------------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from prune_cli import apply_report, prune_checkpoint, remove_masks
+import prune_cli
+from prune_cli.api import apply_report, prune_checkpoint, remove_masks
 from tests import build
 
 Told = Callable[..., str]
@@ -108,7 +109,7 @@ def test_a_last_layer_is_noted(told: Told) -> None:
 
     assert told(content) == (
         "b.weight looks like a last layer, whose outputs are the classes or tokens; "
-        "--exclude b leaves it alone"
+        "--exclude 'b' leaves it alone"
     )
     assert told(content, dim=1) == ""
     assert told(content, modules="a") == ""
@@ -166,3 +167,14 @@ def test_remove_counts_elements(tmp_path: Path) -> None:
     report = remove_masks(path, dry_run=True)
 
     assert report.notes == ("the masks zero 24 of 48 elements (50.0%)",)
+
+
+def test_a_python_caller_is_told_in_keywords(tmp_path: Path) -> None:
+    """There is no --with-bias to give in Python."""
+    path = build.safetensors(tmp_path / "m", build.tensors())
+
+    report = prune_cli.prune_checkpoint(path, dry_run=True, amount=1, dim=0, modules="conv")
+
+    assert report.notes == (
+        "in 1 module, pruned channels still output their bias; with_bias=True prunes it too",
+    )

@@ -313,12 +313,13 @@ def test_json_is_golden() -> None:
         '  "schema": 2,\n'
         '  "runs": [\n'
         f'    {{"report": "a", {run}, "seed": 0, "tensors": 1, "channels": 8, '
-        '"channels_pruned": 2, "sparsity": 0.25},\n'
+        '"channels_pruned": 2, "sparsity": 0.25, "choice": null},\n'
         f'    {{"report": "b", {run}, "seed": 1, "tensors": 1, "channels": 8, '
-        '"channels_pruned": 1, "sparsity": 0.125}\n'
+        '"channels_pruned": 1, "sparsity": 0.125, "choice": null}\n'
         "  ],\n"
         '  "groups": [\n'
-        f'    {{"amount": 0.25, "dim": 0, "runs": [0, 1], "likeness": {likeness}}}\n'
+        f'    {{"amount": 0.25, "dim": 0, "runs": [0, 1], "likeness": {likeness}, '
+        '"choice": null}\n'
         "  ],\n"
         '  "pairs": [\n'
         '    {"first": 0, "second": 1, "tensors": 1, '

@@ -227,8 +227,9 @@ def test_a_good_report_is_read() -> None:
 def test_a_report_of_shrink_is_read_and_written_again() -> None:
     """As a ShrinkPlan; of version 1, which did not say what it was asked for, and of this one."""
     asked = {"round_to": 8, "from_zeros": False, "model": "m.py:f", "model_arguments": {"n": "[1]"}}
-    latency = {"milliseconds": {"before": 2.5, "after": 1.0}, "rounds": 20, "threads": 1}
-    old = broken(method="shrink", shrink=json.loads(SHRUNK))
+    old_latency = {"milliseconds": {"before": 2.5, "after": 1.0}, "rounds": 20, "threads": 1}
+    latency = {**old_latency, "spread": {"before": 0.5, "after": 0.25}}
+    old = broken(method="shrink", shrink={**json.loads(SHRUNK), "latency": old_latency})
     new = broken(
         schema=2,
         method="shrink",
@@ -248,7 +249,7 @@ def test_a_report_of_shrink_is_read_and_written_again() -> None:
         groups=(Group("a.w", 0, 1, 3, 2, 1, (1,), (("a.w", 0),)),),
         whole=(),
         effect=Effect(4, 2, 4, 2),
-        latency=Latency({"before": 2.5, "after": 1.0}, 20, 1),
+        latency=Latency({"before": 2.5, "after": 1.0}, 20, 1, {"before": 0.5, "after": 0.25}),
     )
 
 

@@ -144,3 +144,19 @@ def test_nothing_is_wider_than_the_window(tmp_path: Path, width: int, runs: int)
     overflow, square = map(float, told.split())
     assert overflow <= 0
     assert square >= 5
+
+
+def test_pictures_of_others_keep_their_looks(tmp_path: Path, html: str) -> None:
+    """A plot on the page is not drawn in squares, and tells no channels."""
+    plot = '<figure class="plot"><svg width="9" height="9"><path d="M0 0h9v9"/></svg></figure>'
+
+    told = visit(
+        tmp_path,
+        html.replace("</main>", f"{plot}</main>"),
+        "const path = page.querySelector('.plot path'), looks = window.getComputedStyle(path);"
+        "path.dispatchEvent(new window.PointerEvent('pointermove', { bubbles: true }));"
+        "const { stroke, strokeDasharray, transform } = looks;"
+        "return [stroke, strokeDasharray, transform, page.querySelector('#tip').hidden].join(' ');",
+    )
+
+    assert told == "none none none true"

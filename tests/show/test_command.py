@@ -18,6 +18,7 @@ RUNS = {
     "amount": ["random-structured", "-a", "0.25", "-d", "0"],
     "count": ["random-structured", "-a", "2", "-d", "-1", "-s", "7", "--with-bias", "-d", "0"],
     "patterns": ["random-structured", "-a", "1", "-m", "c*", "-m", "fc", "-x", "conv", "-p", "we*"],
+    "prefix": ["random-structured", "-a", "1", "-d", "0", "--strip-prefix", "conv.", "-x", "fc"],
     "masks": ["random-structured", "-a", "50%", "-d", "0", "--keep-masks"],
     "allocation": [
         "random-structured",

@@ -20,7 +20,14 @@ MEANINGFUL = [
 """Colours that lie beside each other: squares and dots on the page, bars in tiles, and the two
 kinds of full squares. Kept and pruned before have shapes of their own: a dot, and a dash."""
 
-TEXT = [("ink", "paper"), ("ink", "card"), ("soft", "paper"), ("soft", "card"), ("paper", "ink")]
+TEXT = [
+    ("ink", "paper"),
+    ("ink", "card"),
+    ("soft", "paper"),
+    ("soft", "card"),
+    ("paper", "ink"),
+    ("print", "sheet"),
+]
 
 
 def colours(scheme: str) -> dict[str, tuple[float, ...]]:

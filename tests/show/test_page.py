@@ -9,6 +9,7 @@ from importlib.resources import files
 import pytest
 
 from prune_cli.checkpoint import Dropped
+from prune_cli.plan.choice import Choice
 from prune_cli.plan.facts import PlanItem, Skipped
 from prune_cli.plan.selection import Rule
 from prune_cli.plan.shrink import Effect, Group, ShrinkPlan, Whole
@@ -261,6 +262,17 @@ def test_different_pasts_have_no_chance() -> None:
     one, other = report(item("w", (1,), before=(0,))), report(item("w", (1,)))
 
     assert "by chance" not in Tree(render_page({"a": one, "b": other})).text
+
+
+def test_runs_name_how_their_channels_were_chosen() -> None:
+    """Two runs of one amount are told apart by it, in the table of runs and in that of groups."""
+    drawn = report(item("w", (0, 1)))
+    choice = Choice(criterion="l2", target="params=0.5")
+    ranked = replace(drawn, options=replace(drawn.options, amount=None, choice=choice))
+
+    text = Tree(render_page({"a": drawn, "b": drawn, "c": ranked})).text
+
+    assert text.count("params=0.5 the smallest by l2") == 2
 
 
 # --- reports of shrink -----------------------------------------------------------------------

@@ -19,6 +19,7 @@ HOSTILE = {
     "kernel, as transformers saves it": {"_attn_implementation": "someone/kernel"},
     "kernel of a part": {"attn_implementation": {"text_config": "someone/kernel"}},
     "kernel that is a word": {"attn_implementation": "kernel"},
+    "kernel in a list": {"attn_implementation": ["eager"]},
     "experts": {"experts_implementation": "someone/experts"},
     "quantiser": {"quantization_config": {"quant_method": "mine"}},
     "place": {"hidden_act": "someone/act"},

@@ -93,6 +93,8 @@ def test_latencies_are_medians_of_turns() -> None:
 
     assert set(found.milliseconds) == {"a", "b"}
     assert (found.rounds, found.threads) == (3, torch.get_num_threads())
+    assert found.spread is not None
+    assert set(found.spread) == {"a", "b"}
 
 
 class Undecided(nn.Module):

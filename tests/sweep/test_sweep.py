@@ -26,12 +26,12 @@ from prune_cli.errors import InputError, OutputError, RequestError, UsageError
 from prune_cli.plan.facts import Options
 from prune_cli.sweep.evaluation import Evaluation
 from prune_cli.sweep.folder import read_sweep, taken
-from prune_cli.sweep.grid import Grid
-from prune_cli.sweep.maker import RandomMaker
+from prune_cli.sweep.grid import Grid, Trial
+from prune_cli.sweep.maker import Prepared, RandomMaker
 from prune_cli.sweep.metric import MetricSource
 from prune_cli.sweep.record import Record, append_record, read_records
 from prune_cli.sweep.request import Request, plan_sweep
-from prune_cli.sweep.stages import Results, run_sweep
+from prune_cli.sweep.stages import Results, Watch, run_sweep
 from tests import build
 
 NOISY = "echo '{\"acc\": '$((90 - PRUNE_SEED * PRUNE_SEED))', \"loss\": 0.5}'"
@@ -486,6 +486,51 @@ def test_an_interruption_ends_the_children_and_keeps_what_is_done(
     ]
     assert not [*folder.rglob("model*")]
     assert children_of(folder) == []
+
+
+def test_an_interruption_in_this_process_stops_commands_and_allows_further_ones(
+    model: Path, tmp_path: Path
+) -> None:
+    """What ended is in trials.jsonl; the next sweep runs as ever."""
+    evaluate = f"test $PRUNE_SEED = 0 || sleep 60; {NOISY}"
+    stopped = request(model, evaluate, grid=Grid((0.5,), (0, 1, 2)), jobs=2)
+
+    ended: list[Record] = []
+
+    def interrupt(record: Record) -> None:
+        ended.append(record)
+        if len(ended) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(stopped, Watch(on_end=interrupt))
+
+    lines = [record.trial for record in read_records(stopped.folder / "trials.jsonl")]
+    assert sorted(lines) == ["a0.5-s0", "unpruned"]
+    assert not [*stopped.folder.rglob("model*")]
+    assert run_sweep(request(model, NOISY, folder=tmp_path / "next")).summary.is_good
+
+
+class Picky(RandomMaker):
+    """A maker that one seed does not suit."""
+
+    def prepare(self, trial: Trial) -> Prepared:
+        """Decide, but for seed 1."""
+        if trial.seed == 1:
+            raise RequestError("first problem\nsecond problem")
+        return super().prepare(trial)
+
+
+def test_a_draw_that_does_not_fit_is_a_failed_trial(model: Path) -> None:
+    """The others go on."""
+    picky = request(model, NOISY, maker=Picky(model, Options(None, dim=0)))
+
+    results = run_sweep(picky)
+
+    failed = [record for record in results.records if record.status == "failed"]
+    assert [record.trial for record in failed] == ["a0.25-s1", "a0.5-s1"]
+    assert failed[0].reason == "first problem (and 1 more)"
+    assert failed[0].key != failed[1].key
 
 
 # --- the folder ------------------------------------------------------------------------------

@@ -923,7 +923,7 @@ def test_a_renamed_output_verifies(pruned: Pruned, tmp_path: Path) -> None:
     moved.parent.mkdir()
     shutil.move(pruned.output, moved)
 
-    with pytest.raises(InputError, match=r"renamed\.report\.json.*--report"):
+    with pytest.raises(InputError, match=r"renamed\.report\.json.*`report`"):
         verify_checkpoint(moved)
     assert verify_checkpoint(moved, report=pruned.report, source=pruned.source).is_verified
 
@@ -947,7 +947,7 @@ def test_an_unknown_method_is_refused(pruned: Pruned) -> None:
 
 def test_stdin_needs_a_named_report_and_is_one_thing() -> None:
     """There is no place beside it, and it is read once."""
-    with pytest.raises(UsageError, match="--report"):
+    with pytest.raises(UsageError, match="`report`"):
         verify_checkpoint("-")
     with pytest.raises(UsageError, match="only one"):
         verify_checkpoint("-", report="-")

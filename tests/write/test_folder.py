@@ -155,12 +155,12 @@ def test_the_report_cannot_replace_another_file(model: Path, tmp_path: Path, nam
 
 
 def test_a_folder_that_is_not_empty_is_refused(model: Path, tmp_path: Path) -> None:
-    """Without --force nothing in it is touched."""
+    """Without force nothing in it is touched."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
 
     for options in ({}, {"resume": True}):
-        with pytest.raises(OutputError, match="is not empty; --force replaces"):
+        with pytest.raises(OutputError, match="is not empty; force=True replaces"):
             prune(model, tmp_path / "out", **options)
 
     assert contents(tmp_path / "out") == {"mine": b"mine"}

@@ -67,6 +67,8 @@ def _patterns(options: Options) -> Iterator[str]:
     if options.params != ("weight",):
         yield from (word for glob in options.params for word in ("--param", glob))
     yield from (word for glob in options.exclude for word in ("--exclude", glob))
+    for prefix in options.strip_prefixes or ():
+        yield from ("--strip-prefix", prefix)
 
 
 def _model(shrink: ShrinkOptions) -> Iterator[str]:

@@ -115,7 +115,7 @@
     const x = box.left + ((square % 64) + 0.5) * (box.width / columns);
     tell(svg, square, x, box.top + Math.floor(square / 64) * (box.height / rows));
   }
-  for (const svg of document.querySelectorAll("svg")) {
+  for (const svg of document.querySelectorAll("svg[data-channels]")) {
     svg.addEventListener("focus", () => tellFocused(svg, +(svg.dataset.at || 0)));
     svg.addEventListener("blur", hide);
     svg.addEventListener("keydown", (event) => {

@@ -6,9 +6,10 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from prune_cli.amounts import Amount
+from prune_cli.plan.choice import Choice
 from prune_cli.plan.facts import Options
 from prune_cli.report.numbers import format_bytes, format_count
-from prune_cli.show.choices import describe_amount, describe_choice
+from prune_cli.show.choices import describe_amount, describe_choice, name_choice
 
 _LONGEST_TEXT = 300
 """Characters of a name or a reason; those of a hostile file may have megabytes."""
@@ -39,6 +40,7 @@ def _environment() -> Environment:
         "amount": _describe_amount,
         "short_amount": _shorten_amount,
         "chosen": _describe_choice,
+        "how": name_choice,
         "clip": _clip,
     }
     environment.globals |= {"style": _read("page.css"), "script": _read("page.js")}
@@ -74,7 +76,9 @@ def _describe_amount(amount: Amount | None) -> str:
             return f"{100 * amount:.4g}% of each tensor's live channels"
 
 
-def _shorten_amount(amount: Amount | None) -> str:
+def _shorten_amount(amount: Amount | None, choice: Choice | None = None) -> str:
+    if choice and choice.target:
+        return _clip(choice.target)
     match amount:
         case None:
             return "by rules"
