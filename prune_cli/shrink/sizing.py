@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations, product
 
 import numpy as np
 from torch import nn
@@ -43,6 +44,7 @@ _RANKED = (
 """Modules whose weights say how much a channel matters; biases and statistics do not."""
 
 _NEAR_ENOUGH = 0.005  # of the target; the promise is 1 %, or one channel
+_FEW = 8  # layers, of which two can be changed at a time
 _UNITS = {"params": "parameters", "flops": "FLOPs", "bytes": "bytes", "latency": "ms"}
 
 
@@ -219,17 +221,23 @@ def _refine(
     """Where layers are so few that a channel is much: one step more or less of some, each once."""
     best, rest = numbers, set(range(len(layers)))
     while rest and miss(best) > _NEAR_ENOUGH:
-        trials = {
-            (index, (*best[:index], k, *best[index + 1 :]))
-            for index in rest
-            for k in _beside(layers[index], best[index])
-        }
-        index, nearest = min(trials, key=lambda trial: (miss(trial[1]), trial))
+        nearest = min(_moves(layers, best, sorted(rest)), key=lambda ks: (miss(ks), ks))
         if miss(nearest) >= miss(best):
             break
+        rest -= {index for index in rest if nearest[index] != best[index]}
         best = nearest
-        rest.remove(index)
     return best
+
+
+def _moves(
+    layers: Sequence[Layer], numbers: tuple[int, ...], rest: Sequence[int]
+) -> Iterator[tuple[int, ...]]:
+    """The numbers with a step more or less of one layer; where they are few, of two."""
+    for size in (1, 2) if len(rest) <= _FEW else (1,):
+        for some in combinations(rest, size):
+            for steps in product(*(_beside(layers[index], numbers[index]) for index in some)):
+                changed = dict(zip(some, steps, strict=True))
+                yield tuple(changed.get(index, k) for index, k in enumerate(numbers))
 
 
 def _beside(layer: Layer, k: int) -> Iterator[int]:

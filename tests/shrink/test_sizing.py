@@ -1,5 +1,6 @@
 """How many channels of each group go, and which: budgets and criteria, held against the live model."""
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from prune_cli.checkpoint import open_checkpoint
 from prune_cli.errors import AmountError, ParameterError, UsageError
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.facts import derive_seed
+from prune_cli.plan.selection import Rule
 from prune_cli.plan.shrink import ShrinkPlan
 from prune_cli.shrink.request import Site
 from prune_cli.shrink.scores import score_sites
@@ -40,16 +42,39 @@ TEN = (
 )
 
 
-def parameters_of(model: nn.Module, _: object) -> float:
-    """As torch has them."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def parameters_of(name: str, made: ShrinkPlan) -> float:
+    """The part of a model's parameters that remains; tied ones count once."""
+    sizes = {key: tuple(value.shape) for key, value in build(name).named_parameters()}
+    left = {key: made.shapes.get(key, shape) for key, shape in sizes.items()}
+    return sum(map(math.prod, left.values())) / sum(map(math.prod, sizes.values()))
 
 
-def flops_of(model: nn.Module, example: Any) -> float:
-    """As torch counts them."""
+def flops_of(name: str, made: ShrinkPlan) -> float:
+    """The part of a model's FLOPs that remains, as torch counts them on the live model."""
+    model = build(name)
+    small = prune_live(model, inputs(name), made)
+    return _flops(small, inputs(name)) / _flops(model, inputs(name))
+
+
+def _flops(model: nn.Module, example: tuple[torch.Tensor, ...]) -> float:
+    """On meta, where attention is the plain one."""
     with FlopCounterMode(display=False) as counter:
-        model(*example)
+        model.to("meta")(*(tensor.to("meta") for tensor in example))
     return counter.get_total_flops()
+
+
+def largest_channel(name: str, made: ShrinkPlan, part_of: Callable[..., float]) -> float:
+    """How much less remains of a model with one channel more of some group gone, at most."""
+    reached = part_of(name, made)
+    parts = []
+    for more in made.groups:
+        numbers = {
+            group.root.rpartition(".")[0]: len(group.removed) + group.blocks * (group is more)
+            for group in made.groups
+        }
+        rules = tuple(Rule((module,), ("weight",), k, 0) for module, k in numbers.items() if k)
+        parts.append(part_of(name, plan(name, rules=rules)))
+    return max(abs(reached - part) for part in parts)
 
 
 def scorer(model: nn.Module, folder: Path, criterion: str) -> Callable[..., Any]:
@@ -65,21 +90,18 @@ def lost(made: ShrinkPlan) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", TEN)
 @pytest.mark.parametrize(
-    ("target", "count", "part"),
+    ("target", "part_of", "wanted"),
     [("params=60%", parameters_of, 0.6), ("flops=0.55", flops_of, 0.55)],
     ids=["params", "flops"],
 )
-def test_a_budget_is_met_by_what_torch_counts(
-    name: str, target: str, count: Callable[[nn.Module, Any], float], part: float
+def test_a_budget_is_met_by_what_really_remains(
+    name: str, target: str, part_of: Callable[[str, ShrinkPlan], float], wanted: float
 ) -> None:
-    """Within 1 % of the target, or where one channel is more, no other number of one is nearer."""
-    model, example = build(name), inputs(name)
-
+    """Within 1 % of the target, or one channel where that is more, as in nets so small."""
     made = plan(name, choice=make_choice(target=target))
 
-    small = prune_live(model, example, made)
-    reached = count(small, example) / count(model, example)
-    assert reached == pytest.approx(part, rel=0.01)
+    miss = abs(part_of(name, made) - wanted)
+    assert miss <= 0.01 * wanted or miss <= largest_channel(name, made, part_of)
 
 
 @pytest.mark.parametrize("allocate", ["er", "erk", "random", "uniform-keep-ends"])
