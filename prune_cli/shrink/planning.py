@@ -255,13 +255,13 @@ class _Planner(Proposer):
         return self.subject.recording.named[name].index
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
-        after = trace(build(units), self.subject.inputs)
-        return find_disagreements(
-            self.subject.recording,
-            after,
-            self.axes(units),
-            exact=self.zeros is not None,
+        shrunk, axes, inputs = build(units), self.axes(units), self.subject.inputs
+        found = find_disagreements(
+            self.subject.recording, trace(shrunk, inputs), axes, exact=self.zeros is not None
         )
+        if not found and self.subject.training:
+            return find_disagreements(self.subject.training, trace(shrunk.train(), inputs), axes)
+        return found
 
     def _without(
         self, units: list[Unit], found: list[Disagreement]
