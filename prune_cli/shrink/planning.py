@@ -102,6 +102,11 @@ def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
     return _to_plan(planner, units, subject.theirs, None)
 
 
+def folder_build(folder: ModelFolder) -> Build:
+    """What builds the model that the config describes without some units."""
+    return lambda units: folder.build(config_of(units))
+
+
 class _Chooser:
     """Sizes what the model agrees with. A class because all of it needs the same three."""
 
@@ -207,7 +212,22 @@ class _Planner(Proposer):
             single = [Unit((p,), {}) for unit in units for p in unit.proposals]
             left = [p for unit in self.agreed(single, self.resized) for p in unit.proposals]
             units = by_number(self, folder, left)
-        return self.agreed(units, lambda units: folder.build(config_of(units)))
+        return self._second_chance(folder, units, self.agreed(units, folder_build(folder)))
+
+    def _second_chance(
+        self, folder: ModelFolder, tried: list[Unit], agreed: list[Unit]
+    ) -> list[Unit]:
+        """Try by other numbers what went down with its number: the MLP that a width also counts."""
+        refused = [unit for unit in tried if not any(unit.roots & u.roots for u in agreed)]
+        if self.zeros is not None or not refused:
+            return agreed
+        told, keys = list(self.whole), {key for unit in refused for key in unit.config}
+        proposals = [proposal for unit in refused for proposal in unit.proposals]
+        again = by_number(self, folder, proposals, without=keys)
+        units = self.agreed([*agreed, *again], folder_build(folder)) if again else agreed
+        going = {self.subject.outside(root) for unit in units for root in unit.roots}
+        self.whole = [whole for whole in told if whole.root not in going]
+        return units
 
     def resized(self, units: Sequence[Unit]) -> nn.Module:
         """A copy of the model without the channels."""
@@ -276,13 +296,13 @@ class _Planner(Proposer):
         return self.subject.recording.named[name].index
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
-        after = trace(build(units), self.subject.inputs)
-        return find_disagreements(
-            self.subject.recording,
-            after,
-            self.axes(units),
-            exact=self.zeros is not None,
+        shrunk, axes, inputs = build(units), self.axes(units), self.subject.inputs
+        found = find_disagreements(
+            self.subject.recording, trace(shrunk, inputs), axes, exact=self.zeros is not None
         )
+        if not found and self.subject.training:
+            return find_disagreements(self.subject.training, trace(shrunk.train(), inputs), axes)
+        return found
 
     def _without(
         self, units: list[Unit], found: list[Disagreement]
