@@ -57,12 +57,6 @@ class ModelCode:
             rich_help_panel=groups.MODEL,
         ),
     ] = field(default_factory=list)
-    measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure", help="Time the model before and after.", rich_help_panel=groups.HOW
-        ),
-    ] = False
     time_limit: Annotated[
         float,
         typer.Option(
@@ -76,7 +70,19 @@ class ModelCode:
 
 
 @dataclass(frozen=True)
-class Model(ModelCode):
+class MeasuredCode(ModelCode):
+    """The same, and whether its time is taken."""
+
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Time the model before and after.", rich_help_panel=groups.HOW
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class Model(MeasuredCode):
     """The same, and the program that is exported of it."""
 
     export: Annotated[

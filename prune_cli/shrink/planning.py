@@ -81,6 +81,8 @@ def plan_shrink(
     on_stage("following which channels depend on each other")
     planner = _Planner(subject, options, renamed_zeros(options.zeros, names, subject))
     units = planner.units_of_config(folder) if folder else planner.units()
+    if options.looks_only:
+        return _look(planner, units)
     if options.choice and units:
         on_stage("solving how much of each group goes")
         units = _Chooser(planner, folder, source).units(units, score)
@@ -374,6 +376,16 @@ def _to_plan(
             count_flops(trace(shrunk, subject.inputs)),
         ),
     )
+
+
+def _look(planner: _Planner, units: Sequence[Unit]) -> ShrinkPlan:
+    """The plan that removes nothing, with the groups that could go."""
+    parameters = count_parameters(planner.subject.model)
+    flops = count_flops(planner.subject.recording)
+    tried = [_group(planner, proposal) for unit in units for proposal in unit.proposals]
+    groups = tuple(replace(group, removed=(), amount=None, seed=None) for group in tried)
+    effect = Effect(parameters, parameters, flops, flops)
+    return ShrinkPlan({}, {}, {}, {}, groups, tuple(planner.whole), effect)
 
 
 def _group(planner: _Planner, proposal: Proposal) -> Group:

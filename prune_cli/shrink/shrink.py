@@ -301,7 +301,8 @@ def plan_checkpoint(
         PruneError: As `PlanningChild.plan`.
     """
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
-    wanted = Request(rules, exclude, seed, round_to, zeros, choice, item_bytes(checkpoint, choice))
+    each = item_bytes(checkpoint, choice)
+    wanted = Request(rules, exclude, seed, round_to, zeros, choice, item_bytes=each)
     score = scorer(checkpoint, choice, scores, workers)
     with planner or PlanningChild() as child:
         return child.plan(

@@ -181,7 +181,12 @@ class ShrinkMaker:
         rules = options.rules or (everything,)
         each = item_bytes(self.source, options.choice)
         return Request(
-            rules, options.exclude, options.seed, asked.round_to, None, options.choice, each
+            rules,
+            options.exclude,
+            options.seed,
+            asked.round_to,
+            choice=options.choice,
+            item_bytes=each,
         )
 
     def _write(self, plan: Plan, target: Target) -> Made:
