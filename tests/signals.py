@@ -190,7 +190,10 @@ def _act(arguments: Sequence[str], moment: Moment | None, said: int, told: int |
     try:
         os.dup2(said, 1)
         os.dup2(said, 2)
-        sys.stdout, sys.stderr = io.TextIOWrapper(io.FileIO(1, "w")), io.TextIOWrapper(io.FileIO(2, "w"))
+        sys.stdout, sys.stderr = (
+            io.TextIOWrapper(io.FileIO(1, "w")),
+            io.TextIOWrapper(io.FileIO(2, "w")),
+        )
         signals.listen()
         counter = _Counter(moment)
         sys.settrace(counter)

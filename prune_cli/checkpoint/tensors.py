@@ -67,11 +67,20 @@ DTYPES: dict[str, Dtype] = {
 }
 
 
+class Summed(NamedTuple):
+    """Bytes `start` to `stop` of a file, and where in it their CRC-32 stands."""
+
+    start: int
+    stop: int
+    checksums: tuple[int, ...]
+
+
 class Piece(NamedTuple):
     """A part of a tensor that lies in another file than its shard's own.
 
     `part` is the index of the file in `Shard.parts`, `offset` that of its first byte there;
-    `start` and `shape` are where in the tensor it goes, `strides` as in TensorInfo.
+    `start` and `shape` are where in the tensor it goes, `strides` as in TensorInfo; `summed` are the
+    bytes around it that have a checksum.
     """
 
     part: int
@@ -79,6 +88,7 @@ class Piece(NamedTuple):
     start: tuple[int, ...]
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
+    summed: Summed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ class Choosing:
         typer.Option(
             "--target",
             metavar="METRIC=N",
-            help="In place of an amount, what is to remain: params=0.5, params=50%, params=1.2M.",
+            help="In place of an amount, what is to remain: params=0.5, params=50%, params=1.2M; for "
+            "shrink of the whole model, and also flops=1.2G, bytes=50%, latency=10ms.",
             rich_help_panel=groups.WHAT,
         ),
     ] = None
@@ -110,13 +111,20 @@ class Choosing:
         ),
     ] = 0
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The bounds of each layer's fraction."""
+        from prune_cli.plan.choice import parse_between
+
+        return None if self.between is None else parse_between(self.between)
+
     def chosen(self) -> "Choice | None":
         """Return what the core wants to know."""
-        from prune_cli.plan.choice import make_choice, parse_between
+        from prune_cli.plan.choice import make_choice
 
         return make_choice(
             allocate=self.allocate,
-            between=None if self.between is None else parse_between(self.between),
+            between=self.bounds,
             target=self.target,
             is_global=self.is_global,
             criterion=self.criterion,

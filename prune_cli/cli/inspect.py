@@ -1,6 +1,6 @@
 """`prune-cli inspect`: what is in a checkpoint."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,10 +8,12 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_order
 from prune_cli.cli.grouped import grouped
+from prune_cli.cli.shrink import ModelCode
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from prune_cli.inspection.facts import Inspection
+    from prune_cli.checkpoint import Checkpoint
+    from prune_cli.inspection.facts import Inspection, ModelFacts
     from prune_cli.report.formats import Format, Rows
 
 
@@ -98,6 +100,15 @@ class View:
         ),
     ] = False
 
+    flops: Annotated[
+        bool,
+        typer.Option(
+            "--flops",
+            help="Show parameters, FLOPs and coupled groups of the model, by its code.",
+            rich_help_panel=groups.SHOWN,
+        ),
+    ] = False
+
     @property
     def is_listing(self) -> bool:
         """Whether rows are asked for, instead of a tree."""
@@ -109,6 +120,13 @@ class View:
             raise UsageError("--dim says along which dim zero channels are counted; add --zeros")
         if self.globs and self.is_listing:
             raise UsageError("--globs proposes patterns; --sort, --top and --depth list tensors")
+        if self.flops and (self.globs or self.is_listing):
+            raise UsageError("--flops shows groups; leave out --globs, --sort, --top and --depth")
+
+    def check_code(self, code: ModelCode) -> None:
+        """Raise a UsageError where the model's code is named for nothing."""
+        if (code.model or code.model_arg or code.example) and not self.flops:
+            raise UsageError("--model, --model-arg and --example are for --flops")
 
     def rows(self, inspection: "Inspection") -> "Rows":
         """Return the rows that --sort, --top and --depth ask for."""
@@ -127,6 +145,7 @@ def inspect(
     checkpoint: groups.CheckpointPath,
     modules: groups.Modules,
     view: View,
+    code: ModelCode,
     shown: groups.ShownInRows,
     messages: groups.Messages,
     loading: groups.Loading,
@@ -137,12 +156,14 @@ def inspect(
         prune-cli inspect model.safetensors
         prune-cli inspect llama/ --sort size --top 20
         prune-cli inspect model.pruned.safetensors --zeros --dim 0 -m 'layer4.*'
+        prune-cli inspect net.pt --flops --model nets.py:net --example 1x3x224x224
     """
     from prune_cli.cli.opening import open_input
     from prune_cli.inspection.inspect import inspect as look
     from prune_cli.show.progress import progress
 
     view.check()
+    view.check_code(code)
     form = shown.rendering()
     opened = open_input(checkpoint, loading, messages)
     nbytes = opened.nbytes if view.zeros else 0
@@ -158,19 +179,43 @@ def inspect(
             globs=view.globs,
             on_tensor=on_tensor,
         )
+    if view.flops:
+        found = replace(found, model=_look_at_model(opened, code, quiet=messages.quiet))
     if shown.as_json or form or not messages.quiet:
         _show(found, view, form, as_json=shown.as_json)
 
 
+def _look_at_model(opened: "Checkpoint", code: ModelCode, *, quiet: bool) -> "ModelFacts":
+    from prune_cli.show.progress import progress
+    from prune_cli.shrink.look import look_at_model
+    from prune_cli.shrink.request import parse_model_arguments
+
+    with signals.Orderly(), progress(0, quiet=quiet) as phases:
+        return look_at_model(
+            opened,
+            model=code.model,
+            model_arguments=parse_model_arguments(code.model_arg),
+            examples=tuple(code.example),
+            time_limit=code.time_limit,
+            on_stage=phases.begin,
+        )
+
+
 def _show(found: "Inspection", view: View, form: "Format | None", *, as_json: bool) -> None:
     from prune_cli.inspection.facts import inspection_to_json
+    from prune_cli.inspection.listing import list_groups
     from prune_cli.report.formats import Format
     from prune_cli.show.console import write_stdout
     from prune_cli.show.listing import print_rows, total_of
+    from prune_cli.show.model import print_model
     from prune_cli.show.tree import print_globs, print_inspection
 
     if as_json:
         write_stdout(inspection_to_json(found))
+    elif found.model and form:
+        print_rows(list_groups(found.model), form)
+    elif found.model:
+        print_model(found.model)
     elif form or view.is_listing:
         rows = view.rows(found)
         print_rows(rows, form or Format.TABLE, footer=total_of(found, len(rows.rows)))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from prune_cli.cli import groups, signals
+from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import grouped
 
 
@@ -22,16 +23,6 @@ class Removal:
             rich_help_panel=groups.WHAT,
         ),
     ] = False
-    round_to: Annotated[
-        int,
-        typer.Option(
-            "--round-to",
-            metavar="N",
-            min=1,
-            help="Keep a multiple of this many channels.",
-            rich_help_panel=groups.WHAT,
-        ),
-    ] = 1
 
 
 @dataclass(frozen=True)
@@ -66,12 +57,6 @@ class ModelCode:
             rich_help_panel=groups.MODEL,
         ),
     ] = field(default_factory=list)
-    measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure", help="Time the model before and after.", rich_help_panel=groups.HOW
-        ),
-    ] = False
     time_limit: Annotated[
         float,
         typer.Option(
@@ -85,7 +70,19 @@ class ModelCode:
 
 
 @dataclass(frozen=True)
-class Model(ModelCode):
+class MeasuredCode(ModelCode):
+    """The same, and whether its time is taken."""
+
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Time the model before and after.", rich_help_panel=groups.HOW
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class Model(MeasuredCode):
     """The same, and the program that is exported of it."""
 
     export: Annotated[
@@ -105,6 +102,7 @@ def shrink(
     amounts: groups.Amounts,
     modules: groups.Modules,
     removal: Removal,
+    choosing: Choosing,
     model: Model,
     draw: groups.Draw,
     workers: groups.Workers,
@@ -118,6 +116,7 @@ def shrink(
     Examples:
         prune-cli shrink net.pt --model nets.py:net --example 1x3x32x32 -a 0.25
         prune-cli shrink llama/ --amount 25% --round-to 64
+        prune-cli shrink net.pt --model nets.py:net --example 1x3x32x32 --target flops=50%
         prune-cli shrink net.pruned.safetensors --model nets.py:net --from-zeros
     """
     from prune_cli.cli.opening import open_input
@@ -129,7 +128,7 @@ def shrink(
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
         opened = open_input(checkpoint, loading, messages)
-        files = {"reads": [amounts.recipe], "writes": [model.export]}
+        files = {"reads": [amounts.recipe, choosing.scores], "writes": [model.export]}
         target = outputs.target(opened, suffix="shrunk", **files)
         refuse_two_on_stdout(target, shown)
         from prune_cli.shrink.request import parse_model_arguments
@@ -149,7 +148,14 @@ def shrink(
                 examples=tuple(model.example),
                 amount=amounts.parsed(),
                 seed=draw.seed,
-                round_to=removal.round_to,
+                target=choosing.target,
+                allocate=choosing.allocate,
+                between=choosing.bounds,
+                is_global=choosing.is_global,
+                criterion=choosing.criterion,
+                scores=choosing.scores,
+                round_to=choosing.round_to,
+                at_least=choosing.at_least,
                 modules=modules.patterns,
                 exclude=modules.excluded,
                 rules=rules,

@@ -10,7 +10,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import ENVIRONMENT_PREFIX, grouped
-from prune_cli.cli.shrink import ModelCode
+from prune_cli.cli.shrink import MeasuredCode
 from prune_cli.errors import SweepError, UsageError
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ class Evaluating:
 
 
 @dataclass(frozen=True)
-class Smaller(ModelCode):
+class Smaller(MeasuredCode):
     """Trials whose channels are removed."""
 
     is_shrunk: Annotated[
@@ -555,6 +555,8 @@ def _shrinker(
         smaller.measure,
         smaller.time_limit,
         running.workers,
+        replace(choices.common(), round_to=1),
+        choices.scores,
     )
 
 

@@ -79,6 +79,40 @@ class Glob:
 
 
 @dataclass(frozen=True, slots=True)
+class CoupledGroup:
+    """Channels of the axis `dim` of `root` that can only go together with those of `members`.
+
+    They fall into `blocks` equal blocks that lose the same positions.
+    """
+
+    root: str
+    dim: int
+    channels: int
+    blocks: int
+    members: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WholeGroup:
+    """Channels that cannot go, and why."""
+
+    root: str
+    dim: int
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the model's code tells; `flops` are those of one forward pass on the example."""
+
+    parameters: int
+    flops: int
+    groups: tuple[CoupledGroup, ...]
+    whole: tuple[WholeGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What is in a checkpoint; parameters and totals are those that were asked for.
 
@@ -93,6 +127,7 @@ class Inspection:
         globs: patterns that group the modules; None if not asked for.
         dropped: entries that are not tensors.
         notes: what a user should know about how it was read.
+        model: what its code tells; None if not asked for.
     """
 
     path: str
@@ -104,13 +139,14 @@ class Inspection:
     globs: tuple[Glob, ...] | None
     dropped: tuple[Dropped, ...]
     notes: tuple[str, ...]
+    model: ModelFacts | None = None
 
 
 def inspection_to_json(inspection: Inspection) -> str:
     """Return the inspection as JSON, one line for each parameter, ending in a newline.
 
-    The keys are those of Inspection in their order, after "schema"; "globs" and the "zeros" of a
-    parameter are there only if they were asked for.
+    The keys are those of Inspection in their order, after "schema"; "globs", "model" and the "zeros"
+    of a parameter are there only if they were asked for.
     """
     facts = {entry.name: getattr(inspection, entry.name) for entry in fields(inspection)}
     facts["dtypes"] = [asdict(total) for total in inspection.dtypes]
@@ -119,6 +155,9 @@ def inspection_to_json(inspection: Inspection) -> str:
     facts["dropped"] = [asdict(drop) for drop in inspection.dropped]
     if inspection.globs is None:
         del facts["globs"]
+    facts["model"] = inspection.model and asdict(inspection.model)
+    if inspection.model is None:
+        del facts["model"]
     return encode({"schema": SCHEMA, **facts})
 
 

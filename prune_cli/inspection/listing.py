@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from prune_cli.checkpoint.names import natural_key
-from prune_cli.inspection.facts import Inspection, ParameterFacts
+from prune_cli.inspection.facts import Inspection, ModelFacts, ParameterFacts
 from prune_cli.report.formats import Cell, Column, Kind, Rows
 from prune_cli.report.numbers import format_shape
 
@@ -51,6 +51,14 @@ _PARAMETERS = (
     Column("bytes", Kind.BYTES, "size"),
 )
 
+_GROUPS = (
+    Column("root", Kind.TEXT, "channels of"),
+    Column("dim"),
+    Column("channels"),
+    Column("blocks"),
+    Column("members", title="coupled"),
+)
+
 _ZERO = Column("zero", Kind.TEXT, "zero channels")
 
 
@@ -66,6 +74,15 @@ def list_parameters(
     has_zeros = any(each.zeros is not None for each in inspection.parameters)
     rows = tuple(_parameter(each, elements, has_zeros=has_zeros) for each in facts)
     return Rows((*_PARAMETERS, _ZERO) if has_zeros else _PARAMETERS, rows)
+
+
+def list_groups(model: ModelFacts) -> Rows:
+    """Return a row for each group of channels that can go together."""
+    rows = tuple(
+        (group.root, group.dim, group.channels, group.blocks, len(group.members))
+        for group in model.groups
+    )
+    return Rows(_GROUPS, rows)
 
 
 def list_modules(

@@ -100,7 +100,10 @@ def check_choice(choice: Choice) -> None:
                 choice.is_global and allocate != "uniform",
                 f"--global ranks all layers together, so it takes no allocation ({allocate})",
             ),
-            (choice.scores and criterion != "scores", f"the criterion {criterion} takes no --scores"),
+            (
+                choice.scores and criterion != "scores",
+                f"the criterion {criterion} takes no --scores",
+            ),
             (
                 criterion == "scores" and not choice.scores,
                 "the criterion scores needs a file: --scores",

@@ -55,7 +55,7 @@ def make_plan(
     prefixes = find_prefixes(names, options.strip_prefixes or ())
     options = replace(options, strip_prefixes=prefixes or None)
     rules = options.rules or (_only_rule(options),)
-    _refuse_two_budgets(options)
+    refuse_two_budgets(options)
     if not checkpoint.parameters:
         raise SelectionError(f"{checkpoint.path} holds no tensors")
     selection = Selection(rules, options.exclude)
@@ -116,7 +116,8 @@ def _only_rule(options: Options) -> Rule:
     return Rule(options.modules, options.params, options.amount or 0, options.dim)
 
 
-def _refuse_two_budgets(options: Options) -> None:
+def refuse_two_budgets(options: Options) -> None:
+    """Raise UsageError where both an amount and a target say how much goes."""
     has_target = options.choice is not None and options.choice.target is not None
     if has_target and (options.rules or options.amount is not None):
         given = "the amounts of a recipe" if options.rules else "--amount"

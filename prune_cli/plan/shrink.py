@@ -53,8 +53,10 @@ class Group:
     Attributes:
         root: the tensor that the draw is keyed by.
         dim: its axis.
-        amount: as asked for; None where zeros were removed.
-        seed: of the group's own generator; None where zeros were removed.
+        amount: as asked for; None where zeros were removed. Where an amount or a target is spread
+            over the groups, the fraction that this one was given, before it is rounded to
+            channels; where all are ranked together, the number of channels that came of it.
+        seed: of the group's own generator; None where the channels were not drawn.
         channels: how many there were.
         blocks: into how many equal blocks they fall that lost the same positions.
         removed: the channels of the root that went, ascending.

@@ -26,7 +26,7 @@ def show_groups_as_tensors(report: Report) -> Report:
         report,
         tensors=tuple(_row(group) for group in plan.groups),
         totals=Totals(
-            tensors_pruned=len(plan.groups),
+            tensors_pruned=sum(bool(group.removed) for group in plan.groups),
             channels=sum(group.channels for group in plan.groups),
             channels_pruned=sum(len(group.removed) for group in plan.groups),
             elements=before,

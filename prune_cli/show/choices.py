@@ -8,8 +8,8 @@ from prune_cli.plan.facts import Options
 from prune_cli.report.numbers import format_count
 
 
-def describe_amount(options: Options) -> str:
-    """Return the amount, or the target, as it was understood."""
+def describe_amount(options: Options, of: str = "tensor") -> str:
+    """Return the amount, or the target, as it was understood; `of` is what loses channels."""
     amount, choice = options.amount, options.choice
     if choice and choice.target:
         return f"target {choice.target}"
@@ -21,11 +21,11 @@ def describe_amount(options: Options) -> str:
         case _ if choice and choice.is_global:
             return f"amount {amount}{_part(amount)} of all live channels together"
         case int():
-            return f"amount {amount}: {format_count(amount, 'channel')} of each tensor"
+            return f"amount {amount}: {format_count(amount, 'channel')} of each {of}"
         case _ if choice and not choice.allocate.startswith("uniform"):
             return f"amount {amount}: {100 * amount:.6g}% of all live elements"
         case _:
-            return f"amount {amount}: {100 * amount:.6g}% of each tensor's live channels"
+            return f"amount {amount}: {100 * amount:.6g}% of each {of}'s live channels"
 
 
 def describe_choice(choice: Choice | None) -> Iterator[str]:

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from prune_cli.report.numbers import format_change, format_count, list_some
+from prune_cli.show.choices import describe_amount, describe_choice
 from prune_cli.show.console import escape, say, show_written, stderr
 from prune_cli.show.pruned import tell_dropped
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
 
 if TYPE_CHECKING:
+    from prune_cli.plan.facts import Options
     from prune_cli.plan.shrink import Group, Latency, ShrinkPlan
     from prune_cli.report.report import Report
 
@@ -43,12 +45,14 @@ def print_shrunk(report: "Report", console: Console) -> None:
 
 
 def _table(groups: "Sequence[Group]", with_bar: bool) -> Table:
-    table = make_table("channels of", "dim", "before", "after", "coupled", with_bar=with_bar)
+    columns = ("dim", "before", "after", "removed", "coupled")
+    table = make_table("channels of", *columns, with_bar=with_bar)
     for group in groups:
         gone = len(group.removed)
-        numbers = (group.dim, group.channels, group.channels - gone, len(group.members))
+        cells = [f"{n:,}" for n in (group.dim, group.channels, group.channels - gone)]
+        cells += [f"{gone / group.channels:.1%}", f"{len(group.members):,}"]
         bar = draw_bar(gone, group.channels) if with_bar else None
-        add_row(table, group.root, [f"{number:,}" for number in numbers], bar)
+        add_row(table, group.root, cells, bar)
     return table
 
 
@@ -56,7 +60,9 @@ def _summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
     effect, output = plan.effect, report.output
     verb = "removed" if output else "would remove"
     gone = sum(len(group.removed) for group in plan.groups)
-    yield f"[bold]{verb} {format_count(gone, 'channel')} in {format_count(len(plan.groups), 'group')}[/]"
+    losing = sum(bool(group.removed) for group in plan.groups)
+    yield f"[bold]{verb} {format_count(gone, 'channel')} in {format_count(losing, 'group')}[/]"
+    yield from _tell_choice(report.options)
     yield "parameters " + format_change(effect.parameters_before, effect.parameters_after)
     yield "FLOPs of one forward pass " + format_change(effect.flops_before, effect.flops_after)
     if output:
@@ -65,6 +71,13 @@ def _summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
     for reason, roots in _by_reason(plan):
         yield f"left whole {escape(list_some(roots))}: {escape(reason)}"
     yield from tell_dropped(report)
+
+
+def _tell_choice(options: "Options") -> Iterator[str]:
+    """Yield the budget and how it was spread, where that is not the usual way."""
+    if choice := options.choice:
+        words = [describe_amount(options, "group"), *describe_choice(choice)]
+        yield escape(", ".join(words))
 
 
 def _tell_latency(plan: "ShrinkPlan") -> Iterator[str]:

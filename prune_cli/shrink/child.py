@@ -197,7 +197,7 @@ def main(connection: Connection) -> None:
     threading.Thread(target=_listen, args=(connection, answers), daemon=True).start()
     sys.path[:] = list(dict.fromkeys(task.path))
 
-    def score(sites: Sequence[Site]) -> "Sequence[Ranks]":
+    def score(sites: Sequence[Site]) -> Sequence[Ranks]:
         connection.send(Sites(tuple(sites)))
         found: Sequence[Ranks] = answers.get()
         return found

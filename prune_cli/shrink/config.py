@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -34,11 +34,23 @@ _MOST_ROUNDING = 0.1
 _RATIO = re.compile(r"(.*[._])?(ratio|multiplier|expansion_factor)s?(\.\d+)?")
 
 
-def by_number(proposer: Proposer, folder: ModelFolder, proposals: list[Proposal]) -> list[Unit]:
-    """Sort proposals by the numbers of the config that stand for them, as few as possible."""
+def by_number(
+    proposer: Proposer,
+    folder: ModelFolder,
+    proposals: list[Proposal],
+    without: Collection[str] = (),
+) -> list[Unit]:
+    """Sort proposals by the numbers of the config that stand for them, as few as possible.
+
+    Args:
+        proposer: What notes the proposals for which there is no number.
+        folder: The config.
+        proposals: What is to go.
+        without: Keys of numbers that are not tried.
+    """
     units: list[Unit] = []
     rest = {proposal.coupling.root: proposal for proposal in proposals}
-    numbers = folder.numbers()
+    numbers = {key: n for key, n in folder.numbers().items() if key not in without}
     for propose in (_counted, _unset, _ratios):
         for changes in propose(numbers, rest):
             unit = _unit_of_numbers(proposer, folder, changes, list(rest.values()))

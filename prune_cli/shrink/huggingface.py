@@ -85,13 +85,18 @@ class ModelFolder:
         Text with a mask comes first; where transformers looks into the mask, text without one.
 
         Raises:
-            RequestError: It is neither text nor images.
+            RequestError: It is neither text nor images nor sound.
         """
         config, kind = self._config({}), getattr(model, "main_input_name", "")
         if kind == "pixel_values":
             size = getattr(config, "image_size", None) or 224
             height, width = (size, size) if isinstance(size, int) else size
             return [[Example((1, getattr(config, "num_channels", 3), height, width), name=kind)]]
+        if kind == "input_features" and hasattr(config, "num_mel_bins"):
+            frames = 2 * getattr(config, "max_source_positions", 1500)
+            sound = Example((1, config.num_mel_bins, frames), name=kind)
+            said = Example((1, 16), "int64", "decoder_input_ids")
+            return [[sound, said, Example((1, 16), "int64", "decoder_attention_mask")]]
         if kind == "input_ids":
             text = [Example((1, 16), "int64", kind)]
             if getattr(config, "is_encoder_decoder", False):

@@ -17,7 +17,7 @@ from torch import nn
 from prune_cli.errors import RequestError
 from prune_cli.plan.budget import Target, parse_target
 from prune_cli.plan.scores import Ranks
-from prune_cli.plan.shrink import Effect, Group, Resizing, ShrinkPlan, Whole
+from prune_cli.plan.shrink import Effect, Group, Latency, Resizing, ShrinkPlan, Whole
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
 from prune_cli.shrink.axes import Axes, Axis, Owner
 from prune_cli.shrink.channels import NotSliceableError, changed_attributes
@@ -48,7 +48,8 @@ from prune_cli.shrink.trace import trace
 Build = Callable[[Sequence[Unit]], nn.Module]
 
 
-def _no_scores(_: Sequence[Site]) -> Sequence[Ranks]:
+def no_scores(_: Sequence[Site]) -> Sequence[Ranks]:
+    """Refuse, where no checkpoint ranks the channels."""
     raise RequestError("channels are ranked by their weights, and there is no checkpoint")
 
 
@@ -57,7 +58,7 @@ def plan_shrink(
     options: Request,
     checkpoint: Shapes | None,
     on_stage: OnStage = lambda _: None,
-    score: Score = _no_scores,
+    score: Score = no_scores,
 ) -> ShrinkPlan:
     """Plan to shrink the model of `source`.
 
@@ -80,6 +81,8 @@ def plan_shrink(
     on_stage("following which channels depend on each other")
     planner = _Planner(subject, options, renamed_zeros(options.zeros, names, subject))
     units = planner.units_of_config(folder) if folder else planner.units()
+    if options.looks_only:
+        return _look(planner, units)
     if options.choice and units:
         on_stage("solving how much of each group goes")
         units = _Chooser(planner, folder, source).units(units, score)
@@ -99,6 +102,11 @@ def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
     if not units:
         raise RequestError(_nothing_goes(planner.whole))
     return _to_plan(planner, units, subject.theirs, None)
+
+
+def folder_build(folder: ModelFolder) -> Build:
+    """What builds the model that the config describes without some units."""
+    return lambda units: folder.build(config_of(units))
 
 
 class _Chooser:
@@ -148,7 +156,7 @@ class _Chooser:
             case "bytes":
                 return self._bytes
             case _:
-                return self._milliseconds
+                return _Clock(self)
 
     def _flops(self, units: Sequence[Unit]) -> float:
         return count_flops(trace(self.build(units), self.planner.subject.inputs))
@@ -164,11 +172,31 @@ class _Chooser:
             if self.planner.subject.first_names[name] == name
         )
 
-    def _milliseconds(self, units: Sequence[Unit]) -> float:
+    def measure(self, units: Sequence[Unit]) -> Latency:
+        """The time of the whole model and of that without the units, in turns."""
         from prune_cli.shrink.live import measure_effect
 
         plan = _to_plan(self.planner, list(units), self.planner.subject.theirs, self.folder)
-        return measure_effect(self.source, plan).milliseconds["after"]
+        return measure_effect(self.source, plan)
+
+
+class _Clock:
+    """Milliseconds of a model, as a part of those of the whole one at its first measurement.
+
+    A class because that is kept: a machine gets slower and faster, for both of them alike.
+    """
+
+    def __init__(self, chooser: _Chooser) -> None:
+        self._chooser = chooser
+        self._whole = 0.0
+
+    def __call__(self, units: Sequence[Unit]) -> float:
+        """The time without the channels of the units."""
+        if not units:
+            self._whole = self._chooser.measure(units).milliseconds["before"]
+            return self._whole
+        measured = self._chooser.measure(units).milliseconds
+        return self._whole * measured["after"] / measured["before"]
 
 
 class _Planner(Proposer):
@@ -186,7 +214,22 @@ class _Planner(Proposer):
             single = [Unit((p,), {}) for unit in units for p in unit.proposals]
             left = [p for unit in self.agreed(single, self.resized) for p in unit.proposals]
             units = by_number(self, folder, left)
-        return self.agreed(units, lambda units: folder.build(config_of(units)))
+        return self._second_chance(folder, units, self.agreed(units, folder_build(folder)))
+
+    def _second_chance(
+        self, folder: ModelFolder, tried: list[Unit], agreed: list[Unit]
+    ) -> list[Unit]:
+        """Try by other numbers what went down with its number: the MLP that a width also counts."""
+        refused = [unit for unit in tried if not any(unit.roots & u.roots for u in agreed)]
+        if self.zeros is not None or not refused:
+            return agreed
+        told, keys = list(self.whole), {key for unit in refused for key in unit.config}
+        proposals = [proposal for unit in refused for proposal in unit.proposals]
+        again = by_number(self, folder, proposals, without=keys)
+        units = self.agreed([*agreed, *again], folder_build(folder)) if again else agreed
+        going = {self.subject.outside(root) for unit in units for root in unit.roots}
+        self.whole = [whole for whole in told if whole.root not in going]
+        return units
 
     def resized(self, units: Sequence[Unit]) -> nn.Module:
         """A copy of the model without the channels."""
@@ -255,13 +298,13 @@ class _Planner(Proposer):
         return self.subject.recording.named[name].index
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
-        after = trace(build(units), self.subject.inputs)
-        return find_disagreements(
-            self.subject.recording,
-            after,
-            self.axes(units),
-            exact=self.zeros is not None,
+        shrunk, axes, inputs = build(units), self.axes(units), self.subject.inputs
+        found = find_disagreements(
+            self.subject.recording, trace(shrunk, inputs), axes, exact=self.zeros is not None
         )
+        if not found and self.subject.training:
+            return find_disagreements(self.subject.training, trace(shrunk.train(), inputs), axes)
+        return found
 
     def _without(
         self, units: list[Unit], found: list[Disagreement]
@@ -333,6 +376,16 @@ def _to_plan(
             count_flops(trace(shrunk, subject.inputs)),
         ),
     )
+
+
+def _look(planner: _Planner, units: Sequence[Unit]) -> ShrinkPlan:
+    """The plan that removes nothing, with the groups that could go."""
+    parameters = count_parameters(planner.subject.model)
+    flops = count_flops(planner.subject.recording)
+    tried = [_group(planner, proposal) for unit in units for proposal in unit.proposals]
+    groups = tuple(replace(group, removed=(), amount=None, seed=None) for group in tried)
+    effect = Effect(parameters, parameters, flops, flops)
+    return ShrinkPlan({}, {}, {}, {}, groups, tuple(planner.whole), effect)
 
 
 def _group(planner: _Planner, proposal: Proposal) -> Group:

@@ -43,6 +43,7 @@ class Request:
         round_to: channels are left in multiples of this; the count is rounded up to one.
         zeros: instead of drawing, remove what is all zero.
         choice: how channels are chosen, where that is not the usual way.
+        looks_only: remove nothing: plan to, to say which groups can go.
         item_bytes: the bytes of one element of each stored tensor, for a target in bytes.
     """
 
@@ -52,6 +53,7 @@ class Request:
     round_to: int = 1
     zeros: Zeros | None = None
     choice: Choice | None = None
+    looks_only: bool = False
     item_bytes: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -16,12 +16,15 @@ from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.tensors import DTYPES, Parameter
 from prune_cli.errors import UsageError
 from prune_cli.plan import masks
+from prune_cli.plan.choice import Choice, make_choice
 from prune_cli.plan.facts import SHRUNK, Options, Plan
+from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
 from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
-from prune_cli.shrink.request import OnStage, Request, Source
+from prune_cli.shrink.request import OnStage, Request, Score, Source
+from prune_cli.shrink.scores import score_sites
 from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor
 from prune_cli.write.target import Execution, find_target
@@ -35,8 +38,15 @@ def shrink_checkpoint(
     model_arguments: Mapping[str, Any] | None = None,
     examples: str | Sequence[str] = (),
     amount: Amount | None = None,
+    target: str | None = None,
+    allocate: str = "uniform",
+    between: tuple[float, float] | None = None,
+    is_global: bool = False,
+    criterion: str | None = None,
+    scores: str | Path | None = None,
     seed: int = 0,
     round_to: int = 1,
+    at_least: int = 0,
     modules: str | Sequence[str] = ("*",),
     exclude: str | Sequence[str] = (),
     rules: Sequence[Rule] = (),
@@ -67,8 +77,16 @@ def shrink_checkpoint(
         model_arguments: For the factory.
         examples: The model's inputs, as "1x3x224x224" or "input_ids=1x16:int64".
         amount: Per group: an int is a number of channels, a float a fraction.
+        target: In place of an amount, what is to remain of the whole model: "params=0.5",
+            "flops=1.2G", "bytes=50%", "latency=10ms".
+        allocate: How the amount or target is spread over the groups, as plan/allocation.py says.
+        between: Bounds of the fraction of each group, for the allocation "random".
+        is_global: Rank the channels of all groups together.
+        criterion: What ranks channels; the smallest sum over a group's weights goes.
+        scores: A score file, for the criterion "scores".
         seed: Of the draws.
         round_to: Leave channels in multiples of this.
+        at_least: Leave at least so many in each group; one always stays.
         modules: Globs of module names; a group goes if all layers that make its channels match.
         exclude: Globs of modules whose channels stay.
         rules: A recipe; the last rule that matches wins. Without one, the above are the rule.
@@ -100,12 +118,20 @@ def shrink_checkpoint(
             "model.pt", "small.safetensors", model="nets:resnet18", examples=["1x3x224x224"], amount=0.25
         )
     """
-    if from_zeros == (amount is not None or bool(rules)):
-        raise UsageError("say what goes: either an amount or a recipe, or what is zero already")
+    choice = make_choice(
+        allocate=allocate,
+        between=between,
+        target=target,
+        is_global=is_global,
+        criterion=criterion,
+        scores=None if scores is None else Path(scores).name,
+        at_least=at_least,
+    )
+    _check_what_goes(amount, rules, choice, from_zeros=from_zeros)
     if dry_run and (export or measure):
         raise UsageError("a dry run writes no model that could be exported or measured")
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, loading)
-    target = find_target(
+    place = find_target(
         checkpoint,
         output,
         suffix="shrunk",
@@ -114,10 +140,10 @@ def shrink_checkpoint(
         resume=resume,
         max_shard_size=max_shard_size,
         dry_run=dry_run,
-        reads=[*reads, *_code(model)],
+        reads=[*reads, *_code(model), *([] if scores is None else [scores])],
         writes=[export] if export else (),
     )
-    if export and target.output and (target.output == STDOUT or is_special(target.output)):
+    if export and place.output and (place.output == STDOUT or is_special(place.output)):
         raise UsageError("--export reads the output back, so the output has to be a file")
     options = Options(
         amount=None if amount is None else check_amount(amount),
@@ -126,6 +152,7 @@ def shrink_checkpoint(
         modules=as_globs(modules),
         exclude=as_globs(exclude),
         rules=tuple(rules),
+        choice=choice,
         shrink=ShrinkOptions(
             round_to, from_zeros, model, spell_arguments(model_arguments or {}), as_globs(examples)
         ),
@@ -136,18 +163,35 @@ def shrink_checkpoint(
         checkpoint,
         source,
         options,
+        scores=scores,
+        workers=workers,
         measure=measure,
         time_limit=time_limit,
         memory_limit=memory_limit,
         on_stage=on_stage,
         planner=planner,
     )
-    written = carry_out(checkpoint, decide, target, Execution("cpu", workers, on_tensor))
-    if export and target.output:
+    written = carry_out(checkpoint, decide, place, Execution("cpu", workers, on_tensor))
+    if export and place.output:
         from prune_cli.shrink.live import export_shrunk
 
-        export_shrunk(source, target.output, Path(export))
+        export_shrunk(source, place.output, Path(export))
     return written
+
+
+def _check_what_goes(
+    amount: Amount | None, rules: Sequence[Rule], choice: Choice | None, *, from_zeros: bool
+) -> None:
+    has_target = choice is not None and choice.target is not None
+    if from_zeros == (amount is not None or bool(rules) or has_target):
+        raise UsageError(
+            "say what goes: either an amount, a target or a recipe, or what is zero already"
+        )
+    if from_zeros and choice:
+        raise UsageError("what is zero already is not chosen: leave out how channels are chosen")
+    if has_target and (rules or amount is not None):
+        given = "the amounts of a recipe" if rules else "--amount"
+        raise UsageError(f"--target takes the place of {given}; give one of them")
 
 
 def _code(model: str | None) -> list[Path]:
@@ -186,6 +230,8 @@ def _decide(
     source: Source,
     options: Options,
     *,
+    scores: str | Path | None,
+    workers: int | None,
     measure: bool,
     **planning: Unpack[_Planning],
 ) -> Plan:
@@ -199,6 +245,9 @@ def _decide(
         seed=options.seed,
         round_to=asked.round_to,
         from_zeros=asked.from_zeros,
+        choice=options.choice,
+        scores=scores,
+        workers=workers,
         **planning,
     )
     if measure:
@@ -238,6 +287,9 @@ def plan_checkpoint(
     seed: int = 0,
     round_to: int = 1,
     from_zeros: bool = False,
+    choice: Choice | None = None,
+    scores: str | Path | None = None,
+    workers: int | None = None,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
     on_stage: OnStage | None = None,
@@ -249,7 +301,9 @@ def plan_checkpoint(
         PruneError: As `PlanningChild.plan`.
     """
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
-    wanted = Request(rules, exclude, seed, round_to, zeros)
+    each = item_bytes(checkpoint, choice)
+    wanted = Request(rules, exclude, seed, round_to, zeros, choice, item_bytes=each)
+    score = scorer(checkpoint, choice, scores, workers)
     with planner or PlanningChild() as child:
         return child.plan(
             source,
@@ -258,7 +312,34 @@ def plan_checkpoint(
             time_limit=time_limit,
             memory_limit=memory_limit,
             on_stage=on_stage,
+            score=score,
         )
+
+
+def scorer(
+    checkpoint: Checkpoint, choice: Choice | None, scores: str | Path | None, workers: int | None
+) -> Score | None:
+    """Return what ranks the channels for the planning; None where they are drawn.
+
+    Raises:
+        InputError: the score file cannot be read.
+    """
+    if choice is None or choice.criterion == "random":
+        return None
+    opened = None if scores is None else open_scores(scores)
+    threads = Execution("cpu", workers).threads
+    return partial(score_sites, checkpoint, choice.criterion, opened, threads)
+
+
+def item_bytes(checkpoint: Checkpoint, choice: Choice | None) -> dict[str, float]:
+    """Return the bytes of an element of each stored tensor, where a target in bytes needs them."""
+    if choice is None or not (choice.target or "").startswith("bytes"):
+        return {}
+    infos = [parameter.tensor for parameter in checkpoint.parameters]
+    names = [parameter.name for parameter in checkpoint.parameters]
+    return {
+        name: info.nbytes / max(info.elements, 1) for name, info in zip(names, infos, strict=True)
+    }
 
 
 def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -320,9 +320,7 @@ def _before(value: float | None, after: float, tried: int) -> int | float:
     return after + tried if value is None else value
 
 
-def _less(
-    before: float, after: float, k: int, tried: int, live: int
-) -> int | float:
+def _less(before: float, after: float, k: int, tried: int, live: int) -> int | float:
     """The number of a config without `k` of `live` channels, if `after` is that without `tried`."""
     if isinstance(before, int):
         return before - int(before - after) * k // tried
@@ -340,9 +338,7 @@ def _ranks(
 ) -> list[Ranks]:
     choice = proposer.options.choice
     if choice is None or choice.criterion == "random":
-        return [
-            uniform_draws(_width(p), proposer.seed(p.coupling)) for p in proposals
-        ]
+        return [uniform_draws(_width(p), proposer.seed(p.coupling)) for p in proposals]
     sites = [_sites(proposer.subject, p, own) for p, own in zip(proposals, cuts, strict=True)]
     wanted = list(dict.fromkeys(site for own in sites for site in own))
     scores = dict(zip(wanted, score(wanted), strict=True))
@@ -367,9 +363,7 @@ def _sites(subject: Subject, proposal: Proposal, cuts: Iterable[Cut]) -> dict[Si
     return dict(found.values())
 
 
-def _add_up(
-    proposal: Proposal, sites: Mapping[Site, Cut], scores: Mapping[Site, Ranks]
-) -> Ranks:
+def _add_up(proposal: Proposal, sites: Mapping[Site, Cut], scores: Mapping[Site, Ranks]) -> Ranks:
     """The scores of each position in a block, over all blocks and all weights of the group."""
     channels, width = proposal.coupling.channels, _width(proposal)
     position = {channel: index % width for index, channel in enumerate(channels)}

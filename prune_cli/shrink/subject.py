@@ -24,7 +24,8 @@ class Subject:
     """The whole model on meta, its example, a recording of both, and the names of its tensors.
 
     `first_names` maps each name to the first name of the same tensor, so tied ones meet there;
-    `theirs` maps it to the name in the checkpoint, where from_pretrained renames.
+    `theirs` maps it to the name in the checkpoint, where from_pretrained renames. `training` is a
+    recording of the model while it trains, where parameters are read only then.
     """
 
     model: nn.Module
@@ -32,6 +33,7 @@ class Subject:
     recording: Trace
     first_names: Mapping[str, str]
     theirs: Mapping[str, str] = field(default_factory=dict)
+    training: Trace | None = None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a named tensor."""
@@ -73,7 +75,18 @@ def record_subject(model: nn.Module, alternatives: Iterable[Inputs]) -> Subject:
     inputs, recording = _record(model, alternatives)
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
-    return Subject(model, inputs, recording, names)
+    training = _record_training(model, inputs, recording)
+    return Subject(model, inputs, recording, names, training=training)
+
+
+def _record_training(model: nn.Module, inputs: Inputs, recording: Trace) -> Trace | None:
+    """A recording in training, if the one in evaluation does not read all parameters."""
+    read = {ref for call in recording.calls for ref in call.operands}
+    if all(recording.named[name] in read for name, _ in model.named_parameters()):
+        return None
+    training = trace(model.train(), inputs)
+    model.eval()
+    return training if training.failure is None else None
 
 
 def _record(model: nn.Module, alternatives: Iterable[Inputs]) -> tuple[Inputs, Trace]:

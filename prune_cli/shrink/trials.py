@@ -20,16 +20,23 @@ from typing import Any
 from prune_cli.amounts import Amount
 from prune_cli.api import carry_out
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
-from prune_cli.errors import RequestError, UsageError
+from prune_cli.errors import RequestError
+from prune_cli.plan.choice import USUAL, Choice
 from prune_cli.plan.facts import SHRUNK, Options, Plan
 from prune_cli.plan.selection import Rule, split_name
 from prune_cli.plan.shrink import Effect, ShrinkOptions, ShrinkPlan
 from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.request import Request, Source
-from prune_cli.shrink.shrink import find_source, shapes_of, spell_arguments
-from prune_cli.sweep.grid import RANDOM, UNIFORM, Point, Trial
-from prune_cli.sweep.maker import Made, Prepared
+from prune_cli.shrink.shrink import (
+    find_source,
+    item_bytes,
+    scorer,
+    shapes_of,
+    spell_arguments,
+)
+from prune_cli.sweep.grid import Point, Trial
+from prune_cli.sweep.maker import Made, Prepared, choose
 from prune_cli.sweep.record import Achieved
 from prune_cli.write.target import Execution, Target
 
@@ -50,6 +57,8 @@ class ShrinkMaker:
         is_measured: whether the latency of each trial is measured.
         time_limit: for the first plan, in seconds.
         workers: threads of each trial.
+        choice: how channels are chosen, but for what the point of a trial says.
+        scores: the score file, for the criterion "scores".
     """
 
     path: Path
@@ -60,6 +69,8 @@ class ShrinkMaker:
     is_measured: bool = False
     time_limit: float = DEFAULT_TIME_LIMIT
     workers: int | None = None
+    choice: Choice = USUAL
+    scores: Path | None = None
 
     @cached_property
     def source(self) -> Checkpoint:
@@ -69,7 +80,9 @@ class ShrinkMaker:
     @property
     def facts(self) -> Mapping[str, object]:
         """The options of every trial."""
-        facts = asdict(replace(self.options, rules=next(iter(self.rules.values()), ())))
+        rules = next(iter(self.rules.values()), ())
+        choice = None if self.choice == USUAL else self.choice
+        facts = asdict(replace(self.options, rules=rules, choice=choice))
         return {name: value for name, value in facts.items() if name not in ("amount", "seed")}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,12 +97,13 @@ class ShrinkMaker:
             UsageError: shrinking has no such choice of channels.
         """
         point = trial.point
-        if (point.allocation, point.criterion, point.target) != (UNIFORM, RANDOM, None):
-            raise UsageError(
-                "--shrink draws uniformly: leave out --allocate, --criterion, --target"
-            )
-        rules = trial.rules or self._rules(point)
-        options = replace(self.options, amount=point.amount, seed=trial.seed, rules=rules)
+        options = replace(
+            self.options,
+            amount=point.amount,
+            seed=trial.seed,
+            rules=trial.rules or self._rules(point),
+            choice=None if point.is_unpruned else choose(self.choice, point, self.scores),
+        )
         decided = self._whole if point.is_unpruned else self._decide(options)
         plan = Plan(SHRUNK, options, (), shrink=decided)
         return Prepared(_spell(plan), partial(self._write, plan))
@@ -142,16 +156,19 @@ class ShrinkMaker:
 
     def _decide(self, options: Options) -> ShrinkPlan:
         """Follow the model in a child first: one that never ends must not end a sweep likewise."""
-        from prune_cli.shrink.planning import plan_shrink
+        from prune_cli.shrink.planning import no_scores, plan_shrink
 
         wanted = self._wanted(options)
+        score = scorer(self.source, options.choice, self.scores, self.workers)
         if not self._followed.is_set():
             with PlanningChild() as child:
-                plan = child.plan(self._code, wanted, self._shapes, time_limit=self.time_limit)
+                plan = child.plan(
+                    self._code, wanted, self._shapes, time_limit=self.time_limit, score=score
+                )
             self._followed.set()
             return plan
         with _in_this_process():
-            return plan_shrink(self._code, wanted, self._shapes)
+            return plan_shrink(self._code, wanted, self._shapes, score=score or no_scores)
 
     @cached_property
     def _followed(self) -> threading.Event:
@@ -162,7 +179,15 @@ class ShrinkMaker:
         assert asked is not None
         everything = Rule(options.modules, ("weight",), options.amount or 0, 0)
         rules = options.rules or (everything,)
-        return Request(rules, options.exclude, options.seed, asked.round_to, None)
+        each = item_bytes(self.source, options.choice)
+        return Request(
+            rules,
+            options.exclude,
+            options.seed,
+            asked.round_to,
+            choice=options.choice,
+            item_bytes=each,
+        )
 
     def _write(self, plan: Plan, target: Target) -> Made:
         if self.is_measured and plan.shrink:

@@ -152,20 +152,7 @@ class RandomMaker:
             amount=point.amount,
             seed=trial.seed,
             rules=trial.rules or self._rules(point),
-            choice=None if point.is_unpruned else self._choice(point),
-        )
-
-    def _choice(self, point: Point) -> Choice | None:
-        choice = self.choice
-        return make_choice(
-            allocate=point.allocation,
-            between=choice.between if point.allocation == "random" else None,
-            target=point.target,
-            is_global=choice.is_global,
-            criterion=point.criterion,
-            scores=self.scores.name if self.scores and point.criterion == "scores" else None,
-            round_to=choice.round_to,
-            at_least=choice.at_least,
+            choice=None if point.is_unpruned else choose(self.choice, point, self.scores),
         )
 
     def _rules(self, point: Point) -> tuple[Rule, ...]:
@@ -179,6 +166,20 @@ class RandomMaker:
     def _write(self, plan: Plan, target: Target) -> Made:
         report = carry_out(self.source, lambda: plan, target, Execution(self.device, self.workers))
         return Made(report, _achieved(self.source, report))
+
+
+def choose(common: Choice, point: Point, scores: Path | None) -> Choice | None:
+    """Return how the channels of a point are chosen; `common` is what all points have."""
+    return make_choice(
+        allocate=point.allocation,
+        between=common.between if point.allocation == "random" else None,
+        target=point.target,
+        is_global=common.is_global,
+        criterion=point.criterion,
+        scores=scores.name if scores and point.criterion == "scores" else None,
+        round_to=common.round_to,
+        at_least=common.at_least,
+    )
 
 
 def digest_source(checkpoint: Checkpoint) -> str:

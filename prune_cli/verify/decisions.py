@@ -19,6 +19,7 @@ from prune_cli.report.report import Report
 from prune_cli.verify.facts import Disagreement
 from prune_cli.verify.in_kind import is_in_kind
 from prune_cli.verify.rows import differing_fields, is_same
+from prune_cli.verify.shrink import size_problems
 
 
 def check_decisions(
@@ -36,6 +37,9 @@ def check_decisions(
     except (RequestError, UsageError) as error:
         yield Disagreement(f"the report does not fit the source: {error}")
         return
+    if report.shrink is not None:
+        shapes = {parameter.name: parameter.tensor.shape for parameter in original.parameters}
+        yield from map(Disagreement, size_problems(report.shrink, report.options, shapes))
     if not is_same(plan.options, report.options):
         yield Disagreement(f"the options of the report are not those of {report.method}")
     if _known(plan.skipped, original) != _known(report.skipped, original):

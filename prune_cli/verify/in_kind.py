@@ -12,8 +12,7 @@ from prune_cli.report.report import Report
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, Disagreement
 from prune_cli.verify.output import list_differences
-from prune_cli.write.formats import is_of_torch
-from prune_cli.write.in_kind import lay_out_in_kind
+from prune_cli.write.in_kind import lay_out_in_kind, own_files
 from prune_cli.write.layout import (
     OutputFile,
 )
@@ -25,8 +24,8 @@ from prune_cli.write.torch_zip import lay_out_torch
 
 def is_in_kind(report: Report, original: Checkpoint) -> bool:
     """Whether the output has the format of the input, and so everything that is in it."""
-    has_output_of_torch = report.output is not None and report.output.format != "safetensors"
-    return has_output_of_torch and is_of_torch(original)
+    made = report.output.format if report.output else "safetensors"
+    return made != "safetensors" and made == original.format
 
 
 def compare_in_kind(
@@ -40,13 +39,13 @@ def compare_in_kind(
     try:
         files: Sequence[OutputFile] = (
             lay_out_in_kind(original, plan)
-            if is_of_torch(original)
+            if written.format == original.format
             else (lay_out_torch(original, plan, written.path.name),)
         )
     except RequestError as error:
         yield Disagreement(f"the report does not fit the source: {error}")
         return
-    there = [file for file in written.files if file.owner is None or file in written.shards]
+    there = own_files(written)
     if len(files) != len(there):
         yield Disagreement(f"it has {len(there)} files, it should have {len(files)}")
         return
@@ -57,7 +56,7 @@ def compare_in_kind(
             )
             continue
         yield from _compare_file(file, is_, original, workers, on_tensor)
-    if written.is_folder:
+    if written.is_folder or written.format == "dcp":
         yield from _copy_problems(written, original)
 
 

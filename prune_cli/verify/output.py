@@ -18,12 +18,14 @@ from prune_cli.verify.differences import NOWHERE, Offsets, first_bits
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, NOT_ZERO, Disagreement
 from prune_cli.verify.rows import has_its_dim, suffixes, tensors_of
 from prune_cli.verify.shrink import output_problems
+from prune_cli.write.in_kind import file_name, own_files
 from prune_cli.write.segments import OutputTensor
 
 
 def check_output(report: Report, told: Output, written: Checkpoint) -> Iterator[Disagreement]:
     """That the output has the files, tensors, dtypes, shapes and aliases that the report says."""
-    there = sum(shard.nbytes for shard in written.shards)
+    files = own_files(written)
+    there = sum(file.nbytes for file in files)
     if told.format != written.format:
         yield Disagreement(f"the report says {told.format}, the output is {written.format}")
     if told.tensors != len(written.tensors):
@@ -33,7 +35,8 @@ def check_output(report: Report, told: Output, written: Checkpoint) -> Iterator[
     if told.bytes != there:
         yield Disagreement(f"the report says {told.bytes:,} bytes, there are {there:,}")
     # A file may have another name by now, the files of a folder may not: its index names them.
-    names = {shard.name for shard in written.shards} if written.is_folder else {told.path}
+    is_folder = written.is_folder or written.format == "dcp"
+    names = {file_name(written, file) for file in files} if is_folder else {told.path}
     if names != set(told.files):
         yield Disagreement("the files are not those that the report names")
     for item in report.tensors:

@@ -21,7 +21,7 @@ from prune_cli.plan.selection import Rule, matcher, split_name
 from prune_cli.report.report import Report, sum_up
 from prune_cli.verify.choice import quota_problems
 from prune_cli.verify.facts import Disagreement
-from prune_cli.verify.shrink import report_problems
+from prune_cli.verify.shrink import report_problems, size_problems
 
 _NOT_ASKED_FOR = "the options of the report do not ask for its amount and dim"
 
@@ -41,6 +41,7 @@ def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
         yield from _choice_problems(report, written)
     if report.shrink is not None:
         yield from map(Disagreement, report_problems(report.shrink, report.options.seed))
+        yield from map(Disagreement, size_problems(report.shrink, report.options, {}))
     if not is_same(report.totals, sum_up(report.tensors)):
         yield Disagreement("the totals of the report are not the sums of its rows")
 

@@ -6,13 +6,28 @@ the model's code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import isclose
 
+from prune_cli.channels import draw_channels, uniform_draws
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import InputError, RequestError
+from prune_cli.plan.allocation import Layer, fractions, whole_channels
+from prune_cli.plan.choice import USUAL, Choice
 from prune_cli.plan.config import CONFIG_NAME
-from prune_cli.plan.facts import derive_seed
-from prune_cli.plan.shrink import METADATA_KEY, Group, ShrinkPlan, added_metadata, edited_texts
+from prune_cli.plan.facts import Options, derive_seed
+from prune_cli.plan.quotas import Quota, set_quotas
+from prune_cli.plan.scores import Ranks
+from prune_cli.plan.shrink import (
+    METADATA_KEY,
+    Group,
+    ShrinkOptions,
+    ShrinkPlan,
+    added_metadata,
+    edited_texts,
+)
 
 
 def report_problems(plan: ShrinkPlan, seed: int) -> Iterator[str]:
@@ -40,11 +55,95 @@ def _group_problems(plan: ShrinkPlan, group: Group, seed: int) -> Iterator[str]:
     if group.seed is not None and group.seed != derive_seed(seed, group.root):
         yield f"the seed of {group.root} in the report does not follow from the seed {seed}"
     kept = plan.kept.get(group.root, {}).get(group.dim, ())
-    if not kept or not set(group.removed).isdisjoint(kept):
+    if group.removed and (not kept or not set(group.removed).isdisjoint(kept)):
         yield f"the report says that channels of {group.root} were removed, and that they stay"
+    elif not _follows_from_seed(group, len(kept)):
+        yield f"the channels of {group.root} in the report are not those that its seed gives"
     for name, dim in group.members:
         if dim not in plan.kept.get(name, {}):
             yield f"the report does not say which channels {name} keeps along dim {dim}"
+
+
+def _follows_from_seed(group: Group, kept: int) -> bool:
+    """Whether a group that was drawn lost what its seed gives.
+
+    Where it has a part of the channels of its root only, the report does not say which.
+    """
+    if group.seed is None or kept + len(group.removed) != group.channels or group.blocks < 1:
+        return True
+    width = group.channels // group.blocks
+    drawn = draw_channels(range(width), len(group.removed) // group.blocks, group.seed)
+    return group.removed == tuple(b * width + c for b in range(group.blocks) for c in drawn)
+
+
+def size_problems(
+    plan: ShrinkPlan, options: Options, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """Yield each group that lost another number of channels than the options give it.
+
+    What a target comes to, only the model tells: of that the fractions are held against each
+    other, and the numbers against the fractions. What weights rank together, or a config.json
+    has one number for, is not told here.
+
+    Args:
+        plan: of the report.
+        options: of the report.
+        shapes: of the source's tensors; without, what needs them is not told.
+    """
+    choice = options.choice or USUAL
+    asked = options.shrink
+    ranked = choice.is_global and choice.criterion != "random"
+    if plan.config or ranked or asked is None or asked.from_zeros or options.rules:
+        return
+    is_uniform = choice.allocate.startswith("uniform") and not choice.target
+    groups = sorted(plan.groups, key=lambda group: group.root)
+    if not is_uniform and not {group.root for group in groups} <= shapes.keys():
+        return
+    layers = [_layer(group, asked, choice, shapes) for group in groups]
+    try:
+        wanted = _quotas(groups, layers, options, choice)
+    except RequestError as error:
+        yield f"what the options of the report ask for is impossible: {error}"
+        return
+    slack = 1 if choice.target and not choice.is_global else 0  # steps, to meet the target
+    for group, layer, quota in zip(groups, layers, wanted, strict=True):
+        if group.amount is None or not isclose(group.amount, quota.amount, abs_tol=1e-9):
+            yield f"the amount of {group.root} in the report is not {quota.amount!r}, as asked for"
+        elif abs(len(group.removed) - quota.channels) > slack * layer.step:
+            yield (
+                f"the report removes {len(group.removed)} channels of {group.root}, and its "
+                f"options {quota.channels}"
+            )
+
+
+def _layer(
+    group: Group, asked: ShrinkOptions, choice: Choice, shapes: Mapping[str, tuple[int, ...]]
+) -> Layer:
+    shape = shapes.get(group.root, (group.channels,) * (group.dim + 1))
+    step = math.lcm(asked.round_to, group.blocks)
+    return Layer(group.root, shape, group.dim, group.channels, step, max(1, choice.at_least))
+
+
+def _quotas(
+    groups: Sequence[Group], layers: Sequence[Layer], options: Options, choice: Choice
+) -> Sequence[Quota]:
+    def ranks() -> list[Ranks]:
+        draws = [
+            uniform_draws(group.channels // group.blocks, derive_seed(options.seed, group.root))
+            for group in groups
+        ]
+        return [draw.repeat(group.blocks) for draw, group in zip(draws, groups, strict=True)]
+
+    if choice.target is None:
+        return set_quotas(layers, [options.amount] * len(layers), choice, options.seed, ranks)
+    if choice.is_global:
+        total = sum(len(group.removed) for group in groups) / sum(g.channels for g in groups)
+        together = replace(choice, target=None)
+        return set_quotas(layers, [total] * len(layers), together, options.seed, ranks)
+    gone = sum((g.amount or 0) * layer.elements for g, layer in zip(groups, layers, strict=True))
+    parts = fractions(layers, choice.allocation(options.seed), gone)
+    numbers = whole_channels(layers, parts, gone)
+    return [Quota(part, k) for part, k in zip(parts, numbers, strict=True)]
 
 
 def output_problems(plan: ShrinkPlan, written: Checkpoint) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,8 @@ report (`tool`), what the input was called, what a folder is called, and options
 nothing, such as another glob for the same modules.
 
 Of what `shrink` wrote, the channels that stay are taken from the report: the shapes and the record
-for load_shrunk (or the config.json) have to follow from them and, with the source, every byte.
+for load_shrunk (or the config.json) have to follow from them and, with the source, every byte; so
+do those that were drawn from their seed, and how many of each group go from the options.
 Whether they are the right ones is not told here, for that takes the model's code: shrink holds each
 plan against it before it writes.
 """

@@ -110,8 +110,9 @@ def _verify(path: Path, out: Path, loading: Loading) -> None:
         found = verify_checkpoint(out, source=source, loading=loading)
         if not found.is_verified:
             told = "; ".join(str(one) for one in found.disagreements[:3])
-            raise FaultError(f"what was just written fails {'with' if source else 'without'} its "
-                             f"source: {told}")
+            raise FaultError(
+                f"what was just written fails {'with' if source else 'without'} its source: {told}"
+            )
 
 
 def _read_back(out: Path, *, in_kind: bool) -> None:

@@ -44,10 +44,24 @@ from tests.fuzz.changes import (
 _MOST_BYTES = 1 << 16
 _NAMES = [
     *("a.weight", "a.bias", "b.weight", "b.weight_orig", "b.weight_mask", "weight", "", ".", "..a"),
-    *("a..weight", "layers.0.weight", "layers.1.weight", "layers.10.weight", "é.weight", "*.weight"),
+    *(
+        "a..weight",
+        "layers.0.weight",
+        "layers.1.weight",
+        "layers.10.weight",
+        "é.weight",
+        "*.weight",
+    ),
     *("[a].weight", "x y.weight", "\x1b[1m.weight", "<b>.weight", "a.weight_scale", "a.qweight"),
     *("a.parametrizations.weight.original0", "a.parametrizations.weight.original1", "format"),
-    *("a.weight_g", "a.weight_v", "module.a.weight", "a.weight.absmax", "a/b.weight", "a.running_mean"),
+    *(
+        "a.weight_g",
+        "a.weight_v",
+        "module.a.weight",
+        "a.weight.absmax",
+        "a/b.weight",
+        "a.running_mean",
+    ),
 ]
 
 
@@ -171,7 +185,13 @@ def _data_bytes(header: bytes) -> int:
 _OPCODES = (
     *(b"b", b"R", b"0", b"2", b"(", b"}", b"]", b")", b"N", b"t", b"l", b"u", b"s", b"a", b"e"),
     *(b"\x81", b"\x92", b"\x94", b"\x88", b"\x89", b"K\x00", b"K\xff", b"J\xff\xff\xff\xff", b"Q"),
-    *(b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"\x8a\x10" + b"\x7f" * 16, b"q\x00", b"h\x01", b"h\x05"),
+    *(
+        b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
+        b"\x8a\x10" + b"\x7f" * 16,
+        b"q\x00",
+        b"h\x01",
+        b"h\x05",
+    ),
     *(b"X\x00\x00\x00\x00", b"X\x03\x00\x00\x00\xed\xa0\x80", b"X\x04\x00\x00\x00a.\x1b["),
     *(b"cdatetime\ndatetime\n", b"ctorch\nSize\n", b"ctorch\nTensor\n", b"cbuiltins\neval\n"),
     *(b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_parameter\n"),
@@ -179,7 +199,10 @@ _OPCODES = (
     *(b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch\nfloat32\n", b"ctorch\nuint16\n"),
     *(b"ctorch\nHalfStorage\n", b"ctorch.storage\nUntypedStorage\n", b"ctorch\nBoolStorage\n"),
     *(b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n"),
-    *(b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n", b"ctorch._utils\n_rebuild_sparse_tensor\n"),
+    *(
+        b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n",
+        b"ctorch._utils\n_rebuild_sparse_tensor\n",
+    ),
     *(b"X\x04\x00\x00\x00conj\x88s", b"X\x03\x00\x00\x00neg\x88s", b"\x85", b"\x86", b"\x87"),
     *(b"G" + struct.pack(">d", math.nan), b"\x8f", b"\x90", b"\x91", b"B\x00\x00\x00\x00", b"."),
 )
@@ -223,9 +246,7 @@ def _pickle_subjects() -> Iterator[Subject]:
 
 def _save(content: object, protocol: int, *, is_zip: bool) -> bytes:
     file = io.BytesIO()
-    torch.save(
-        content, file, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip
-    )
+    torch.save(content, file, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
     return file.getvalue()
 
 
@@ -274,7 +295,10 @@ def _zips() -> list[bytes]:
 
 def _records(content: bytes) -> Tokens:
     """Return the records of a zip file: members with their headers, entries, ends."""
-    starts = [found.start() for found in re.finditer(rb"PK(?:\x03\x04|[\x01\x05-\x07][\x02\x06-\x08])", content)]
+    starts = [
+        found.start()
+        for found in re.finditer(rb"PK(?:\x03\x04|[\x01\x05-\x07][\x02\x06-\x08])", content)
+    ]
     return [content[at:stop] for at, stop in zip(starts, [*starts[1:], None], strict=True)]
 
 
@@ -412,9 +436,7 @@ def _shrink_report(report: Report) -> Report:
         whole=(Whole("b.weight", 0, 3, "it is the output"),),
         effect=Effect(16, 8, 32, 16),
     )
-    options = replace(
-        report.options, shrink=ShrinkOptions(1, False, "m:f", {"n": "1"}, ("1x3",))
-    )
+    options = replace(report.options, shrink=ShrinkOptions(1, False, "m:f", {"n": "1"}, ("1x3",)))
     return replace(report, method=SHRUNK, options=options, tensors=(), shrink=plan)
 
 
@@ -437,4 +459,3 @@ def _recipe() -> Tokens:
 def _write_recipe(folder: Path, tokens: Tokens) -> Path:
     (folder / "recipe").write_bytes(b"".join(tokens))
     return build.safetensors(folder / "model.safetensors", _small())
-

@@ -36,17 +36,20 @@ def inputs(name: str) -> tuple[Tensor, ...]:
     return made
 
 
-def plan(name: str, amount: float = 0.25, checkpoint=None, **options):
+def plan(name: str, amount: float = 0.25, checkpoint=None, score=None, **options):
     """The plan for a model of nets.py, made in this process."""
     from prune_cli.plan.selection import Rule
     from prune_cli.shrink.model import find_factory
-    from prune_cli.shrink.planning import plan_shrink
+    from prune_cli.shrink.planning import no_scores, plan_shrink
     from prune_cli.shrink.request import Request, Source
 
     examples = find_factory(f"{NETS}:example").__globals__["EXAMPLES"][name]
     rules = options.pop("rules", (Rule(("*",), ("weight",), amount, 0),))
     return plan_shrink(
-        Source(f"{NETS}:{name}", examples=examples), Request(rules, **options), checkpoint
+        Source(f"{NETS}:{name}", examples=examples),
+        Request(rules, **options),
+        checkpoint,
+        score=score or no_scores,
     )
 
 

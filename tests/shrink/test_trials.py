@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prune_cli.errors import UsageError
 from prune_cli.shrink.load import load_shrunk
 from prune_cli.shrink.shrink import shrink_checkpoint
 from prune_cli.shrink.trials import ShrinkMaker, make_options
@@ -78,10 +77,25 @@ def test_one_coupled_group_at_a_time(maker: ShrinkMaker) -> None:
     assert "Loses" in (maker.path.parent / "sweep" / "recipe.toml").read_text()
 
 
-def test_other_choices_than_uniform_draws_are_refused(maker: ShrinkMaker) -> None:
-    """Before anything is written."""
-    with pytest.raises(UsageError, match="--shrink draws uniformly"):
-        run_sweep(request(maker, grid=Grid((0.25,), (0,), ("erk",))))
+def test_a_trial_is_chosen_as_shrink_chooses(maker: ShrinkMaker, tmp_path: Path) -> None:
+    """With an allocation, a criterion and a target, in this process as in a child."""
+    grid = Grid((), (0,), ("erk",), ("random", "l1"), ("flops=0.6",))
+
+    results = run_sweep(request(maker, grid=grid))
+
+    done = shrink_checkpoint(
+        maker.path,
+        tmp_path / "small.safetensors",
+        model=f"{NETS}:Plain",
+        examples=["1x3x16x16"],
+        target="flops=60%",
+        allocate="erk",
+        criterion="l1",
+    )
+    (record,) = [each for each in results.records if each.criterion == "l1"]
+    (made,) = (maker.path.parent / "sweep").rglob(f"{record.trial}/*.safetensors")
+    assert made.read_bytes() == (tmp_path / "small.safetensors").read_bytes()
+    assert record.achieved.flops == done.shrink.effect.flops_after
 
 
 def test_a_maker_can_be_sent_to_another_process(maker: ShrinkMaker) -> None:

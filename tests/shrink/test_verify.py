@@ -158,6 +158,80 @@ def test_a_report_that_contradicts_itself_or_the_file(
     assert any(fact in problem.fact for problem in found.disagreements)
 
 
+@pytest.fixture(scope="module")
+def allocated(shrunk: Path) -> Path:
+    """The same folder, with erk.safetensors and its report, and target.safetensors."""
+    for name, options in {"erk": {"amount": 0.3}, "target": {"target": "flops=60%"}}.items():
+        shrink_checkpoint(
+            shrunk / "model.pt",
+            shrunk / f"{name}.safetensors",
+            model=f"{NETS}:Residual",
+            examples=["1x3x16x16"],
+            allocate="erk",
+            **options,
+        )
+    return shrunk
+
+
+@pytest.mark.parametrize("name", ["erk", "target"])
+def test_an_allocation_follows_from_the_options(name: str, allocated: Path) -> None:
+    """And its report fits the schema."""
+    found = verify_checkpoint(allocated / f"{name}.safetensors", source=allocated / "model.pt")
+
+    assert found.disagreements == ()
+    facts = json.loads((allocated / f"{name}.report.json").read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(facts)
+
+
+def give_another_fraction(facts: Mapping[str, Any]) -> None:
+    """To one group."""
+    facts["groups"][-1]["amount"] += 0.01
+
+
+def redraw(facts: Mapping[str, Any]) -> None:
+    """Remove another channel of the last group than its seed gives."""
+    group = next(group for group in facts["groups"] if group["removed"])
+    kept = facts["kept"][group["root"]][str(group["dim"])]
+    group["removed"][0], kept[0] = kept[0], group["removed"][0]
+    group["removed"].sort()
+    kept.sort()
+
+
+@pytest.mark.parametrize(
+    ("edit", "fact"),
+    [(give_another_fraction, "as asked for"), (redraw, "not those that its seed gives")],
+)
+@pytest.mark.parametrize("name", ["erk", "target"])
+def test_another_allocation_than_the_options_give_is_found(
+    name: str,
+    edit: Callable[[dict[str, Any]], object],
+    fact: str,
+    allocated: Path,
+    tmp_path: Path,
+) -> None:
+    """With the source, which has the shapes."""
+    report = edited(allocated / f"{name}.report.json", edit, tmp_path / "report.json")
+
+    found = verify_checkpoint(
+        allocated / f"{name}.safetensors", report=report, source=allocated / "model.pt"
+    )
+
+    assert any(fact in problem.fact for problem in found.disagreements)
+
+
+def test_another_number_of_channels_than_the_amount_is_found(shrunk: Path, tmp_path: Path) -> None:
+    """Without the source too."""
+
+    def claim_less(facts: dict[str, Any]) -> None:
+        facts["groups"][0]["amount"] = 0.5
+
+    report = edited(shrunk / "small.report.json", claim_less, tmp_path / "report.json")
+
+    found = verify_checkpoint(shrunk / "small.safetensors", report=report)
+
+    assert any("as asked for" in problem.fact for problem in found.disagreements)
+
+
 def far(facts: Mapping[str, Any]) -> None:
     """Keep a channel that was never there."""
     facts["kept"]["a1.weight"]["0"][-1] = 16

@@ -83,7 +83,10 @@ def _removal(options: Options, shrink: ShrinkOptions) -> Iterator[str]:
     if shrink.from_zeros:
         yield "--from-zeros"
     else:
-        yield from ("--amount", str(options.amount), "--seed", str(options.seed))
+        if options.amount is not None:
+            yield from ("--amount", str(options.amount))
+        yield from ("--seed", str(options.seed))
+    yield from _choice(options.choice)
     if shrink.round_to != 1:
         yield from ("--round-to", str(shrink.round_to))
     yield from _patterns(options)

@@ -89,7 +89,12 @@ def _shorten_amount(amount: Amount | None, choice: Choice | None = None) -> str:
 
 
 def _describe_choice(options: Options) -> str:
-    return ", ".join([describe_amount(options), *describe_choice(options.choice)])
+    return ", ".join(
+        [
+            describe_amount(options, "group" if options.shrink else "tensor"),
+            *describe_choice(options.choice),
+        ]
+    )
 
 
 def _clip(text: str, most: int = _LONGEST_TEXT) -> str:
