@@ -1,5 +1,7 @@
 """A few seconds of the standing fuzz, and what it found once; more by `python -m tests.fuzz`."""
 
+import json
+import random
 import time
 from itertools import islice
 from pathlib import Path
@@ -41,8 +43,6 @@ def test_every_subject_is_right_before_it_is_damaged(tmp_path: Path) -> None:
 
 
 def _write_and_open(subject: Subject, folder: Path) -> InputError | None:
-    import random
-
     folder.mkdir()
     path = subject.write(folder, subject.tokens(random.Random(0)))
     try:
@@ -112,3 +112,13 @@ def test_a_report_with_an_impossible_choice_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match="its options are impossible: round_to=0"):
             call()
+
+
+def test_half_a_character_in_an_index_is_refused(tmp_path: Path) -> None:
+    """No message could name the tensor."""
+    folder = build.write_folder(tmp_path / "m", {"model.safetensors": build.tensors()}, index=None)
+    index = {"weight_map": {"\ud800": "model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(InputError, match="half a character"):
+        inspect_checkpoint(folder)

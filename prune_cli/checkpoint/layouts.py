@@ -10,13 +10,13 @@ with `metadata` and `weight_map` (tensor -> file). Nothing in it can lead outsid
 See also: `folder`, which reads them; `surroundings`, what else there is.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from prune_cli.errors import InputError
+from prune_cli.jsontext import parse
 
 _WEIGHTS = (
     re.compile(r".+\.safetensors"),
@@ -100,7 +100,7 @@ def read_index(folder: Path, name: str) -> Layout:
     """
     path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
     match content:
