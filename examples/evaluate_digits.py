@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-
 IMAGES = Path(__file__).with_name("digits_test.npz")
 
 

@@ -1,6 +1,7 @@
 """JSON as the tool writes it, and facts out of JSON by the types of their fields."""
 
 import json
+import re
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -10,6 +11,9 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from prune_cli.errors import InputError
 
 _Fact = TypeVar("_Fact")
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
+
 _MOST_DIGITS = 18  # of a number that stands for itself as a key
 
 _Decoder = Callable[[object], Any]
@@ -41,6 +45,31 @@ def _value(value: object) -> str:
         return json.dumps(value, ensure_ascii=False)
     rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value)
     return f"[\n{rows}\n  ]"
+
+
+def parse(text: str, pairs: Callable[[list[tuple[str, Any]]], object] | None = None) -> Any:
+    """Return what JSON means, which has to be text: half a character cannot be shown or written.
+
+    Args:
+        text: the JSON.
+        pairs: makes an object of its pairs, as for `json.loads`.
+
+    Raises:
+        ValueError: it is not JSON, or holds half a character.
+        RecursionError: it is nested too deep.
+    """
+    found = json.loads(text, object_pairs_hook=pairs)
+    if _HALF_CHARACTER.search(text) and not _is_text(found):
+        raise ValueError("it holds half a character (a lone surrogate), so it is no text")
+    return found
+
+
+def _is_text(found: object) -> bool:
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode(kind: type[_Fact], found: object) -> _Fact:
@@ -82,14 +111,14 @@ def check_keys(
 
 @cache
 def _decoders(kind: Any) -> tuple[dict[str, _Decoder], frozenset[str]]:
-    """The decoder of each field, and the fields that must be there."""
+    """Return the decoder of each field, and the fields that must be there."""
     hints = get_type_hints(kind)
     required = frozenset(entry.name for entry in fields(kind) if entry.default is not None)
     return {entry.name: _decoder(hints[entry.name]) for entry in fields(kind)}, required
 
 
 def _decoder(hint: Any) -> _Decoder:
-    """What makes a value of the type `hint` from JSON, or raises a _MisfitError."""
+    """Return what makes a value of the type `hint` from JSON, or raises a _MisfitError."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return _any_of([_decoder(entry) for entry in sorted(inner, key=_none_first)])

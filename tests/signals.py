@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from prune_cli import api
 from prune_cli.cli import signals
 from prune_cli.cli.main import main
 from tests import build
@@ -95,10 +96,13 @@ class Stage:
         self._folder = place / scene.name.replace(" ", "-")
         self._folder.mkdir()
         make_inputs(self._folder)
+        main(self._arguments())  # so that every fork has all modules
+        self._empty()
+        make_inputs(self._folder)
         if scene.is_again:
             run(self._arguments("--seed", "7"), None)
         self.before = state(self._folder)
-        self.lines = self._count_lines()
+        self.begin, self.lines = self._count_lines()
         self.after = state(self._folder)
 
     def problems(self, moment: Moment) -> Iterator[str]:
@@ -130,16 +134,21 @@ class Stage:
         named = [argument.replace("{}", str(self._folder)) for argument in self.scene.arguments]
         return [*named, *more]
 
-    def _count_lines(self) -> int:
+    def _count_lines(self) -> tuple[int, int]:
+        """Return the lines before the work begins, and all lines."""
         reader, writer = os.pipe()
         run(self._arguments(), None, told=writer)
         os.close(writer)
         with os.fdopen(reader) as pipe:
-            return int(pipe.read())
+            begin, lines = map(int, pipe.read().split())
+            return begin, lines
 
-    def _restore(self) -> None:
+    def _empty(self) -> None:
         shutil.rmtree(self._folder)
         self._folder.mkdir()
+
+    def _restore(self) -> None:
+        self._empty()
         for path, content in self.before.items():
             place = self._folder / path
             if content or "." in place.name:
@@ -191,7 +200,7 @@ def _act(arguments: Sequence[str], moment: Moment | None, said: int, told: int |
         code = main(list(arguments))
         sys.settrace(None)
         if told is not None:
-            os.write(told, str(counter.lines).encode())
+            os.write(told, f"{counter.begin} {counter.lines}".encode())
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:
@@ -202,10 +211,12 @@ class _Counter:
     """Counts lines, and sends a signal at one of them."""
 
     def __init__(self, moment: Moment | None) -> None:
-        self.lines = 0
+        self.begin = self.lines = 0
         self._moment = moment
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> "Callable[..., Any]":  # noqa: ARG002
+        if event == "call" and frame.f_code is api.carry_out.__code__:
+            self.begin = self.lines
         if event == "line":
             self.lines += 1
             if self._moment and self.lines == self._moment.line:
@@ -214,12 +225,11 @@ class _Counter:
 
 
 def moments(stages: Sequence[Stage], runs: int, seed: int) -> Iterator[tuple[Stage, Moment]]:
-    """Yield a moment of each stage in turn; twice as often one in the last half of its lines."""
+    """Yield a moment of each stage in turn; all but a fourth of them after the work began."""
     generator = random.Random(seed)
     for number in range(runs):
         stage = stages[number % len(stages)]
-        first = stage.lines // 2 if number % 3 else 0
-        line = generator.randint(first, stage.lines)
+        line = generator.randint(stage.begin if generator.random() < 0.75 else 1, stage.lines)
         yield stage, Moment(stage.scene, line, generator.choice(KINDS))
 
 

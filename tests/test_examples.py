@@ -1,12 +1,17 @@
 """Every example runs, offline and in seconds, and shows what it says it shows."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from prune_cli import prune_checkpoint
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROGRAMS = {path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".sh"}}
@@ -42,17 +47,46 @@ def test_the_list_of_examples_is_complete() -> None:
     assert {name for name in PROGRAMS if f"[{name}]({name})" not in text} == set()
 
 
-@needs("sklearn", "matplotlib")
-def test_digits_are_pruned_and_the_fine_tune_brings_accuracy_back(tmp_path: Path) -> None:
-    """The network is good, pruning hurts it, and training on with the masks kept heals it."""
+@needs("sklearn", "matplotlib", "torch_pruning")
+def test_digits_are_pruned_fine_tuned_and_shrunk(tmp_path: Path) -> None:
+    """Pruning hurts, training on with the masks kept heals, and shrinking loses nothing of it."""
     shown = run("digits.py", str(tmp_path), "--amounts", "0.5", "--seeds", "0", "1")
 
     before, _, *rows = shown.splitlines()[:4]
+    healed, small = (line.split()[-1].rstrip("%") for line in (rows[0], shown.splitlines()[-1]))
     assert float(before.split()[-1].rstrip("%")) > 95
     for row in rows:
         _, _, pruned, tuned = (cell.rstrip("%") for cell in row.split())
         assert float(pruned) < 90 < float(tuned)
     assert (tmp_path / "digits.png").stat().st_size > 10_000
+    assert "38,282 parameters" in shown
+    assert small == healed
+
+
+@needs("sklearn", "matplotlib")
+def test_the_fine_tune_keeps_the_masks(tmp_path: Path) -> None:
+    """What it saves has the masks of the pruned file, and zeros under them."""
+    masked, tuned = tmp_path / "masked.safetensors", tmp_path / "tuned.pt"
+    prune_checkpoint(
+        EXAMPLES / "digits.pt", masked, amount=0.25, dim=0, exclude=["digit"], bake=False
+    )
+
+    run("fine_tune.py", str(masked), str(tuned))
+
+    after = torch.load(tuned)
+    for name, mask in load_file(masked).items():
+        if name.endswith("_mask"):
+            assert torch.equal(after[name], mask)
+
+
+def test_the_evaluation_needs_numpy_only(tmp_path: Path) -> None:
+    """digits.pt as a file of safetensors gets what the network of digits.py gets."""
+    file = tmp_path / "digits.safetensors"
+    save_file(torch.load(EXAMPLES / "digits.pt"), file)
+
+    shown = json.loads(run("evaluate_digits.py", str(file)))
+
+    assert shown == {"accuracy": 98.33}
 
 
 def test_iterative_pruning_in_a_pipeline_and_in_a_loop_is_the_same(tmp_path: Path) -> None:

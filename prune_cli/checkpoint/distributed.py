@@ -23,7 +23,8 @@ from prune_cli.checkpoint.pickles import Program, run_pickle
 from prune_cli.checkpoint.placing import is_packed
 from prune_cli.checkpoint.state_dict import Content
 from prune_cli.checkpoint.strided import boxes_meet
-from prune_cli.checkpoint.tensors import Piece, TensorInfo
+from prune_cli.checkpoint.surroundings import list_files
+from prune_cli.checkpoint.tensors import Piece, Summed, TensorInfo
 from prune_cli.checkpoint.torch_file import (
     allowed_steps,
     find_storage,
@@ -226,9 +227,16 @@ def _to_checkpoint(folder: Path, file: Shard, metadata: _Metadata, loading: Load
         path=folder,
         format="dcp",
         shards=(shard,),
+        others=tuple(_others(folder, shard)),
         dropped=tuple(content.dropped(found)),
         unwritable=unwritable,
     )
+
+
+def _others(folder: Path, shard: Shard) -> Iterator[str]:
+    """Yield the files of the folder that no tensor lies in."""
+    known = {METADATA, *(part.name for part in shard.parts)}
+    yield from (name for name in list_files(folder) if name not in known)
 
 
 def _nested(metadata: _Metadata) -> dict[str, Any]:
@@ -311,18 +319,19 @@ def _piece(
     record = metadata.records.get((flat, chunk.start)) or metadata.records.get((flat, ()))
     if record is None:
         raise CorruptPickleError(f"{METADATA} does not say where a chunk of {flat[:80]!r} is")
-    saved = _saved_tensor(parts, record, flat)
+    saved, summed = _saved_tensor(parts, record, flat)
     if (saved.dtype, saved.shape) != (dtype, chunk.shape) or saved.is_conj or saved.is_neg:
         raise CorruptPickleError(
             f"a chunk of {flat[:80]!r} has another dtype or shape than it should"
         )
     strides = None if is_packed(saved.shape, saved.strides) else saved.strides
     number = parts.number(record.file)
-    return Piece(number, record.offset + saved.start, chunk.start, chunk.shape, strides)
+    offset = record.offset + saved.start
+    return Piece(number, offset, chunk.start, chunk.shape, strides, summed)
 
 
-def _saved_tensor(parts: _Parts, record: _Record, flat: str) -> Tensor:
-    """Return the tensor that a record holds, a file of torch.save by itself."""
+def _saved_tensor(parts: _Parts, record: _Record, flat: str) -> tuple[Tensor, Summed]:
+    """Return the tensor that a record holds, a file of torch.save by itself, and its storage."""
     parts.number(record.file)
     content = parts.bytes_of(record)
     archive = read_archive(content, f"{record.file}, {flat[:80]!r}", most=_MOST_MEMBERS)
@@ -333,4 +342,8 @@ def _saved_tensor(parts: _Parts, record: _Record, flat: str) -> Tensor:
     saved = run_pickle(program, TABLE, partial(find_storage, archive)).value
     if not isinstance(saved, Tensor) or saved.problem:
         raise CorruptPickleError(f"a chunk of {flat[:80]!r} holds no plain tensor")
-    return saved
+    place = saved.storage.start if saved.storage else -1
+    storage = next(one for one in archive.members.values() if one.start == place)
+    at = record.offset
+    sums = tuple(at + checksum for checksum in storage.checksums)
+    return saved, Summed(at + storage.start, at + storage.stop, sums)

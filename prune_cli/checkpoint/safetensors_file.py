@@ -4,7 +4,6 @@ Format: https://huggingface.co/docs/safetensors/index#format. Without torch, so 
 is instant; the checks are those of safetensors' own reader, with messages that name the tensor.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Container, Mapping
@@ -20,6 +19,7 @@ from prune_cli.checkpoint.tensors import (
     nbytes,
 )
 from prune_cli.errors import InputError
+from prune_cli.jsontext import parse
 
 MAX_DIMS = 64
 """As many as numpy takes. The product of a shape without a limit can take forever."""
@@ -56,9 +56,7 @@ def read_safetensors(file: Shard, *, shard: int = 0) -> Shard:
 
 def _parse(path: Path, text: bytes) -> dict[str, object]:
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-        if b"\\u" in text:  # half of a surrogate pair is valid JSON, but no text
-            json.dumps(header, ensure_ascii=False).encode("utf-8")
+        header = parse(text.decode("utf-8"), _unique)
     except RecursionError:
         raise InputError(f"{path}: its header is nested too deep to be safetensors") from None
     except ValueError as error:

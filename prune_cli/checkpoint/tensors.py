@@ -1,7 +1,7 @@
 """TensorInfo and header arithmetic: what can be known of tensors without their elements.
 
 Everything here is integers and names, so it is tested with plain ints and starts without torch.
-Not here: reading a file (`checkpoint`) or holding an element (`pruning`, `apply`).
+See also: `contents`, whole checkpoints.
 """
 
 import math
@@ -67,11 +67,20 @@ DTYPES: dict[str, Dtype] = {
 }
 
 
+class Summed(NamedTuple):
+    """Bytes `start` to `stop` of a file, and where in it their CRC-32 stands."""
+
+    start: int
+    stop: int
+    checksums: tuple[int, ...]
+
+
 class Piece(NamedTuple):
     """A part of a tensor that lies in another file than its shard's own.
 
     `part` is the index of the file in `Shard.parts`, `offset` that of its first byte there;
-    `start` and `shape` are where in the tensor it goes, `strides` as in TensorInfo.
+    `start` and `shape` are where in the tensor it goes, `strides` as in TensorInfo; `summed` are the
+    bytes around it that have a checksum.
     """
 
     part: int
@@ -79,6 +88,7 @@ class Piece(NamedTuple):
     start: tuple[int, ...]
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
+    summed: Summed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,7 @@ class Parameter:
 
 
 def nbytes(dtype: str, shape: Sequence[int]) -> int:
-    """The bytes of a packed tensor of `dtype` and `shape`; sub-byte dtypes round up."""
+    """Return the bytes of a packed tensor of `dtype` and `shape`; sub-byte dtypes round up."""
     return (math.prod(shape) * DTYPES[dtype].bits + 7) // 8
 
 

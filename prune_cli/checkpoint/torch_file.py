@@ -42,6 +42,7 @@ from prune_cli.checkpoint.placing import place_of, place_tensor, place_weight
 from prune_cli.checkpoint.spool import Spool
 from prune_cli.checkpoint.state_dict import Content, Found, ScriptClass
 from prune_cli.checkpoint.strided import Place, find_overlaps, find_parameter_aliases
+from prune_cli.checkpoint.tensors import Summed
 from prune_cli.checkpoint.torch_names import (
     TABLE,
     Array,
@@ -312,14 +313,15 @@ def _notes(content: Content, found: Sequence[Found]) -> Iterator[str]:
 # --- For outputs in kind ----------------------------------------------------------------------
 
 
-def find_checksums(file: Shard, changed: Sequence[tuple[int, int]]) -> list[Member]:
-    """Return the members of a zip file that have bytes in any of the (start, stop) `changed`."""
+def find_checksums(file: Shard, changed: Sequence[tuple[int, int]]) -> tuple[Summed, ...]:
+    """Return what of a zip file has a checksum and bytes in any of the (start, stop) `changed`."""
     if not changed or file.mapped[: len(ZIP_MAGIC)] != ZIP_MAGIC:
-        return []
+        return ()
     members = sorted(read_archive(file.mapped, file.name).members.values())
     starts = [member.start for member in members]
     found = {bisect_right(starts, start) - 1 for start, _ in changed}
-    return [members[number] for number in sorted(found) if number >= 0]
+    hit = [members[number] for number in sorted(found) if number >= 0]
+    return tuple(Summed(one.start, one.stop, one.checksums) for one in hit)
 
 
 def find_neighbours(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, str]:
@@ -341,7 +343,7 @@ def find_neighbours(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, s
 
 
 def _share_bytes(places: Mapping[str, Place], outside: Mapping[str, Place]) -> dict[str, str]:
-    """Each of `places` that has bytes in common with one `outside` -> that one."""
+    """Return each of `places` that has bytes in common with one `outside` -> that one."""
     same = {place[:3]: name for name, place in outside.items()}
     found = {name: same[place[:3]] for name, place in places.items() if place[:3] in same}
     meeting = find_overlaps({**outside, **places})

@@ -10,6 +10,7 @@ The first thing that the process imports, so it imports as little as it can: no 
 
 import os
 import signal
+import sys
 import weakref
 
 INTERRUPTED = 130
@@ -45,6 +46,16 @@ def listen() -> None:
         _state.watched = (signal.SIGINT, signal.SIGTERM)
     for number in _state.watched:
         signal.signal(number, _interrupt)
+    sys.unraisablehook = _tell_unless_interrupted
+
+
+def _tell_unless_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Print what was raised where nothing can be, such as in a weakref's callback.
+
+    Not what a signal raised there, which is raised again.
+    """
+    if not isinstance(unraisable.exc_value, Interrupted):
+        sys.__unraisablehook__(unraisable)
 
 
 class Orderly:

@@ -10,7 +10,7 @@ def describe_version() -> str:
 
     Example:
         >>> describe_version()
-        'prune-cli 0.1.0 (torch 2.13.0; devices: cpu)'
+        'prune-cli 0.2.0 (torch 2.13.0; devices: cpu)'
     """
     return f"prune-cli {prune_cli.__version__} ({_describe_torch()})"
 

@@ -4,8 +4,6 @@ No times and no absolute paths are in it, and its keys stand in one order, so th
 gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema.
 """
 
-import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -16,7 +14,7 @@ from typing import Any
 import prune_cli
 from prune_cli.checkpoint import Checkpoint, Dropped
 from prune_cli.errors import InputError, UsageError
-from prune_cli.jsontext import check_keys, decode, encode
+from prune_cli.jsontext import check_keys, decode, encode, parse
 from prune_cli.plan.choice import check_choice
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
@@ -29,9 +27,6 @@ from prune_cli.write.checks import check_can_write
 
 SCHEMA = 2
 """What is written. Version 1, which is read too, had no `options.shrink`."""
-
-_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-"""How JSON spells a surrogate. Two halves are a character; one alone cannot be written."""
 
 
 _OPTIONAL = {
@@ -197,7 +192,7 @@ def _tied(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def sum_up(items: Sequence[PlanItem]) -> Totals:
-    """The Totals of `items`."""
+    """Return the Totals of `items`."""
     leading = [item for item in items if item.follows is None]
     elements = sum(item.elements for item in items)
     zero = sum(item.elements_zero for item in items)
@@ -215,7 +210,7 @@ def sum_up(items: Sequence[PlanItem]) -> Totals:
 
 
 def to_json(report: Report) -> str:
-    """The report as JSON, a line for each tensor, ending in a newline."""
+    """Return the report as JSON, a line for each tensor, ending in a newline."""
     facts: dict[str, Any] = {
         "schema": report.schema,
         "tool": asdict(report.tool),
@@ -256,7 +251,7 @@ def _row(item: PlanItem) -> dict[str, Any]:
 
 
 def read_report(path: str | Path) -> Report:
-    """The Report in the file at `path`, or in stdin ("-").
+    """Return the Report in the file at `path`, or in stdin ("-").
 
     Raises:
         InputError: the file cannot be read, is no report, or one of a newer version.
@@ -271,17 +266,15 @@ def read_report(path: str | Path) -> Report:
 
 
 def from_json(text: str) -> Report:
-    """The Report that to_json wrote.
+    """Return the Report that to_json wrote.
 
     Raises:
         InputError: it is not JSON, lacks a key, or has one of another type.
     """
     try:
-        found = json.loads(text)
+        found = parse(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is not JSON: {error}") from None
-    if _HALF_CHARACTER.search(text) and not _is_text(found):
-        raise InputError("it holds half a character (a lone surrogate), so it is no text")
     schema = _take(found, "schema", int)
     if not 1 <= schema <= SCHEMA:
         raise InputError(f"its schema is {schema}; this version of prune-cli reads {SCHEMA}")
@@ -304,7 +297,7 @@ def from_json(text: str) -> Report:
 
 
 def _options(found: object) -> Options:
-    """The options, of which every part is possible."""
+    """Return the options, of which every part is possible."""
     options = decode(Options, _take(found, "options", dict))
     try:
         if options.choice:
@@ -312,14 +305,6 @@ def _options(found: object) -> Options:
     except UsageError as error:
         raise InputError(f"its options are impossible: {error}") from None
     return options
-
-
-def _is_text(found: object) -> bool:
-    try:
-        json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _take(found: object, key: str, kind: type) -> Any:

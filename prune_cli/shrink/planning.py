@@ -104,6 +104,11 @@ def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
     return _to_plan(planner, units, subject.theirs, None)
 
 
+def folder_build(folder: ModelFolder) -> Build:
+    """Return what builds the model that the config describes without some units."""
+    return lambda units: folder.build(config_of(units))
+
+
 class _Chooser:
     """Sizes what the model agrees with. A class because all of it needs the same three."""
 
@@ -130,7 +135,7 @@ class _Chooser:
         return []
 
     def build(self, units: Sequence[Unit]) -> nn.Module:
-        """The model without the channels of the units."""
+        """Return the model without the channels of the units."""
         return self.folder.build(config_of(units)) if self.folder else self.planner.resized(units)
 
     def _numbers(self) -> Mapping[str, int | float | None]:
@@ -157,7 +162,7 @@ class _Chooser:
         return count_flops(trace(self.build(units), self.planner.subject.inputs))
 
     def _bytes(self, units: Sequence[Unit]) -> float:
-        """Those of the tensors that the checkpoint stores."""
+        """Return those of the tensors that the checkpoint stores."""
         shapes = {**self.planner.subject.shapes, **self.planner.resizing(units).shapes}
         each = self.planner.options.item_bytes
         outside = self.planner.subject.outside
@@ -168,7 +173,7 @@ class _Chooser:
         )
 
     def measure(self, units: Sequence[Unit]) -> Latency:
-        """The time of the whole model and of that without the units, in turns."""
+        """Return the time of the whole model and of that without the units, in turns."""
         from prune_cli.shrink.live import measure_effect
 
         plan = _to_plan(self.planner, list(units), self.planner.subject.theirs, self.folder)
@@ -186,7 +191,7 @@ class _Clock:
         self._whole = 0.0
 
     def __call__(self, units: Sequence[Unit]) -> float:
-        """The time without the channels of the units."""
+        """Return the time without the channels of the units."""
         if not units:
             self._whole = self._chooser.measure(units).milliseconds["before"]
             return self._whole
@@ -198,27 +203,42 @@ class _Planner(Proposer):
     """Proposes, and takes back what the model does not agree with."""
 
     def units(self) -> list[Unit]:
-        """The proposals that the model agrees with, each for itself."""
+        """Return the proposals that the model agrees with, each for itself."""
         units = [Unit((proposal,), {}) for proposal in self.proposals()]
         return self.agreed(units, self.resized)
 
     def units_of_config(self, folder: ModelFolder) -> list[Unit]:
-        """The proposals that numbers of the config can express, by number."""
+        """Return the proposals that numbers of the config can express, by number."""
         units = by_number(self, folder, self.proposals())
         if self.zeros is not None:  # each layer may lose another number; the config wants one
             single = [Unit((p,), {}) for unit in units for p in unit.proposals]
             left = [p for unit in self.agreed(single, self.resized) for p in unit.proposals]
             units = by_number(self, folder, left)
-        return self.agreed(units, lambda units: folder.build(config_of(units)))
+        return self._second_chance(folder, units, self.agreed(units, folder_build(folder)))
+
+    def _second_chance(
+        self, folder: ModelFolder, tried: list[Unit], agreed: list[Unit]
+    ) -> list[Unit]:
+        """Try by other numbers what went down with its number: the MLP that a width also counts."""
+        refused = [unit for unit in tried if not any(unit.roots & u.roots for u in agreed)]
+        if self.zeros is not None or not refused:
+            return agreed
+        told, keys = list(self.whole), {key for unit in refused for key in unit.config}
+        proposals = [proposal for unit in refused for proposal in unit.proposals]
+        again = by_number(self, folder, proposals, without=keys)
+        units = self.agreed([*agreed, *again], folder_build(folder)) if again else agreed
+        going = {self.subject.outside(root) for unit in units for root in unit.roots}
+        self.whole = [whole for whole in told if whole.root not in going]
+        return units
 
     def resized(self, units: Sequence[Unit]) -> nn.Module:
-        """A copy of the model without the channels."""
+        """Return a copy of the model without the channels."""
         model = copy.deepcopy(self.subject.model)
         resize(model, self.resizing(units))
         return model
 
     def resizing(self, units: Sequence[Unit]) -> Resizing:
-        """The shapes and attributes of the model without the channels."""
+        """Return the shapes and attributes of the model without the channels."""
         shapes = {
             name: tuple(len(axis.kept) for axis in axes)
             for name, axes in self.axes(units).items()
@@ -227,7 +247,7 @@ class _Planner(Proposer):
         return Resizing(shapes, changed_attributes(self.subject.model, shapes))
 
     def axes(self, units: Sequence[Unit]) -> dict[str, Axes]:
-        """The axes of every named tensor that loses channels or is known to have zeros.
+        """Return the axes of every named tensor that loses channels or is known to have zeros.
 
         Torch-Pruning may name indices that a tensor does not have; nothing goes there.
         """
@@ -271,25 +291,25 @@ class _Planner(Proposer):
         return self.in_order(units)
 
     def in_order(self, units: Iterable[Unit]) -> list[Unit]:
-        """The units in the order in which the model has their roots."""
+        """Return the units in the order in which the model has their roots."""
         return sorted(units, key=lambda unit: min(map(self._order, unit.roots)))
 
     def _order(self, name: str) -> int:
         return self.subject.recording.named[name].index
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
-        after = trace(build(units), self.subject.inputs)
-        return find_disagreements(
-            self.subject.recording,
-            after,
-            self.axes(units),
-            exact=self.zeros is not None,
+        shrunk, axes, inputs = build(units), self.axes(units), self.subject.inputs
+        found = find_disagreements(
+            self.subject.recording, trace(shrunk, inputs), axes, exact=self.zeros is not None
         )
+        if not found and self.subject.training:
+            return find_disagreements(self.subject.training, trace(shrunk.train(), inputs), axes)
+        return found
 
     def _without(
         self, units: list[Unit], found: list[Disagreement]
     ) -> tuple[list[Unit], list[tuple[Unit, Disagreement]]]:
-        """The units that nothing is said against, and the others."""
+        """Return the units that nothing is said against, and the others."""
         left: list[Unit] = []
         blamed: list[tuple[Unit, Disagreement]] = []
         for unit in units:
@@ -359,7 +379,7 @@ def _to_plan(
 
 
 def _look(planner: _Planner, units: Sequence[Unit]) -> ShrinkPlan:
-    """The plan that removes nothing, with the groups that could go."""
+    """Return the plan that removes nothing, with the groups that could go."""
     parameters = count_parameters(planner.subject.model)
     flops = count_flops(planner.subject.recording)
     tried = [_group(planner, proposal) for unit in units for proposal in unit.proposals]

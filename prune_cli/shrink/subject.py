@@ -1,6 +1,6 @@
 """The model that is shrunk: whole, on meta, recorded, its tensors known by all their names.
 
-Not here: what goes (proposals.py).
+See also: what goes (proposals.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Subject:
     """The whole model on meta, its example, a recording of both, and the names of its tensors.
 
     `first_names` maps each name to the first name of the same tensor, so tied ones meet there;
-    `theirs` maps it to the name in the checkpoint, where from_pretrained renames.
+    `theirs` maps it to the name in the checkpoint, where from_pretrained renames. `training` is a
+    recording of the model while it trains, where parameters are read only then.
     """
 
     model: nn.Module
@@ -32,9 +33,10 @@ class Subject:
     recording: Trace
     first_names: Mapping[str, str]
     theirs: Mapping[str, str] = field(default_factory=dict)
+    training: Trace | None = None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a named tensor."""
+        """Return the shape of a named tensor."""
         return self.recording.shapes[self.recording.named[name].index]
 
     @property
@@ -43,7 +45,7 @@ class Subject:
         return {name: self.shape(name) for name in self.first_names}
 
     def outside(self, name: str) -> str:
-        """What the checkpoint calls a tensor: users select by it, draws are keyed by it."""
+        """Return what the checkpoint calls a tensor: users select by it, draws are keyed by it."""
         return self.theirs.get(name) or self.theirs.get(self.first_names.get(name, name), name)
 
 
@@ -73,7 +75,18 @@ def record_subject(model: nn.Module, alternatives: Iterable[Inputs]) -> Subject:
     inputs, recording = _record(model, alternatives)
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
-    return Subject(model, inputs, recording, names)
+    training = _record_training(model, inputs, recording)
+    return Subject(model, inputs, recording, names, training=training)
+
+
+def _record_training(model: nn.Module, inputs: Inputs, recording: Trace) -> Trace | None:
+    """Return a recording in training, if the one in evaluation does not read all parameters."""
+    read = {ref for call in recording.calls for ref in call.operands}
+    if all(recording.named[name] in read for name, _ in model.named_parameters()):
+        return None
+    training = trace(model.train(), inputs)
+    model.eval()
+    return training if training.failure is None else None
 
 
 def _record(model: nn.Module, alternatives: Iterable[Inputs]) -> tuple[Inputs, Trace]:
@@ -92,7 +105,7 @@ def _record(model: nn.Module, alternatives: Iterable[Inputs]) -> tuple[Inputs, T
 def checkpoint_names(
     subject: Subject, checkpoint: Shapes | None, folder: ModelFolder | None
 ) -> dict[str, str]:
-    """Each tensor of the model by its name in the checkpoint, which is checked to fit.
+    """Return each tensor of the model by its name in the checkpoint, which is checked to fit.
 
     Raises:
         RequestError: The checkpoint is that of another model.

@@ -12,8 +12,7 @@ from prune_cli.report.report import Report
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, Disagreement
 from prune_cli.verify.output import list_differences
-from prune_cli.write.formats import is_of_torch
-from prune_cli.write.in_kind import lay_out_in_kind
+from prune_cli.write.in_kind import lay_out_in_kind, own_files
 from prune_cli.write.layout import (
     OutputFile,
 )
@@ -24,9 +23,9 @@ from prune_cli.write.torch_zip import lay_out_torch
 
 
 def is_in_kind(report: Report, original: Checkpoint) -> bool:
-    """Whether the output has the format of the input, and so everything that is in it."""
-    has_output_of_torch = report.output is not None and report.output.format != "safetensors"
-    return has_output_of_torch and is_of_torch(original)
+    """Return whether the output has the format of the input, and so everything that is in it."""
+    made = report.output.format if report.output else "safetensors"
+    return made != "safetensors" and made == original.format
 
 
 def compare_in_kind(
@@ -36,17 +35,17 @@ def compare_in_kind(
     workers: int,
     on_tensor: OnTensor | None,
 ) -> Iterator[Disagreement]:
-    """That each file of torch is, byte for byte, what `plan` makes of the source."""
+    """Check that each file of torch is, byte for byte, what `plan` makes of the source."""
     try:
         files: Sequence[OutputFile] = (
             lay_out_in_kind(original, plan)
-            if is_of_torch(original)
+            if written.format == original.format
             else (lay_out_torch(original, plan, written.path.name),)
         )
     except RequestError as error:
         yield Disagreement(f"the report does not fit the source: {error}")
         return
-    there = [file for file in written.files if file.owner is None or file in written.shards]
+    there = own_files(written)
     if len(files) != len(there):
         yield Disagreement(f"it has {len(there)} files, it should have {len(files)}")
         return
@@ -57,7 +56,7 @@ def compare_in_kind(
             )
             continue
         yield from _compare_file(file, is_, original, workers, on_tensor)
-    if written.is_folder:
+    if written.is_folder or written.format == "dcp":
         yield from _copy_problems(written, original)
 
 
@@ -80,7 +79,7 @@ def _compare_file(
 
 
 def _tensor_at(file: Shard, offset: int) -> str | None:
-    """The tensor that the byte belongs to, if it lies in the file as it is."""
+    """Return the tensor that the byte belongs to, if it lies in the file as it is."""
     return next(
         (
             info.name
@@ -92,7 +91,7 @@ def _tensor_at(file: Shard, offset: int) -> str | None:
 
 
 def _copy_problems(written: Checkpoint, original: Checkpoint) -> Iterator[Disagreement]:
-    """That the index and all other files are copies."""
+    """Check that the index and all other files are copies."""
     index = [part.folder + part.index.name for part in original.all_parts if part.index]
     for name in (*index, *original.others):
         copy = written.path / name

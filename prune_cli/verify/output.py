@@ -18,12 +18,14 @@ from prune_cli.verify.differences import NOWHERE, Offsets, first_bits
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, NOT_ZERO, Disagreement
 from prune_cli.verify.rows import has_its_dim, suffixes, tensors_of
 from prune_cli.verify.shrink import output_problems
+from prune_cli.write.in_kind import file_name, own_files
 from prune_cli.write.segments import OutputTensor
 
 
 def check_output(report: Report, told: Output, written: Checkpoint) -> Iterator[Disagreement]:
     """That the output has the files, tensors, dtypes, shapes and aliases that the report says."""
-    there = sum(shard.nbytes for shard in written.shards)
+    files = own_files(written)
+    there = sum(file.nbytes for file in files)
     if told.format != written.format:
         yield Disagreement(f"the report says {told.format}, the output is {written.format}")
     if told.tensors != len(written.tensors):
@@ -33,7 +35,8 @@ def check_output(report: Report, told: Output, written: Checkpoint) -> Iterator[
     if told.bytes != there:
         yield Disagreement(f"the report says {told.bytes:,} bytes, there are {there:,}")
     # A file may have another name by now, the files of a folder may not: its index names them.
-    names = {shard.name for shard in written.shards} if written.is_folder else {told.path}
+    is_folder = written.is_folder or written.format == "dcp"
+    names = {file_name(written, file) for file in files} if is_folder else {told.path}
     if names != set(told.files):
         yield Disagreement("the files are not those that the report names")
     for item in report.tensors:
@@ -75,7 +78,7 @@ def wrong_shape(info: TensorInfo, expected: Iterable[int]) -> Disagreement:
 
 
 def _index_problems(written: Checkpoint, part: Part, name: str) -> Iterator[Disagreement]:
-    """That the index names each tensor's file, no other tensor, and the right size."""
+    """Check that the index names each tensor's file, no other tensor, and the right size."""
     index = json.loads((written.path / part.folder / name).read_text(encoding="utf-8"))
     told, total = index["weight_map"], 0
     for shard in (shard for shard in written.shards if shard.folder == part.folder):
@@ -93,7 +96,7 @@ def _index_problems(written: Checkpoint, part: Part, name: str) -> Iterator[Disa
 def check_channels(
     items: Iterable[PlanItem], report: Report, written: Checkpoint
 ) -> Iterator[Disagreement]:
-    """That every pruned channel is +0 bit for bit, and what was zero before is still zero."""
+    """Check that every pruned channel is +0 bit for bit, and what was zero before is still zero."""
     suffix = "" if report.options.bake else MASK_SUFFIX
     for item in items:
         info = written.tensors.get(item.name + suffix)
@@ -117,7 +120,7 @@ def check_channels(
 def _first_bits(
     written: Checkpoint, info: TensorInfo, item: PlanItem, channels: Sequence[int]
 ) -> Offsets:
-    """Where each of `channels` is not +0; without offsets where the elements are spread."""
+    """Return where each of `channels` is not +0; without offsets where the elements are spread."""
     if info.is_plain:
         return first_bits(written, info, item.dim, channels)
     first, bits = np.full(item.channels, NOWHERE), np.moveaxis(written.bits(info), item.dim, 0)
@@ -126,7 +129,7 @@ def _first_bits(
 
 
 def _can_be_read(info: TensorInfo, item: PlanItem) -> bool:
-    """Whether the row is about a tensor like this one, and its channels are there."""
+    """Return whether the row is about a tensor like this one, and its channels are there."""
     return (
         info.shape == item.shape
         and DTYPES[info.dtype].bits >= 8
@@ -137,14 +140,14 @@ def _can_be_read(info: TensorInfo, item: PlanItem) -> bool:
 
 
 def has_its_channels(item: PlanItem) -> bool:
-    """Whether every channel of a row is there."""
+    """Return whether every channel of a row is there."""
     return all(0 <= channel < item.channels for channel in (*item.already_pruned, *item.pruned))
 
 
 def list_channels(
     name: str, first: Offsets, describe: Callable[[int], str]
 ) -> Iterator[Disagreement]:
-    """A Disagreement for each channel of the tensor `name` that has an offset in `first`."""
+    """Yield a Disagreement for each channel of the tensor `name` that has an offset in `first`."""
     channels = np.flatnonzero(first != NOWHERE)
     if len(channels) > MAX_CHANNELS_LISTED:
         yield Disagreement(

@@ -44,8 +44,10 @@ def choose_format(
     chosen = next((one for one in FORMATS if one == asked), named or "safetensors")
     if named and asked and named != asked and output != STDOUT:
         raise UsageError(f"{output} is the name of another format than {asked}; choose another")
-    if chosen == "in-kind" and not is_of_torch(checkpoint):
-        raise UsageError(_why_not_in_kind(checkpoint))
+    if chosen == "in-kind" and checkpoint.format == "safetensors":
+        raise UsageError(
+            "only files of torch can be written in kind; a file of safetensors is one already"
+        )
     if chosen == "torch" and is_folder:
         raise UsageError(
             "a folder is written as safetensors or in kind, not as files of torch.save"
@@ -54,17 +56,11 @@ def choose_format(
 
 
 def is_of_torch(checkpoint: Checkpoint) -> bool:
-    """Whether the input is a file of torch, or a folder of such files.
+    """Return whether the input is a file of torch, or a folder of such files.
 
     What torch.distributed.checkpoint wrote is no such folder: its files are pieces of one state dict.
     """
     return checkpoint.format not in ("safetensors", "dcp")
-
-
-def _why_not_in_kind(checkpoint: Checkpoint) -> str:
-    if checkpoint.format == "dcp":
-        return "a folder of torch.distributed.checkpoint cannot be written in kind: -o x.pt"
-    return "only files of torch can be written in kind; a file of safetensors is one already"
 
 
 def _named(checkpoint: Checkpoint, output: Path | None) -> Format | None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from operator import attrgetter
+from typing import NamedTuple
 
 from prune_cli.checkpoint import Checkpoint, Shard
-from prune_cli.checkpoint.tensors import TensorInfo
+from prune_cli.checkpoint.tensors import Summed, TensorInfo
 from prune_cli.checkpoint.torch_file import find_checksums, find_neighbours
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import REMOVED, Plan, PlanItem
@@ -31,12 +32,14 @@ class InKindFile:
         source: the file of the input.
         cuts: what is zeroed in it.
         tensors: how many tensors the output holds.
+        summed: where it holds archives of its own, the bytes around `cuts` that have a checksum.
     """
 
     name: str
     source: Shard
     cuts: tuple[Cut, ...]
     tensors: int
+    summed: tuple[Summed, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -54,11 +57,8 @@ class InKindFile:
         """The zeroed tensors, the checksums of what holds them, and all between as it is."""
         zeroed = list(_zeroed(self.source, self.cuts))
         changed = [(one.at, one.at + one.nbytes) for one in zeroed]
-        sums = [
-            Checksum(place, member.start, member.stop)
-            for member in find_checksums(self.source, changed)
-            for place in member.checksums
-        ]
+        summed = self.summed or find_checksums(self.source, changed)
+        sums = [Checksum(place, one.start, one.stop) for one in summed for place in one.checksums]
         return list(_fill(self.source, sorted([*zeroed, *sums], key=attrgetter("at"))))
 
 
@@ -82,18 +82,28 @@ def lay_out_in_kind(
     cuts = [cut for item in plan.items for cut in _cuts(checkpoint, item)]
     return tuple(
         InKindFile(
-            name or file.name,
+            name or file_name(checkpoint, file),
             file,
-            tuple(cut for path, cut in cuts if path is file),
+            tuple(one.cut for one in cuts if one.file is file),
             len(file.tensors),
+            tuple(dict.fromkeys(one.summed for one in cuts if one.file is file and one.summed)),
         )
-        for file in _own_files(checkpoint)
+        for file in own_files(checkpoint)
     )
 
 
-def _own_files(checkpoint: Checkpoint) -> list[Shard]:
-    """The files of the input; what its reader unpacked into files of its own is none of them."""
-    return [file for file in checkpoint.files if file.owner is None or file in checkpoint.shards]
+def own_files(checkpoint: Checkpoint) -> list[Shard]:
+    """Return the files of the input, what names the others last.
+
+    What its reader unpacked into files of its own is none of them.
+    """
+    own = [file for file in checkpoint.files if file.owner is None or file in checkpoint.shards]
+    return own[::-1] if checkpoint.format == "dcp" else own
+
+
+def file_name(checkpoint: Checkpoint, file: Shard) -> str:
+    """Return the name of a file of the input; the shard of a DCP folder is its metadata."""
+    return file.path.name if checkpoint.format == "dcp" and file.parts else file.name
 
 
 # --- what is refused -------------------------------------------------------------------------
@@ -121,7 +131,7 @@ def _problems(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
 
 
 def _why_not(checkpoint: Checkpoint, info: TensorInfo, item: PlanItem) -> Iterator[str]:
-    """Why the channels cannot be zeroed where the tensor lies."""
+    """Yield why the channels cannot be zeroed where the tensor lies."""
     if info.flip:
         yield "is stored negated or conjugated, where 0 does not read as +0"
     if info.strides and info.strides[item.dim] == 0 and info.shape[item.dim] > 1:
@@ -134,24 +144,26 @@ def _why_not(checkpoint: Checkpoint, info: TensorInfo, item: PlanItem) -> Iterat
 # --- what is zeroed --------------------------------------------------------------------------
 
 
-def _cuts(checkpoint: Checkpoint, item: PlanItem) -> Iterator[tuple[Shard, Cut]]:
+class _CutIn(NamedTuple):
+    """A cut, the file that it is in, and the bytes around it that have a checksum of their own."""
+
+    file: Shard
+    cut: Cut
+    summed: Summed | None = None
+
+
+def _cuts(checkpoint: Checkpoint, item: PlanItem) -> Iterator[_CutIn]:
     info = checkpoint.parameter_of[item.name].tensor
     shard = checkpoint.shards[info.shard]
     if not info.pieces:
-        offset = info.offset or 0
-        yield (
-            shard,
-            Cut(item.name, info.dtype, offset, info.shape, info.strides, item.dim, item.pruned),
-        )
+        place = (item.name, info.dtype, info.offset or 0, info.shape, info.strides)
+        yield _CutIn(shard, Cut(*place, item.dim, item.pruned))
     for piece in info.pieces:
         first, size = piece.start[item.dim], piece.shape[item.dim]
         channels = tuple(c - first for c in item.pruned if first <= c < first + size)
-        yield (
-            shard.parts[piece.part],
-            Cut(
-                item.name, info.dtype, piece.offset, piece.shape, piece.strides, item.dim, channels
-            ),
-        )
+        place = (item.name, info.dtype, piece.offset, piece.shape, piece.strides)
+        summed = piece.summed if channels else None
+        yield _CutIn(shard.parts[piece.part], Cut(*place, item.dim, channels), summed)
 
 
 def _zeroed(file: Shard, cuts: Iterable[Cut]) -> Iterator[Zeroed]:

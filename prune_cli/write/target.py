@@ -134,7 +134,8 @@ def find_target(
         raise UsageError(
             "only one checkpoint can be split anew or written in kind; name its folder"
         )
-    to_folder = checkpoint.is_folder or max_shard_size is not None
+    is_dcp_in_kind = checkpoint.format == "dcp" and format == "in-kind"
+    to_folder = checkpoint.is_folder or max_shard_size is not None or is_dcp_in_kind
     if format == "in-kind" and max_shard_size is not None:
         raise UsageError("an output in kind keeps the input's files: leave out --max-shard-size")
     path = None if dry_run else _output(checkpoint, output, to_folder, suffix)

@@ -72,7 +72,7 @@ LIES = {
         b'{"\\ud800":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}',
         b"1",
         -1,
-        "surrogates not allowed",
+        "half a character",
     ),
     "too-deep": (b'{"a":' + b"[" * 200_000, b"", -1, "nested too deep"),
     "no-entry": ({"a": 3}, b"", -1, "'a' is not a tensor's"),

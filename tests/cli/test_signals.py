@@ -113,6 +113,15 @@ CLEANED_UP = """
         time.sleep(0.3)
         print("cleaned up")
 """
+IN_A_CALLBACK = """
+    class Thing:
+        pass
+    thing = Thing()
+    import weakref
+    kept = weakref.ref(thing, lambda _: ready())
+    del thing
+    wait()
+"""
 TOO_LATE_FOR_IT = """
     try:
         ready()
@@ -149,6 +158,7 @@ except (Exception, signals.Interrupted) as error:
     ("body", "printed"),
     [
         pytest.param(SWALLOWED, "Interrupted True", id="swallowed"),
+        pytest.param(IN_A_CALLBACK, "Interrupted True", id="raised in a callback of a weakref"),
         pytest.param(TURNED_INTO_ANOTHER, "ImportError True", id="turned into another error"),
         pytest.param(CLEANED_UP, "cleaned up\nInterrupted True", id="cleaned up"),
         pytest.param(TOO_LATE_FOR_IT, "Interrupted True", id="kept, and found before the commit"),
@@ -157,7 +167,9 @@ except (Exception, signals.Interrupted) as error:
 def test_nobody_can_swallow_a_signal(body: str, printed: str) -> None:
     """It is raised again, unless it is on its way: what cleans up is not disturbed."""
     command = [sys.executable, "-c", FRAME.format(body=body)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout and process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)  # the second of an impatient user

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.fuzz.minimise import minimise
+from tests.fuzz.subjects import subjects
 from tests.fuzz.watch import Case, Finding, Tally, limit_memory, run_case, watch_cases
 
 
@@ -60,11 +61,11 @@ def _show(finding: Finding, keep: Path | None) -> None:
     print(f"\n--- {finding.fault}\n    --case {case.kind!r} {case.number!r}\n{finding.told}")
     if finding.fault.startswith(("death", "memory", "TookTooLong")):
         return
-    tokens = minimise(finding)
+    subject = subjects()[case.kind]
+    tokens = minimise(finding, subject)
     print(f"    shortest: {b''.join(tokens)[:2000]!r}")
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
-        subject, _ = case.make()
         folder = keep / f"{case.kind}-{case.number}".replace(" ", "-")
         folder.mkdir(exist_ok=True)
         subject.write(folder, tokens)

@@ -1,12 +1,13 @@
 """Shorten a case that fails: leave out tokens as long as the same fault is there."""
 
 from tests.fuzz.changes import Tokens
+from tests.fuzz.subjects import Subject
 from tests.fuzz.watch import Finding, run_tokens
 
 
-def minimise(finding: Finding, *, most_runs: int = 600) -> Tokens:
+def minimise(finding: Finding, subject: Subject, *, most_runs: int = 600) -> Tokens:
     """Return the fewest tokens found with the fault of `finding`, by halves, quarters and so on."""
-    subject, tokens = finding.case.make()
+    tokens = finding.case.damaged(subject)
     size, runs = max(len(tokens) // 2, 1), 0
     while size and runs < most_runs:
         at, shortened = 0, False

@@ -240,7 +240,7 @@ def _pickle_subjects() -> Iterator[Subject]:
         yield Subject(f"zip pickle {number}", _constant(program), change, write)
         legacy = _cut_legacy(_save(content, protocol, is_zip=False))
         yield Subject(f"legacy pickle {number}", _constant(legacy), change, _write_joined)
-        plain = cut_pickle(pickle.dumps(content, protocol))
+        plain = cut_pickle(pickle.dumps(content, protocol + 1))
         yield Subject(f"plain pickle {number}", _constant(plain), change, _write_joined)
 
 

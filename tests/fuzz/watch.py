@@ -48,10 +48,10 @@ class Case:
         """Return what decides all that is random in it."""
         return random.Random(f"{self.kind}:{self.number}")
 
-    def make(self) -> tuple[Subject, Tokens]:
-        """Return the subject and its damaged tokens."""
-        subject, generator = subjects()[self.kind], self.generator
-        return subject, subject.change(subject.tokens(generator), generator)
+    def damaged(self, subject: Subject) -> Tokens:
+        """Return the damaged tokens of the subject, which is of this kind."""
+        generator = self.generator
+        return subject.change(subject.tokens(generator), generator)
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def cases(seed: int) -> Iterator[Case]:
 
 def run_case(case: Case) -> bool | Finding:
     """Return whether a case was of use, or what is wrong with it."""
-    subject, tokens = case.make()
-    fault = run_tokens(subject, tokens, case.generator)
+    subject = subjects()[case.kind]
+    fault = run_tokens(subject, case.damaged(subject), case.generator)
     return fault if isinstance(fault, bool) else Finding(case, *fault)
 
 

@@ -323,6 +323,21 @@ class Picked(nn.Module):
         return self.c(torch.relu(self.b(self.a(x).topk(2, -1)[0])))
 
 
+@example("2x3x8x8")
+class Helped(nn.Module):
+    """Like GoogLeNet: a second output reads the first layer, but only while the model trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.aux, self.o = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = F.relu(self.a(x))
+        y = self.o(F.relu(self.b(x)))
+        return (y, self.aux(x)) if self.training else y
+
+
 @example("2x6x16")
 class Gram(nn.Module):
     """A product of channels with themselves, whose size no channel decides."""

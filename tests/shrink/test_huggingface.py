@@ -71,6 +71,17 @@ MODELS = {
         },
         {"mlp_ratio": 3.0},
     ),
+    "segformer, whose widths are counted by others too": (
+        "SegformerForSemanticSegmentation",
+        {
+            "image_size": 64,
+            "hidden_sizes": [8, 16, 24, 32],
+            "num_attention_heads": [1, 2, 2, 4],
+            "depths": [1, 1, 1, 1],
+            "decoder_hidden_size": 32,
+        },
+        {**{f"mlp_ratios.{n}": 3 for n in range(4)}, "decoder_hidden_size": 24},
+    ),
     "dinov2, whose width is a whole ratio": (
         "Dinov2ForImageClassification",
         {

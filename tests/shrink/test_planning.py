@@ -37,6 +37,7 @@ SHRUNK = {
     "Mixer": {"t1.weight": 15},
     "Picked": {"b.weight": 12},
     "Gram": {"a.weight": 6},
+    "Helped": {"b.weight": 12},
 }
 
 
@@ -128,6 +129,7 @@ def test_channels_that_the_graph_puts_where_there_are_none_stay() -> None:
         ("Attention", "qkv.weight", "the shrunk model fails there"),
         ("Recurrent", "l.weight", "Torch-Pruning"),
         ("Various", "a.weight", "is computed from other tensors"),
+        ("Helped", "a.weight", "the shrunk model fails there"),
         ("Encoder", "i.weight", "a number in it depends on how many channels there are"),
     ],
 )
@@ -146,6 +148,16 @@ def test_a_scale_by_the_root_of_a_width_stays_what_it_is() -> None:
         RequestError, match=r"a\.weight: div in .*a number in it depends on how many"
     ):
         plan("Scaled")
+
+
+def test_what_runs_only_in_training_still_runs() -> None:
+    """A head that evaluation never sees keeps the channels that it reads."""
+    model = build("Helped").train()
+    made = plan("Helped")
+
+    resize(model, made.resizing)
+
+    assert [output.shape[1] for output in model(*inputs("Helped"))] == [4, 4]
 
 
 @pytest.mark.parametrize("is_fast", [True, False])

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,3 +276,30 @@ def test_a_folder_of_torch_files_goes_in_kind(tmp_path: Path) -> None:
             if key in rows:
                 wanted[list(rows[key].pruned)] = 0
             assert build.same_bits(tensor, wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_of_distributed_checkpoint_goes_in_kind(tmp_path: Path) -> None:
+    """What dcp.load reads, the checksums of its chunks right, other files copied."""
+    from torch.distributed import checkpoint as dcp
+
+    content = {"model": {"a.weight": torch.arange(1.0, 241).view(10, 24), "a.bias": torch.ones(10)}}
+    dcp.save(content, checkpoint_id=tmp_path / "d", no_dist=True)
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+
+    report = prune_checkpoint(tmp_path / "d", tmp_path / "o", amount=0.5, dim=0, format="in-kind")
+
+    assert verify_checkpoint(tmp_path / "o", source=tmp_path / "d").disagreements == ()
+    assert verify_checkpoint(tmp_path / "o").disagreements == ()
+    loaded = {"model": {"a.weight": torch.empty(10, 24), "a.bias": torch.empty(10)}}
+    dcp.load(loaded, checkpoint_id=tmp_path / "o", no_dist=True)
+    wanted = content["model"]["a.weight"].clone()
+    wanted[list(report.tensors[0].pruned)] = 0
+    assert torch.equal(loaded["model"]["a.weight"], wanted)
+    assert torch.equal(loaded["model"]["a.bias"], torch.ones(10))
+    assert (tmp_path / "o" / "notes.txt").read_text() == "mine"
+    for piece in open_checkpoint(tmp_path / "o").tensors["a.weight"].pieces:
+        assert piece.summed
+        data = (tmp_path / "o" / "__0_0.distcp").read_bytes()
+        checksum = zlib.crc32(data[piece.summed.start : piece.summed.stop]).to_bytes(4, "little")
+        assert all(data[place : place + 4] == checksum for place in piece.summed.checksums)
