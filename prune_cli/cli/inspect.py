@@ -8,7 +8,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_order
 from prune_cli.cli.grouped import grouped
-from prune_cli.cli.shrink import ModelCode
+from prune_cli.cli.model_code import ModelCode
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -154,8 +154,7 @@ def inspect(
 
     Examples:
         prune-cli inspect model.safetensors
-        prune-cli inspect llama/ --sort size --top 20
-        prune-cli inspect model.pruned.safetensors --zeros --dim 0 -m 'layer4.*'
+        prune-cli inspect llama/ --zeros --dim 0 --sort size --top 20
         prune-cli inspect net.pt --flops --model nets.py:net --example 1x3x224x224
     """
     from prune_cli.cli.opening import open_input

@@ -1,6 +1,6 @@
 """`prune-cli shrink`: the channels really go."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import grouped
+from prune_cli.cli.model_code import MeasuredCode
 
 
 @dataclass(frozen=True)
@@ -26,64 +27,8 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class ModelCode:
-    """The code of the model, and what it is tried with."""
-
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="CODE",
-            help="The code of the model, pkg.mod:factory or path/file.py:factory; it is run. A "
-            "Hugging Face folder needs none.",
-            rich_help_panel=groups.MODEL,
-        ),
-    ] = None
-    model_arg: Annotated[
-        list[str],
-        typer.Option(
-            "--model-arg",
-            metavar="NAME=VALUE",
-            help="For the factory. Repeatable.",
-            rich_help_panel=groups.MODEL,
-        ),
-    ] = field(default_factory=list)
-    example: Annotated[
-        list[str],
-        typer.Option(
-            "--example",
-            metavar="SHAPE",
-            help="An input of the model, [NAME=]SHAPE[:DTYPE], as 1x3x224x224. Repeatable.",
-            rich_help_panel=groups.MODEL,
-        ),
-    ] = field(default_factory=list)
-    time_limit: Annotated[
-        float,
-        typer.Option(
-            "--time-limit",
-            metavar="SECONDS",
-            min=1,
-            help="For planning.",
-            rich_help_panel=groups.HOW,
-        ),
-    ] = 300
-
-
-@dataclass(frozen=True)
-class MeasuredCode(ModelCode):
-    """The same, and whether its time is taken."""
-
-    measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure", help="Time the model before and after.", rich_help_panel=groups.HOW
-        ),
-    ] = False
-
-
-@dataclass(frozen=True)
 class Model(MeasuredCode):
-    """The same, and the program that is exported of it."""
+    """The code of the model, and the program that is exported of it."""
 
     export: Annotated[
         Path | None,
@@ -115,8 +60,7 @@ def shrink(
 
     Examples:
         prune-cli shrink net.pt --model nets.py:net --example 1x3x32x32 -a 0.25
-        prune-cli shrink llama/ --amount 25% --round-to 64
-        prune-cli shrink net.pt --model nets.py:net --example 1x3x32x32 --target flops=50%
+        prune-cli shrink llama/ --target params=75% --round-to 64
         prune-cli shrink net.pruned.safetensors --model nets.py:net --from-zeros
     """
     from prune_cli.cli.opening import open_input

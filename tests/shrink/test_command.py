@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.shrink.builders import NETS, build
+from tests.shrink.builders import NETS, build, plan
 
 ASKED = ("--model", f"{NETS}:Plain", "--example", "1x3x16x16", "--amount", "0.25")
 
@@ -116,3 +116,41 @@ def test_torch_is_not_imported_by_the_parent(model: Path) -> None:
     )
 
     assert done.stdout.split() == ["0", "False"]
+
+
+def test_a_budget_that_no_model_meets_writes_nothing(model: Path) -> None:
+    """Exit 4, with the least and the most that can remain."""
+    done = shrink(model, *ASKED[:4], "--target", "flops=1")
+
+    assert done.returncode == 4, done.stderr.decode()
+    assert b"1 FLOPs cannot be what remains: the least is" in done.stderr
+    assert [path.name for path in model.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_choice_is_shown_with_the_part_of_each_group(model: Path) -> None:
+    """Beside the budget, and how it was spread."""
+    asked = ("--target", "params=60%", "--allocate", "erk", "--criterion", "l1", "--at-least", "2")
+
+    done = shrink(model, *ASKED[:4], *asked, "--dry-run", "--report", "-")
+
+    assert done.returncode == 0, done.stderr.decode()
+    told = done.stderr.decode()
+    assert "target params=0.6, allocated erk, the smallest by l1, at least 2 left in each" in told
+    for group in json.loads(done.stdout)["shrink"]["groups"]:
+        (row,) = [line for line in told.splitlines() if line.startswith(group["root"])]
+        assert f"{len(group['removed']) / group['channels']:.1%}" in row
+
+
+def test_inspect_tells_what_the_code_of_a_model_tells(model: Path) -> None:
+    """Its parameters, its FLOPs, and the groups that shrink would take channels of."""
+    command = [sys.executable, "-m", "prune_cli", "inspect", str(model), "--flops", *ASKED[:4]]
+
+    done = subprocess.run([*command, "--json"], check=True, capture_output=True, timeout=120)
+    shown = subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+    told, whole = json.loads(done.stdout)["model"], plan("Plain")
+    assert told["parameters"] == whole.effect.parameters_before
+    assert told["flops"] == whole.effect.flops_before
+    groups = [(group["root"], group["channels"]) for group in told["groups"]]
+    assert groups == [(group.root, group.channels) for group in whole.groups]
+    assert f"{told['flops']:,} FLOPs of one forward pass" in shown.stdout.decode()
