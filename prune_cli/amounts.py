@@ -65,7 +65,7 @@ def number_to_prune(amount: Amount, live: int, name: str = "the tensor") -> int:
 
 
 def parse_amount(text: str) -> Amount:
-    """An amount as the command line spells it: "3" channels, "0.25" or "25%" of them.
+    """Return an amount as the command line spells it: "3" channels, "0.25" or "25%" of them.
 
     Raises:
         UsageError: it is neither, or out of range.

@@ -175,7 +175,7 @@ def unsigned(dtype: str) -> "np.dtype[np.unsignedinteger[Any]]":
 
 @cache
 def _bits_that_count(dtype: str) -> Any:
-    """All bits but those of the signs: -0.0 is zero."""
+    """Return all bits but those of the signs: -0.0 is zero."""
     return unsigned(dtype).type(~DTYPES[dtype].sign % (1 << DTYPES[dtype].bits))
 
 

@@ -14,7 +14,7 @@ PruneError
 ├── OutputError                    6  the output cannot be written
 └── SweepError                     7  trials of a sweep failed, or an assertion does not hold
 
-Not here: bugs. Whatever is not a PruneError ends with a traceback and exit code 1.
+Whatever is not a PruneError is a bug: it ends with a traceback and exit code 1.
 """
 
 from typing import ClassVar

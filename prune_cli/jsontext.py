@@ -111,14 +111,14 @@ def check_keys(
 
 @cache
 def _decoders(kind: Any) -> tuple[dict[str, _Decoder], frozenset[str]]:
-    """The decoder of each field, and the fields that must be there."""
+    """Return the decoder of each field, and the fields that must be there."""
     hints = get_type_hints(kind)
     required = frozenset(entry.name for entry in fields(kind) if entry.default is not None)
     return {entry.name: _decoder(hints[entry.name]) for entry in fields(kind)}, required
 
 
 def _decoder(hint: Any) -> _Decoder:
-    """What makes a value of the type `hint` from JSON, or raises a _MisfitError."""
+    """Return what makes a value of the type `hint` from JSON, or raises a _MisfitError."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return _any_of([_decoder(entry) for entry in sorted(inner, key=_none_first)])

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def open_checkpoint(path: str | Path, loading: Loading | None = None) -> Checkpoint:
-    """Reads the headers of the checkpoint at `path`: a file, a folder, its index, or "-" (stdin).
+    """Read the headers of the checkpoint at `path`: a file, a folder, its index, or "-" (stdin).
 
     Args:
         path: where it is.

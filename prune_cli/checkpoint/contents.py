@@ -213,7 +213,7 @@ class Checkpoint:
         return tuple(file for shard in self.shards for file in (shard, *shard.parts))
 
     def bits(self, info: TensorInfo) -> "Bits":
-        """The elements of a tensor as unsigned integers of their width; nothing is read yet.
+        """Return the elements of a tensor as unsigned integers of their width; nothing is read yet.
 
         Returns:
             An array of `info.shape`, read-only, mapped from the file, in the strides that the
@@ -257,7 +257,7 @@ class Checkpoint:
         return np.bitwise_xor(made, dtype.type(info.flip), out=made) if info.flip else made
 
     def _mapped_bits(self, info: TensorInfo) -> "Bits":
-        """The bits of a tensor that lies in one piece, as they are in the file."""
+        """Return the bits of a tensor that lies in one piece, as they are in the file."""
         if info.pieces:
             return self._piece_bits(info, info.pieces[0])
         return _view(
@@ -302,7 +302,7 @@ def _copy_rows(made: "Bits", first: int, piece: Piece, bits: "Bits") -> None:
 
 
 def element_bytes(info: TensorInfo) -> int:
-    """The bytes of one element of `info`.
+    """Return the bytes of one element of `info`.
 
     Raises:
         InputError: it has no whole number of them.

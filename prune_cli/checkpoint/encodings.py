@@ -225,7 +225,7 @@ def _codes_of(
 def _members(
     codes: str, sign: str, family: _Family, parameters: Mapping[str, Parameter]
 ) -> Iterator[tuple[str, Encoding]]:
-    """Each tensor of one encoded weight, and what it is."""
+    """Yield each tensor of one encoded weight, and what it is."""
     stem = codes.removesuffix(family.codes) if family.codes else codes
     scales = [stem + end for end in family.scales if stem + end in parameters]
     outputs = {
@@ -258,7 +258,7 @@ def _members(
 
 
 def _has_zero(scale: TensorInfo) -> bool:
-    """Whether there is a zero: exponents alone, E8M0 or in bytes, have none."""
+    """Return whether there is a zero: exponents alone, E8M0 or in bytes, have none."""
     return scale.dtype not in ("U8", "F8_E8M0")
 
 

@@ -34,7 +34,7 @@ _FOREIGN = {
 def open_file(
     path: Path, loading: Loading, *, shard: int = 0, name: str | None = None
 ) -> Checkpoint:
-    """The Checkpoint of one shard that the file at `path` is.
+    """Return the Checkpoint of one shard that the file at `path` is.
 
     Raises:
         InputError: it cannot be read, is no checkpoint, or is refused.
@@ -62,12 +62,12 @@ def _is_safetensors(start: bytes) -> bool:
 
 
 def is_torch(start: bytes) -> bool:
-    """Whether a file that begins like this is one of torch.save, or a plain pickle."""
+    """Return whether a file that begins like this is one of torch.save, or a plain pickle."""
     return start.startswith(ZIP_MAGIC) or bool(_PICKLE.match(start))
 
 
 def is_index(path: Path) -> bool:
-    """Whether `path` is a JSON file with a `weight_map`, by its content.
+    """Return whether `path` is a JSON file with a `weight_map`, by its content.
 
     The length that a safetensors file begins with can look like "{", but has zero bytes, which
     JSON has not: so no file of weights is read as a whole here.
@@ -119,7 +119,7 @@ def _what(start: bytes) -> str:
 
 
 def _on_disk(path: Path, name: str) -> Shard:
-    """The file at `path` as a Shard without tensors yet; a pipe is copied to disk."""
+    """Return the file at `path` as a Shard without tensors yet; a pipe is copied to disk."""
     if str(path) == "-":
         if sys.stdin is None:
             raise InputError("stdin is closed, so no checkpoint can come from it")

@@ -32,7 +32,7 @@ METADATA = ".metadata"
 
 
 def read_folder(folder: Path, loading: Loading, *, index: str | None = None) -> Checkpoint:
-    """The Checkpoint that `folder` holds, by the index file of that name if one is given.
+    """Return the Checkpoint that `folder` holds, by the index file of that name if one is given.
 
     A folder with one file of torch.save, and no other weights, stands for that file.
 
@@ -161,7 +161,7 @@ def _read_subfolders(folder: Path, loading: Loading) -> Checkpoint:
 
 
 def _choose(folder: Path, patterns: Sequence[str]) -> list[str]:
-    """The subfolders that match; "." is the folder itself."""
+    """Return the subfolders that match; "." is the folder itself."""
     names = sorted(entry.name for entry in folder.iterdir())
     own = [] if find_layout(folder, names) is None else ["."]
     there = own + subfolders_with_checkpoints(folder)

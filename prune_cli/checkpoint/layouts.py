@@ -122,7 +122,7 @@ def read_index(folder: Path, name: str) -> Layout:
 
 
 def is_inside(file: str) -> bool:
-    """Whether `file` is a plain path that leads into a folder, and not out of it."""
+    """Return whether `file` is a plain path that leads into a folder, and not out of it."""
     path = PurePosixPath(file)
     plain = path.parts and not path.is_absolute() and ".." not in path.parts
     return bool(plain) and str(path) == file and "\\" not in file and "\0" not in file
@@ -144,7 +144,7 @@ def variant_of(name: str) -> str | None:
 
 
 def _variant_in(stem: str) -> str | None:
-    """The last part of "model.fp16"; a stem that is not one of the usual ones has none."""
+    """Return the last part of "model.fp16"; a stem that is not one of the usual ones has none."""
     usual = re.fullmatch(r"((?:diffusion_)?(?:pytorch_)?model|adapter_model)\.([^.]+)", stem)
     return usual[2] if usual else None
 
@@ -153,7 +153,7 @@ def _variant_in(stem: str) -> str | None:
 
 
 def _layouts(folder: Path, names: Sequence[str], kind: re.Pattern[str]) -> Iterator[Layout]:
-    """Those with an index, shards without one, and single files."""
+    """Yield those with an index, shards without one, and single files."""
     files = [name for name in names if kind.fullmatch(name)]
     indexes = [
         read_index(folder, name)
@@ -220,7 +220,7 @@ def _over(layout: Layout, others: Iterable[Layout]) -> Layout:
 
 
 def _base(name: str) -> str:
-    """What all variants of one checkpoint are called: "model"."""
+    """Return what all variants of one checkpoint are called: "model"."""
     match = _INDEX.fullmatch(name) or _SHARD.fullmatch(name)
     stem = match["stem"] if match else name.rpartition(".")[0]
     variant = _variant_in(stem)

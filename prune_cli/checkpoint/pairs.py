@@ -46,7 +46,7 @@ def _notes(checkpoint: Checkpoint, odd: frozenset[str]) -> Iterator[str]:
 
 
 def _is_mask(checkpoint: Checkpoint, info: TensorInfo) -> bool:
-    """Whether a tensor holds nothing but 0 and 1, looked at a few rows at a time."""
+    """Return whether a tensor holds nothing but 0 and 1, looked at a few rows at a time."""
     dtype = DTYPES[info.dtype]
     if dtype.bits < 8:
         return False

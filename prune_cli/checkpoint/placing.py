@@ -64,7 +64,7 @@ def _steps(
 
 
 def is_packed(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the elements lie in order without gaps (torch's is_contiguous)."""
+    """Return whether the elements lie in order without gaps (torch's is_contiguous)."""
     expected = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1 and stride != expected:
@@ -93,7 +93,7 @@ def _stored_shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def is_subbyte(tensor: Tensor) -> bool:
-    """Whether several of its elements share a byte."""
+    """Return whether several of its elements share a byte."""
     return tensor.dtype is not None and DTYPES[DTYPE_NAMES[tensor.dtype.name]].bits < 8
 
 

@@ -25,7 +25,7 @@ def read_pieces(source: int, start: int, nbytes: int) -> Iterator[memoryview]:
 
 
 def read_exactly(source: int, buffer: memoryview, start: int) -> None:
-    """Fills `buffer` with what the file descriptor `source` has from byte `start`.
+    """Fill `buffer` with what the file descriptor `source` has from byte `start`.
 
     Raises:
         InputError: that cannot be read, or the file ends before.

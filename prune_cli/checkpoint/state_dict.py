@@ -161,7 +161,7 @@ class Content:
     # --- modules ---
 
     def is_module(self, value: object) -> bool:
-        """Whether `value` is a pickled module of torch, or of TorchScript."""
+        """Return whether `value` is a pickled module of torch, or of TorchScript."""
         if not isinstance(value, StandIn):
             return False
         if self._script(value):
@@ -434,7 +434,7 @@ class Content:
         return self._descriptions[id(value)]
 
     def _holds_tensors(self, value: StandIn) -> bool:
-        """Whether there is a tensor among the first things that an object holds."""
+        """Return whether there is a tensor among the first things that an object holds."""
         waiting: list[object] = [value]
         seen: set[int] = set()
         for part in waiting:  # grows while it is walked
@@ -487,7 +487,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _keeps_names(hook: object) -> bool:
-    """Whether a hook is torch's own that only notes a version: spectral_norm's."""
+    """Return whether a hook is torch's own that only notes a version: spectral_norm's."""
     return isinstance(hook, StandIn) and hook.class_name.startswith("SpectralNorm")
 
 
@@ -506,7 +506,7 @@ def _has_weights(_: Entries, weights: Weights) -> bool:
 
 
 def _is_simple(value: object) -> bool:
-    """Whether its repr is short."""
+    """Return whether its repr is short."""
     if type(value) is tuple:
         return (
             len(value) <= 8

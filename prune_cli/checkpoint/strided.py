@@ -49,7 +49,7 @@ def find_parameter_aliases(
 
 
 def find_aliases(places: Mapping[str, Place]) -> dict[str, str]:
-    """Names for the same memory in the same layout -> the first of them, which is stored.
+    """Return names for the same memory in the same layout -> the first of them, which is stored.
 
     The first in alphabetical order, as `safetensors.torch.save_model` has it.
     """
@@ -67,7 +67,7 @@ def find_aliases(places: Mapping[str, Place]) -> dict[str, str]:
 
 
 def find_overlaps(places: Mapping[str, Place]) -> dict[str, str]:
-    """Each name that has bytes in common with another one -> such another one.
+    """Return each name that has bytes in common with another one -> such another one.
 
     Columns of one matrix reach into each other's range and have no byte in common: they are
     told apart where all dims of theirs are dims of one matrix. Where they are not, a range in

@@ -1,7 +1,7 @@
 """TensorInfo and header arithmetic: what can be known of tensors without their elements.
 
 Everything here is integers and names, so it is tested with plain ints and starts without torch.
-Not here: reading a file (`checkpoint`) or holding an element (`pruning`, `apply`).
+See also: `contents`, whole checkpoints.
 """
 
 import math
@@ -149,7 +149,7 @@ class Parameter:
 
 
 def nbytes(dtype: str, shape: Sequence[int]) -> int:
-    """The bytes of a packed tensor of `dtype` and `shape`; sub-byte dtypes round up."""
+    """Return the bytes of a packed tensor of `dtype` and `shape`; sub-byte dtypes round up."""
     return (math.prod(shape) * DTYPES[dtype].bits + 7) // 8
 
 

@@ -343,7 +343,7 @@ def find_neighbours(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, s
 
 
 def _share_bytes(places: Mapping[str, Place], outside: Mapping[str, Place]) -> dict[str, str]:
-    """Each of `places` that has bytes in common with one `outside` -> that one."""
+    """Return each of `places` that has bytes in common with one `outside` -> that one."""
     same = {place[:3]: name for name, place in outside.items()}
     found = {name: same[place[:3]] for name, place in places.items() if place[:3] in same}
     meeting = find_overlaps({**outside, **places})

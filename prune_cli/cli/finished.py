@@ -141,7 +141,7 @@ def _read(folders: Sequence[Path]) -> "list[Finished]":
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, or their paths where two are called the same."""
+    """Return the folders' own names, or their paths where two are called the same."""
     names = [folder.resolve().name for folder in folders]
     return names if len({*names}) == len(names) else [str(folder) for folder in folders]
 

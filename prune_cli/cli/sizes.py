@@ -6,7 +6,7 @@ from prune_cli.errors import UsageError
 
 
 def parse_size(text: str) -> int:
-    """A size in bytes as people spell it: "5GB" is 5 * 10**9, "500MiB" 500 * 2**20.
+    """Return a size in bytes as people spell it: "5GB" is 5 * 10**9, "500MiB" 500 * 2**20.
 
     Raises:
         UsageError: it is not a size, or is zero.

@@ -215,7 +215,7 @@ def _shares(layers: Sequence[Layer], allocation: Allocation) -> list[_Share]:
 
 
 def _density(layer: Layer, kind: Literal["er", "erk"]) -> _Share:
-    """The raw density: Mocanu et al. 2018 (ER) and Evci et al. 2020 (ERK, with the kernel).
+    """Return the raw density: Mocanu et al. 2018 (ER) and Evci et al. 2020 (ERK, with the kernel).
 
     For ER the kernel of a convolution counts for nothing, as in Evci et al.: a connection is one
     between channels. What is more than 1 becomes 1, and the scale makes up for it in the others.
@@ -238,7 +238,7 @@ def _most(layer: Layer) -> float:
 
 
 def _proportional(shares: Sequence[_Share], total: float) -> tuple[float, ...]:
-    """The share of each, so that they sum up to `total` elements.
+    """Return the share of each, so that they sum up to `total` elements.
 
     The sum grows with the scale, in straight lines between the scales at which some layer meets
     a bound; so it is found exactly. Where a density has the bound 1 this is what is published:

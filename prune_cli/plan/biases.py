@@ -20,7 +20,7 @@ _STANDS_FOR = {
 
 
 def biases_of(checkpoint: Checkpoint, item: PlanItem) -> list[Parameter]:
-    """The biases with one element for each channel of `item`, if its dim counts the outputs.
+    """Return the biases with one element for each channel of `item`, if its dim counts the outputs.
 
     Of its module, and of every other module that shares the weight. Headers do not tell a
     transposed convolution, whose bias belongs to dim 1, from another; where it is not square its

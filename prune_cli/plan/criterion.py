@@ -140,7 +140,7 @@ class _Scratch(threading.local):
         self.held: dict[str, npt.NDArray[np.uint8]] = {}
 
     def array(self, name: str, kind: type[_Number], shape: Sequence[int]) -> npt.NDArray[_Number]:
-        """An array with anything in it; the one called `name` before it is lost."""
+        """Return an array with anything in it; the one called `name` before it is lost."""
         nbytes = math.prod(shape) * np.dtype(kind).itemsize
         held = self.held.get(name)
         if held is None or len(held) < nbytes:
@@ -170,7 +170,7 @@ def _magnitudes(bits: Bits, dtype: str) -> Floats:
 
 
 def _half_magnitudes(bits: Bits) -> Floats | None:
-    """Those of F16, in half the time that a table takes; None if some are not finite.
+    """Return those of F16, in half the time that a table takes; None if some are not finite.
 
     Exponent and mantissa as they are, in the places of a float32, are the number over 2**112.
     """
@@ -210,7 +210,7 @@ def _sum_channels(bits: Bits, dtype: str, dim: int, measure: _Measure, workers: 
 
 
 def _around(bits: Bits, dim: int) -> Bits:
-    """The bits in order, as (rows, channels, columns)."""
+    """Return the bits in order, as (rows, channels, columns)."""
     rows, columns = math.prod(bits.shape[:dim]), math.prod(bits.shape[dim + 1 :])
     return np.ascontiguousarray(bits).reshape(rows, bits.shape[dim], columns)
 
@@ -302,7 +302,7 @@ def _sum_distances(
 
 
 def _distances(seen: Bits, dtype: str, channels: npt.NDArray[np.intp], some: slice) -> Scores:
-    """The distances of the channels in `some` tiles of them to all channels."""
+    """Return the distances of the channels in `some` tiles of them to all channels."""
     count = len(channels)
     tiles = -(-count // _TILE)
     squares = np.zeros(tiles * _TILE)
@@ -339,7 +339,7 @@ def _pieces(seen: Bits, channels: int) -> Iterator[Bits]:
 
 @cache
 def _table(dtype: str) -> npt.NDArray[np.float32]:
-    """Every value of a dtype of one or two bytes, by its bits."""
+    """Return every value of a dtype of one or two bytes, by its bits."""
     if dtype == "F16":
         return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
     mantissa, bias = _FLOAT8[dtype]

@@ -156,7 +156,7 @@ def in_order(rows: Iterable[_Row]) -> tuple[_Row, ...]:
 
 
 def derive_seed(seed: int, name: str) -> int:
-    """The seed of the generator of the tensor `name`, from 0 to 2**64 - 1.
+    """Return the seed of the generator of the tensor `name`, from 0 to 2**64 - 1.
 
     A contract: it depends on nothing else, so a tensor loses the same channels whatever else is
     in the checkpoint, on every device and in any order.

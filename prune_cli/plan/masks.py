@@ -31,7 +31,7 @@ def count_masked(checkpoint: Checkpoint, parameter: Parameter) -> int:
 
 
 def _blocks(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[tuple[int, Bits]]:
-    """A few rows of a tensor at a time, and the number of the first of them."""
+    """Yield a few rows of a tensor at a time, and the number of the first of them."""
     rows = info.shape[0] if info.shape else 1
     step = max(_BLOCK // max(math.prod(info.shape[1:]), 1), 1)
     for first in range(0, rows, step):

@@ -48,7 +48,7 @@ def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
 
 
 def _unpruned(plan: Plan) -> Iterator[str]:
-    """Of what the amount leaves nothing to prune, and why."""
+    """Yield what the amount leaves nothing to prune, and why."""
     reasons: dict[str, list[PlanItem]] = {}
     for item in plan.items:
         if not item.pruned and item.follows is None:
@@ -59,7 +59,7 @@ def _unpruned(plan: Plan) -> Iterator[str]:
 
 
 def _emptied(plan: Plan) -> Iterator[str]:
-    """What a budget over several layers leaves no channel of."""
+    """Yield what a budget over several layers leaves no channel of."""
     names = [item.name for item in plan.items if item.elements_zero == item.elements]
     if names and plan.options.choice:
         yield f"no channel is left in {_list_names(names)}; --at-least 1 keeps one"
@@ -208,7 +208,7 @@ def _still_output(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
 
 
 def _masked(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
-    """How many elements the masks take: they need not take whole channels."""
+    """Yield how many elements the masks take: they need not take whole channels."""
     from prune_cli.plan.masks import count_masked  # the only note that needs NumPy
 
     parameters = [checkpoint.parameter_of[item.name] for item in plan.items]

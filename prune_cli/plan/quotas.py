@@ -92,7 +92,7 @@ def _raise_together(errors: Sequence[PruneError]) -> None:
 def _elements_to_go(
     layers: Sequence[Layer], amounts: Sequence[Amount | None], choice: Choice
 ) -> float:
-    """The budget: of all elements that are live, how many go."""
+    """Return the budget: of all elements that are live, how many go."""
     live = sum(layer.elements for layer in layers)
     if choice.target is not None:
         return live - _elements_to_remain(layers, choice.target)

@@ -18,7 +18,7 @@ def read_recipe(
     amount: Amount | None,
     dim: int,
 ) -> tuple[Rule, ...]:
-    """The rules of the recipe at `path`; the other arguments fill what a rule leaves out.
+    """Return the rules of the recipe at `path`; the other arguments fill what a rule leaves out.
 
     A recipe is TOML, a list of tables: `[[rules]]` with `module` and `param` (a glob or a list of
     globs), `amount` (as parse_amount, or a number) and `dim`.

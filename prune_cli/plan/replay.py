@@ -83,7 +83,7 @@ def replay(
 
 
 def plan_removal(checkpoint: Checkpoint) -> Plan:
-    """The plan that makes every mask of `checkpoint` permanent, and prunes nothing more.
+    """Return the plan that makes every mask of `checkpoint` permanent, and prunes nothing more.
 
     A row shows the dim along which its mask has the most channels that are all zero.
 
@@ -102,7 +102,7 @@ def plan_removal(checkpoint: Checkpoint) -> Plan:
 
 
 def misfits(item: PlanItem, checkpoint: Checkpoint) -> Iterator[str]:
-    """Why the row `item` cannot be carried out on `checkpoint`; nothing if it can."""
+    """Yield why the row `item` cannot be carried out on `checkpoint`; nothing if it can."""
     yield from _misfits(item, _Names(checkpoint))
 
 

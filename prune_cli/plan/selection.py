@@ -83,7 +83,7 @@ def select(
     aliases: Mapping[str, tuple[str, ...]] | None = None,
     prefixes: Sequence[str] = (),
 ) -> list[Selected]:
-    """The parameters that `selection` picks, in their order.
+    """Return the parameters that `selection` picks, in their order.
 
     Args:
         parameters: of the checkpoint.
@@ -146,7 +146,7 @@ def _pair_matcher(
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """A function that tells whether a name matches any of `patterns`, and remembers it."""
+    """Return a function that tells whether a name matches any of `patterns`, and remembers it."""
     if "*" in patterns:
         return lambda _: True
     match = re.compile("|".join(map(translate, patterns)) or r"(?!)").match
@@ -203,7 +203,7 @@ def _idle_patterns(
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
-    """The names that the user may have meant, as a clause."""
+    """Return the names that the user may have meant, as a clause."""
     inside = [name for name in names if name.startswith(f"{pattern}.")]
     if inside:
         return f"it holds modules, though: {pattern + '.*'!r} matches {len(inside)} of them"

@@ -192,7 +192,7 @@ def _tied(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def sum_up(items: Sequence[PlanItem]) -> Totals:
-    """The Totals of `items`."""
+    """Return the Totals of `items`."""
     leading = [item for item in items if item.follows is None]
     elements = sum(item.elements for item in items)
     zero = sum(item.elements_zero for item in items)
@@ -210,7 +210,7 @@ def sum_up(items: Sequence[PlanItem]) -> Totals:
 
 
 def to_json(report: Report) -> str:
-    """The report as JSON, a line for each tensor, ending in a newline."""
+    """Return the report as JSON, a line for each tensor, ending in a newline."""
     facts: dict[str, Any] = {
         "schema": report.schema,
         "tool": asdict(report.tool),
@@ -251,7 +251,7 @@ def _row(item: PlanItem) -> dict[str, Any]:
 
 
 def read_report(path: str | Path) -> Report:
-    """The Report in the file at `path`, or in stdin ("-").
+    """Return the Report in the file at `path`, or in stdin ("-").
 
     Raises:
         InputError: the file cannot be read, is no report, or one of a newer version.
@@ -266,7 +266,7 @@ def read_report(path: str | Path) -> Report:
 
 
 def from_json(text: str) -> Report:
-    """The Report that to_json wrote.
+    """Return the Report that to_json wrote.
 
     Raises:
         InputError: it is not JSON, lacks a key, or has one of another type.
@@ -297,7 +297,7 @@ def from_json(text: str) -> Report:
 
 
 def _options(found: object) -> Options:
-    """The options, of which every part is possible."""
+    """Return the options, of which every part is possible."""
     options = decode(Options, _take(found, "options", dict))
     try:
         if options.choice:

@@ -9,7 +9,7 @@ Data movement (view, cat, slice, ...) is not modelled but done: on integers that
 operation that is not known here may not touch an axis that lost channels: unknown is an error.
 
 With `exact`, it is also proved that the removed channels made no difference: wherever channels are
-summed over, the removed ones are zero on one side. Not here: the recording (trace.py), and what each operation does (rules.py).
+summed over, the removed ones are zero on one side. See also: the recording (trace.py), and what each operation does (rules.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Disagreement:
     channels: frozenset[Owner] = frozenset()
 
     def __str__(self) -> str:
-        """A sentence for a reader: "softmax in layer.0.attention: it would mix channels"."""
+        """Return a sentence for a reader: "softmax in layer.0.attention: it would mix channels"."""
         return f"{self.operation} in {self.module or 'the model itself'}: {self.reason}"
 
     @cached_property

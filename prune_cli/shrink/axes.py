@@ -35,13 +35,13 @@ class Axis:
         return tuple(filterfalse(self.removed.__contains__, range(self.size)))
 
     def agrees(self, other: Axis) -> bool:
-        """Whether the same indices are left on both."""
+        """Return whether the same indices are left on both."""
         if self is other or not (self.known and other.known):
             return True
         return self.size == other.size and self.removed.keys() == other.removed.keys()
 
     def with_zero(self, zero: Iterable[int]) -> Axis:
-        """The same axis with other indices known to be zero."""
+        """Return the same axis with other indices known to be zero."""
         zero = frozenset(zero)
         return self if zero == self.zero else Axis(self.size, self.removed, zero, self.known)
 
@@ -50,7 +50,7 @@ Axes = tuple[Axis, ...]
 
 
 def whole_axes(shape: Iterable[int]) -> Axes:
-    """The axes of a tensor that lost nothing."""
+    """Return the axes of a tensor that lost nothing."""
     return tuple(map(Axis, shape))
 
 

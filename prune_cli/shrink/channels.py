@@ -1,7 +1,7 @@
 """Which tensors of a module hold its channels, and which of its attributes count them.
 
 One table for the modules of torch.nn. What is not in it is not pruned; whether the table is right is
-checked for every plan (agreement.py). Not here: which modules share channels (coupling.py).
+checked for every plan (agreement.py). See also: which modules share channels (coupling.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Cut:
 
 
 def cuts(module: nn.Module, path: str, side: Side, channels: Mapping[int, int]) -> Iterator[Cut]:
-    """What goes out of a module with some of its channels.
+    """Yield what goes out of a module with some of its channels.
 
     Args:
         module: A module of torch.nn.
@@ -99,13 +99,13 @@ def _cuts(
 
 
 def is_conv1d(module: object) -> bool:
-    """Whether it is transformers' Conv1D: a linear layer whose weight is transposed."""
+    """Return whether it is transformers' Conv1D: a linear layer whose weight is transposed."""
     kind = type(module)
     return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether each channel that goes in has its own filter, so that both sides are one."""
+    """Return whether each channel that goes in has its own filter, so that both sides are one."""
     return (
         isinstance(module, _CONV)
         and not module.transposed
@@ -152,7 +152,7 @@ def blocks(module: nn.Module) -> int:
 def changed_attributes(
     model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, dict[str, Attribute]]:
-    """The attributes that count channels, where the new shapes of the tensors change them.
+    """Return the attributes that count channels, where the new shapes of the tensors change them.
 
     Example:
         `{"fc": {"out_features": 6}}` for `{"fc.weight": (6, 4), "fc.bias": (6,)}`.

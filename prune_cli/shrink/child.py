@@ -158,7 +158,7 @@ class PlanningChild:
         return said
 
     def _last_words(self) -> str:
-        """The last line of what the child said."""
+        """Return the last line of what the child said."""
         self._said.seek(0)
         lines = self._said.read().strip().splitlines()
         return f" ({lines[-1]})" if lines else ""

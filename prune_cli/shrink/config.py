@@ -1,7 +1,7 @@
 """Which numbers of a Hugging Face config stand for which channels.
 
 A number is tried by building the model that it describes: the axes that get shorter say what it
-counts. Not here: reading and editing config.json (huggingface.py).
+counts. See also: reading and editing config.json (huggingface.py).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def by_number(
 
 
 def _counted(numbers: Numbers, rest: Mapping[str, Proposal]) -> Iterator[Changes]:
-    """Numbers that are those of channels, less."""
+    """Yield numbers that are those of channels, less."""
     counting = {key: value for key, value in numbers.items() if type(value) is int and value > 1}
     for keys, value in _combinations(counting):
         counts = {count for p in rest.values() for count in _counts(p, value)}
@@ -72,7 +72,7 @@ def _counted(numbers: Numbers, rest: Mapping[str, Proposal]) -> Iterator[Changes
 
 
 def _unset(numbers: Numbers, rest: Mapping[str, Proposal]) -> Iterator[Changes]:
-    """Numbers that are not set, so that a multiple of another stands for them."""
+    """Yield numbers that are not set, so that a multiple of another stands for them."""
     for key, value in numbers.items():
         if value is None and key.rpartition(".")[2] in _HIDDEN_SIZES:
             left = Counter(len(p.coupling.channels) - len(p.removed) for p in rest.values())
@@ -90,7 +90,7 @@ def _ratios(numbers: Numbers, rest: Mapping[str, Proposal]) -> Iterator[Changes]
 
 
 def _parts_left(proposals: Iterable[Proposal]) -> list[Fraction]:
-    """What part of its channels a proposal leaves, the most frequent first."""
+    """Return what part of its channels a proposal leaves, the most frequent first."""
     wholes = [(len(p.coupling.channels), len(p.removed)) for p in proposals]
     counts = Counter(Fraction(whole - gone, whole) for whole, gone in wholes)
     return [part for part, _ in counts.most_common()]
@@ -113,7 +113,7 @@ def _unit_of_numbers(
 
 
 def _with_count(proposer: Proposer, proposal: Proposal, count: int) -> Proposal:
-    """The same proposal for another number of channels."""
+    """Return the same proposal for another number of channels."""
     if count == len(proposal.removed):
         return proposal
     if proposer.zeros is None:
@@ -129,7 +129,7 @@ def _with_count(proposer: Proposer, proposal: Proposal, count: int) -> Proposal:
 
 
 def config_of(units: Sequence[Unit]) -> dict[str, int | float]:
-    """Everything that these units change in the config: dotted key to new value."""
+    """Return everything that these units change in the config: dotted key to new value."""
     return {key: value for unit in units for key, value in unit.config.items()}
 
 
@@ -151,7 +151,7 @@ def _counts(proposal: Proposal, value: int) -> Iterator[int]:
 
 
 def _total(proposals: Iterable[Proposal]) -> dict[tuple[str, int], int]:
-    """How many indices each axis loses."""
+    """Return how many indices each axis loses."""
     lost: dict[tuple[str, int], set[int]] = {}
     for proposal in proposals:
         for cut in proposal.cuts:
@@ -160,7 +160,7 @@ def _total(proposals: Iterable[Proposal]) -> dict[tuple[str, int], int]:
 
 
 def _lost(subject: Subject, changed: nn.Module) -> dict[tuple[str, int], int]:
-    """How much shorter each axis is in `changed`; empty if it has other tensors."""
+    """Return how much shorter each axis is in `changed`; empty if it has other tensors."""
     shapes = {name: tuple(tensor.shape) for name, tensor in changed.state_dict().items()}
     ours = {name: subject.shape(name) for name in subject.model.state_dict()}
     if shapes.keys() != ours.keys():

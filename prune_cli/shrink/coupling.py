@@ -51,7 +51,7 @@ class CouplingGraph:
         self._order = {name: position for position, name in enumerate(model.state_dict())}
 
     def couplings(self) -> Iterator[Coupling]:
-        """Every coupling once, its root the first tensor in the order of the state dict."""
+        """Yield every coupling once, its root the first tensor in the order of the state dict."""
         covered: dict[nn.Module, set[int]] = {}
         for module in self._model.modules():
             if not _makes_channels(module) or module not in self._graph.module2node:
@@ -229,7 +229,7 @@ def _merge(steps: list[_Step]) -> _Step:
 
 
 def _owners(step: _Step) -> dict[int, int]:
-    """The channel of the root that each index goes with."""
+    """Return the channel of the root that each index goes with."""
     owners: dict[int, int] = dict(step.indices)
     if None in owners.values():  # its mapping of repeated heads gives no root
         raise NotSliceableError("Torch-Pruning does not say which channels go together")
@@ -362,5 +362,5 @@ def _map_indices(graph: Any) -> None:
 
 
 def _differentiable(returned: Any) -> list[Any]:
-    """The outputs that autograd can follow back; frozen parameters were thawed before."""
+    """Return the outputs that autograd can follow back; frozen parameters were thawed before."""
     return [tensor for tensor in tensors_in(returned) if tensor.grad_fn is not None]

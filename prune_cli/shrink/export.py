@@ -43,4 +43,4 @@ def export_program(model: nn.Module, inputs: Inputs, path: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["without a word"])[0]
+    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -1,6 +1,6 @@
 """Hugging Face folders: the model that config.json describes, and the numbers in it.
 
-No code of the folder is run. Not here: which numbers may change (planning.py).
+No code of the folder is run. See also: which numbers may change (planning.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ModelFolder:
     raw: Mapping[str, Any]
 
     def build(self, changes: Mapping[str, int | float] | None = None) -> nn.Module:
-        """The model on meta, with some numbers of the config changed.
+        """Return the model on meta, with some numbers of the config changed.
 
         Attention is the plain implementation, which shows every operation.
 
@@ -40,7 +40,7 @@ class ModelFolder:
         return self._build(changes or {}, "meta", attn_implementation="eager")
 
     def build_to_run(self, changes: Mapping[str, int | float] | None = None) -> nn.Module:
-        """The model on the CPU, as it runs, with the weights that its code gives it.
+        """Return the model on the CPU, as it runs, with the weights that its code gives it.
 
         Raises:
             RequestError: transformers cannot build it.
@@ -61,7 +61,7 @@ class ModelFolder:
             ) from error
 
     def load(self) -> nn.Module:
-        """The model with the weights of the folder, on the CPU, for evaluation.
+        """Return the model with the weights of the folder, on the CPU, for evaluation.
 
         Raises:
             RequestError: transformers cannot load it.
@@ -117,7 +117,7 @@ class ModelFolder:
         return {name: renamed for name, renamed in _renamed(model, ours, checkpoint)}
 
     def _architecture(self) -> Any:
-        """The class of the model: one of transformers' own, whatever the folder says."""
+        """Return the class of the model: one of transformers' own, whatever the folder says."""
         names = self.raw.get("architectures") or []
         transformers = _transformers()
         found = getattr(transformers, str(names[0]), None) if len(names) == 1 else None
@@ -129,7 +129,7 @@ class ModelFolder:
         return found
 
     def _config(self, changes: Mapping[str, int | float], **options: str) -> Any:
-        """The config as an object of transformers, made of what is allowed of it."""
+        """Return the config as an object of transformers, made of what is allowed of it."""
         transformers, kind = _transformers(), self.raw.get("model_type")
         if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
             raise InputError(
@@ -148,7 +148,7 @@ class ModelFolder:
 
 
 def _known_keys(config_class: Any) -> set[str]:
-    """The keys that a class of configs has, by any of their names."""
+    """Return the keys that a class of configs has, by any of their names."""
     named = {*inspect.signature(config_class.__init__).parameters}
     named.update(getattr(config_class, "attribute_map", {}))
     with contextlib.suppress(Exception):  # some cannot be made of nothing

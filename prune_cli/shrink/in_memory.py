@@ -74,7 +74,7 @@ def shrink_module(
 
 
 def _without_values(model: nn.Module) -> nn.Module:
-    """A copy on meta, for evaluation; no value is copied on the way."""
+    """Return a copy on meta, for evaluation; no value is copied on the way."""
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
         empty = torch.empty_like(tensor, device="meta")

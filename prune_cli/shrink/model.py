@@ -1,7 +1,7 @@
 """The user's model, built without weights, and an example of its inputs.
 
 `--model pkg.mod:factory` and `path/file.py:factory` run the user's own code, trusted by naming it.
-Not here: Hugging Face folders (huggingface.py).
+See also: Hugging Face folders (huggingface.py).
 """
 
 from __future__ import annotations
@@ -173,5 +173,5 @@ def _import_file(path: Path) -> Any:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The elements of all parameters, tied ones once."""
+    """Return the elements of all parameters, tied ones once."""
     return sum(math.prod(parameter.shape) for parameter in model.parameters())

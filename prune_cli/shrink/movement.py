@@ -1,7 +1,7 @@
 """Follow data movement (reshapes, slices, joins) by doing it, on integers that name positions.
 
 Done once as the whole model does it, and once on what is left as the shrunk one does: what comes out
-says which indices of each axis are left. Not here: which operations move data (rules.py).
+says which indices of each axis are left. See also: which operations move data (rules.py).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _zero_mask(axes: Axes) -> Tensor:
 
 
 def _zero_slabs(mask: Tensor, dim: int) -> list[int]:
-    """The indices along `dim` at which the mask is all true."""
+    """Return the indices along `dim` at which the mask is all true."""
     slabs: list[int] = (
         mask.movedim(dim, 0).reshape(mask.shape[dim], -1).all(1).nonzero().flatten().tolist()
     )
@@ -124,7 +124,7 @@ def _read_off(result: Tensor, after: Tensor, origin: _Origin) -> Axes:
 
 
 def _line(tensor: Tensor, place: list[int], dim: int) -> Tensor:
-    """The elements along `dim` through one place."""
+    """Return the elements along `dim` through one place."""
     for other in reversed(range(tensor.dim())):
         if other != dim:
             tensor = tensor.select(other, place[other])
@@ -132,7 +132,7 @@ def _line(tensor: Tensor, place: list[int], dim: int) -> Tensor:
 
 
 def _positions(line: list[int], left: list[int]) -> list[int] | None:
-    """Where the labels `left` stand in `line`, if they do in ascending order."""
+    """Return where the labels `left` stand in `line`, if they do in ascending order."""
     if line == left:
         return list(range(len(line)))
     where = {label: position for position, label in reversed(list(enumerate(line)))}

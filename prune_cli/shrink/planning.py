@@ -105,7 +105,7 @@ def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
 
 
 def folder_build(folder: ModelFolder) -> Build:
-    """What builds the model that the config describes without some units."""
+    """Return what builds the model that the config describes without some units."""
     return lambda units: folder.build(config_of(units))
 
 
@@ -135,7 +135,7 @@ class _Chooser:
         return []
 
     def build(self, units: Sequence[Unit]) -> nn.Module:
-        """The model without the channels of the units."""
+        """Return the model without the channels of the units."""
         return self.folder.build(config_of(units)) if self.folder else self.planner.resized(units)
 
     def _numbers(self) -> Mapping[str, int | float | None]:
@@ -162,7 +162,7 @@ class _Chooser:
         return count_flops(trace(self.build(units), self.planner.subject.inputs))
 
     def _bytes(self, units: Sequence[Unit]) -> float:
-        """Those of the tensors that the checkpoint stores."""
+        """Return those of the tensors that the checkpoint stores."""
         shapes = {**self.planner.subject.shapes, **self.planner.resizing(units).shapes}
         each = self.planner.options.item_bytes
         outside = self.planner.subject.outside
@@ -173,7 +173,7 @@ class _Chooser:
         )
 
     def measure(self, units: Sequence[Unit]) -> Latency:
-        """The time of the whole model and of that without the units, in turns."""
+        """Return the time of the whole model and of that without the units, in turns."""
         from prune_cli.shrink.live import measure_effect
 
         plan = _to_plan(self.planner, list(units), self.planner.subject.theirs, self.folder)
@@ -191,7 +191,7 @@ class _Clock:
         self._whole = 0.0
 
     def __call__(self, units: Sequence[Unit]) -> float:
-        """The time without the channels of the units."""
+        """Return the time without the channels of the units."""
         if not units:
             self._whole = self._chooser.measure(units).milliseconds["before"]
             return self._whole
@@ -203,12 +203,12 @@ class _Planner(Proposer):
     """Proposes, and takes back what the model does not agree with."""
 
     def units(self) -> list[Unit]:
-        """The proposals that the model agrees with, each for itself."""
+        """Return the proposals that the model agrees with, each for itself."""
         units = [Unit((proposal,), {}) for proposal in self.proposals()]
         return self.agreed(units, self.resized)
 
     def units_of_config(self, folder: ModelFolder) -> list[Unit]:
-        """The proposals that numbers of the config can express, by number."""
+        """Return the proposals that numbers of the config can express, by number."""
         units = by_number(self, folder, self.proposals())
         if self.zeros is not None:  # each layer may lose another number; the config wants one
             single = [Unit((p,), {}) for unit in units for p in unit.proposals]
@@ -232,13 +232,13 @@ class _Planner(Proposer):
         return units
 
     def resized(self, units: Sequence[Unit]) -> nn.Module:
-        """A copy of the model without the channels."""
+        """Return a copy of the model without the channels."""
         model = copy.deepcopy(self.subject.model)
         resize(model, self.resizing(units))
         return model
 
     def resizing(self, units: Sequence[Unit]) -> Resizing:
-        """The shapes and attributes of the model without the channels."""
+        """Return the shapes and attributes of the model without the channels."""
         shapes = {
             name: tuple(len(axis.kept) for axis in axes)
             for name, axes in self.axes(units).items()
@@ -247,7 +247,7 @@ class _Planner(Proposer):
         return Resizing(shapes, changed_attributes(self.subject.model, shapes))
 
     def axes(self, units: Sequence[Unit]) -> dict[str, Axes]:
-        """The axes of every named tensor that loses channels or is known to have zeros.
+        """Return the axes of every named tensor that loses channels or is known to have zeros.
 
         Torch-Pruning may name indices that a tensor does not have; nothing goes there.
         """
@@ -291,7 +291,7 @@ class _Planner(Proposer):
         return self.in_order(units)
 
     def in_order(self, units: Iterable[Unit]) -> list[Unit]:
-        """The units in the order in which the model has their roots."""
+        """Return the units in the order in which the model has their roots."""
         return sorted(units, key=lambda unit: min(map(self._order, unit.roots)))
 
     def _order(self, name: str) -> int:
@@ -309,7 +309,7 @@ class _Planner(Proposer):
     def _without(
         self, units: list[Unit], found: list[Disagreement]
     ) -> tuple[list[Unit], list[tuple[Unit, Disagreement]]]:
-        """The units that nothing is said against, and the others."""
+        """Return the units that nothing is said against, and the others."""
         left: list[Unit] = []
         blamed: list[tuple[Unit, Disagreement]] = []
         for unit in units:
@@ -379,7 +379,7 @@ def _to_plan(
 
 
 def _look(planner: _Planner, units: Sequence[Unit]) -> ShrinkPlan:
-    """The plan that removes nothing, with the groups that could go."""
+    """Return the plan that removes nothing, with the groups that could go."""
     parameters = count_parameters(planner.subject.model)
     flops = count_flops(planner.subject.recording)
     tried = [_group(planner, proposal) for unit in units for proposal in unit.proposals]

@@ -1,6 +1,6 @@
 """Which channels are to go: drawn, or zero already; of every group that is selected and can lose some.
 
-Not here: whether the model survives it (planning.py), and which channels are coupled (coupling.py).
+See also: whether the model survives it (planning.py), and which channels are coupled (coupling.py).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Proposer:
         return [proposal for proposal in proposals if proposal.coupling.root not in torn]
 
     def _chosen(self, couplings: list[Coupling]) -> Iterator[tuple[Coupling, Rule]]:
-        """The couplings of which every layer is selected, each with the rule for its root."""
+        """Yield the couplings of which every layer is selected, each with the rule for its root."""
         outside = self.subject.outside
         makers = {
             c.root: [outside(f"{m}.weight" if m else "weight") for m in c.modules]
@@ -165,7 +165,7 @@ class Proposer:
         return self.drawn(coupling, rule, k)
 
     def drawn(self, coupling: Coupling, rule: Rule, k: int) -> Proposal:
-        """The proposal to remove `k` channels, the same positions in each block."""
+        """Return the proposal to remove `k` channels, the same positions in each block."""
         if k % coupling.blocks:
             raise NotSliceableError(f"{k} channels do not fall into {coupling.blocks} equal blocks")
         width = len(coupling.channels) // coupling.blocks
@@ -178,7 +178,7 @@ class Proposer:
         return Proposal(coupling, removed, tuple(self.graph.removal(coupling, removed)), rule)
 
     def seed(self, coupling: Coupling) -> int:
-        """The seed of the coupling's own generator."""
+        """Return the seed of the coupling's own generator."""
         return derive_seed(self.options.seed, self.subject.outside(coupling.root))
 
     def _take_zeros(self, coupling: Coupling, rule: Rule) -> Proposal:
@@ -203,18 +203,18 @@ class Proposer:
         return found
 
     def zeros_of(self, cut: Cut) -> frozenset[int]:
-        """The indices at which the cut tensor is known to be zero."""
+        """Return the indices at which the cut tensor is known to be zero."""
         first = self.subject.first_names[cut.tensor]
         return frozenset((self.zeros or {}).get(first, {}).get(cut.dim, ()))
 
 
 def in_all_blocks(coupling: Coupling, channels: Iterable[int]) -> tuple[int, ...]:
-    """The channels with all that stand at the same positions in other blocks, ascending."""
+    """Return the channels with all that stand at the same positions in other blocks, ascending."""
     width = len(coupling.channels) // coupling.blocks
     positions = {coupling.channels.index(channel) % width for channel in channels}
     return tuple(c for i, c in enumerate(coupling.channels) if i % width in positions)
 
 
 def places(proposal: Proposal) -> set[tuple[str, int]]:
-    """Every tensor and axis that gets shorter."""
+    """Return every tensor and axis that gets shorter."""
     return {(cut.tensor, cut.dim) for cut in proposal.cuts}

@@ -2,7 +2,7 @@
 
 A rule takes the comparison and the call as both models made it, and gives the axes of the first
 outputs; what is left of the outputs (statistics, indices) must keep its shape. An operation without
-a rule may not touch an axis that lost channels. Not here: walking through a model (agreement.py).
+a rule may not touch an axis that lost channels. See also: walking through a model (agreement.py).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Comparison:
         self.aliases: set[int] = set()
 
     def axes(self, ref: Ref) -> Axes:
-        """What is known of a tensor; nothing means that it is whole."""
+        """Return what is known of a tensor; nothing means that it is whole."""
         axes = self.known.get(ref.index)
         return axes if axes is not None else whole_axes(self.before.shapes[ref.index])
 
@@ -81,7 +81,7 @@ def _pointwise(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
 
 
 def _zero_pointwise(whole: Call, operands: list[Axes], position: int, size: int) -> Iterable[int]:
-    """The indices of an axis at which the result is zero because operands are."""
+    """Return the indices of an axis at which the result is zero because operands are."""
     zeros = [
         axes[position].zero
         if len(axes) >= -position and axes[position].size == size
@@ -202,7 +202,7 @@ def _check_convolution_groups(
 
 
 def _sizes_after(c: Comparison, whole: Call, leading: int) -> Axes:
-    """The axes behind the first `leading` ones, where nothing was removed."""
+    """Return the axes behind the first `leading` ones, where nothing was removed."""
     return whole_axes(c.before.shapes[whole.outputs[0].index][leading:])
 
 
@@ -429,7 +429,7 @@ def _follow(whole: Call, shrunk: Call, operands: list[Axes]) -> list[Axes]:
 
 
 def _replay(call: Call, tensors: list[Tensor]) -> list[Tensor]:
-    """The same operation with the same arguments on other tensors."""
+    """Return the same operation with the same arguments on other tensors."""
     remaining = iter(tensors)
     args, kwargs = tree_map(
         lambda leaf: next(remaining) if isinstance(leaf, Ref) else leaf,
@@ -482,6 +482,6 @@ _BY_NAME: Mapping[str, Rule] = {
 
 
 def rule_of(call: Call) -> Rule | None:
-    """The rule for an operation, if there is one."""
+    """Return the rule for an operation, if there is one."""
     rule = _BY_NAME.get(call.name)
     return _pointwise if rule is None and torch.Tag.pointwise in call.op.tags else rule

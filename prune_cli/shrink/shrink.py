@@ -195,7 +195,7 @@ def _check_what_goes(
 
 
 def _code(model: str | None) -> list[Path]:
-    """The file that a factory "path/file.py:factory" is in."""
+    """Return the file that a factory "path/file.py:factory" is in."""
     file = (model or "").rpartition(":")[0]
     return [Path(file)] if file.endswith(".py") else []
 
@@ -263,7 +263,7 @@ def find_source(
     arguments: Mapping[str, Any],
     examples: Sequence[str],
 ) -> Source:
-    """Where the model of a checkpoint comes from: its factory, or its own folder.
+    """Return where the model of a checkpoint comes from: its factory, or its own folder.
 
     Raises:
         UsageError: Neither is given.

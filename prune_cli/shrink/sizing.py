@@ -1,7 +1,7 @@
 """How many channels of each group go, and which, where a choice says it: budgets over groups.
 
 A group goes with all that is coupled to it, so a budget is solved on what really remains: the
-model is built without the channels, and counted. Not here: the arithmetic (plan/allocation.py,
+model is built without the channels, and counted. See also: the arithmetic (plan/allocation.py,
 plan/quotas.py, plan/budget.py), and whether the model agrees (planning.py).
 """
 
@@ -59,7 +59,7 @@ class Going:
     ranks: Ranks
 
     def sized(self, k: int, quota: Quota) -> Proposal:
-        """The proposal to remove the first `k` channels.
+        """Return the proposal to remove the first `k` channels.
 
         Raises:
             NotSliceableError: They do not fall into equal blocks.
@@ -106,7 +106,7 @@ class Candidate:
         return len(self.going[0].ranks)
 
     def sized(self, quota: Quota) -> Unit:
-        """The unit without as many channels as its quota says.
+        """Return the unit without as many channels as its quota says.
 
         Raises:
             NotSliceableError: They do not fall into equal blocks.
@@ -351,7 +351,7 @@ def _width(proposal: Proposal) -> int:
 
 
 def _sites(subject: Subject, proposal: Proposal, cuts: Iterable[Cut]) -> dict[Site, Cut]:
-    """The weights that a group is ranked by; tied ones once."""
+    """Return the weights that a group is ranked by; tied ones once."""
     root = (proposal.coupling.root, proposal.coupling.dim)
     found: dict[tuple[str, int], tuple[Site, Cut]] = {}
     for cut in cuts:

@@ -1,6 +1,6 @@
 """The model that is shrunk: whole, on meta, recorded, its tensors known by all their names.
 
-Not here: what goes (proposals.py).
+See also: what goes (proposals.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Subject:
     training: Trace | None = None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a named tensor."""
+        """Return the shape of a named tensor."""
         return self.recording.shapes[self.recording.named[name].index]
 
     @property
@@ -45,7 +45,7 @@ class Subject:
         return {name: self.shape(name) for name in self.first_names}
 
     def outside(self, name: str) -> str:
-        """What the checkpoint calls a tensor: users select by it, draws are keyed by it."""
+        """Return what the checkpoint calls a tensor: users select by it, draws are keyed by it."""
         return self.theirs.get(name) or self.theirs.get(self.first_names.get(name, name), name)
 
 
@@ -80,7 +80,7 @@ def record_subject(model: nn.Module, alternatives: Iterable[Inputs]) -> Subject:
 
 
 def _record_training(model: nn.Module, inputs: Inputs, recording: Trace) -> Trace | None:
-    """A recording in training, if the one in evaluation does not read all parameters."""
+    """Return a recording in training, if the one in evaluation does not read all parameters."""
     read = {ref for call in recording.calls for ref in call.operands}
     if all(recording.named[name] in read for name, _ in model.named_parameters()):
         return None
@@ -105,7 +105,7 @@ def _record(model: nn.Module, alternatives: Iterable[Inputs]) -> tuple[Inputs, T
 def checkpoint_names(
     subject: Subject, checkpoint: Shapes | None, folder: ModelFolder | None
 ) -> dict[str, str]:
-    """Each tensor of the model by its name in the checkpoint, which is checked to fit.
+    """Return each tensor of the model by its name in the checkpoint, which is checked to fit.
 
     Raises:
         RequestError: The checkpoint is that of another model.

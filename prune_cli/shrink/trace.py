@@ -1,7 +1,7 @@
 """What a model computes: the tensor operations of one forward pass, recorded on the meta device.
 
 Nothing is computed and no weight is needed: a recording knows which operation read which tensors,
-with which arguments and shapes. Not here: what the operations mean (agreement.py).
+with which arguments and shapes. See also: what the operations mean (agreement.py).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Call:
         return tuple(leaf for leaf in leaves if isinstance(leaf, int | float | complex))
 
     def argument(self, name: str, default: Any = None) -> Any:
-        """An argument by the name that the operation's schema gives it."""
+        """Return an argument by the name that the operation's schema gives it."""
         for position, parameter in enumerate(self.op._schema.arguments):
             if parameter.name == name:
                 if position < len(self.args):
@@ -187,7 +187,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer with each of its names, in the order of registration."""
+    """Yield every parameter and buffer with each of its names, in the order of registration."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
 

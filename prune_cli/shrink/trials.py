@@ -238,7 +238,7 @@ def make_options(
 
 @contextlib.contextmanager
 def _in_this_process() -> Iterator[None]:
-    """Where the user's code runs: it is found, and what it prints is not taken for data."""
+    """Yield where the user's code runs: it is found, and what it prints is not taken for data."""
     with _planning, contextlib.redirect_stdout(io.StringIO()):
         here = str(Path.cwd())
         if here not in sys.path:

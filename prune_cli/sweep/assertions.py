@@ -125,7 +125,7 @@ class _CannotTellError(Exception):
 
 
 def parse_assertion(text: str) -> Assertion:
-    """The assertion that `text` spells.
+    """Return the assertion that `text` spells.
 
     Raises:
         UsageError: it is not one; the message says where.
@@ -151,7 +151,7 @@ def check_assertion(assertion: Assertion, points: Sequence[Point]) -> None:
 
 
 def judge(assertion: Assertion, results: Results) -> Verdict:
-    """Whether `assertion` holds of `results`."""
+    """Return whether `assertion` holds of `results`."""
     try:
         left, right = (_evaluate(side, results) for side in (assertion.left, assertion.right))
     except _CannotTellError as error:
@@ -227,7 +227,7 @@ def _statistics_of(*values: Value) -> Iterator[Statistic]:
 
 
 def _pick(statistic: Statistic, points: Sequence[Point]) -> Point:
-    """The one point that `statistic` names."""
+    """Return the one point that `statistic` names."""
     fits = [point for point in points if all(_fits(word, point) for word in statistic.where)]
     if not statistic.where:
         fits = [point for point in fits if not point.is_unpruned]
@@ -251,7 +251,7 @@ def _fits(word: str, point: Point) -> bool:
 
 
 def spell_point(point: Point) -> str:
-    """How an assertion names `point`."""
+    """Return how an assertion names `point`."""
     if point.is_unpruned:
         return "@0"
     module = "" if point.module is None else f",{point.module}"
@@ -316,11 +316,11 @@ class _Parser:
         self._position = 0
 
     def sum(self) -> Value:
-        """A sum of products."""
+        """Return a sum of products."""
         return self._chain(self._product, "+", "-")
 
     def take(self, *texts: str) -> str:
-        """One of `texts`, which must come next."""
+        """Return one of `texts`, which must come next."""
         if not self._next_is(*texts):
             self._refuse(f"expected {' or '.join(texts)}")
         return self._advance().text

@@ -210,7 +210,7 @@ def _evaluate_once(
 
 
 def _average(measured: Sequence[Measured]) -> Measured:
-    """The mean of each number; None where a repetition did not have it."""
+    """Return the mean of each number; None where a repetition did not have it."""
     metrics = {
         name: statistics.fmean(value for value in found if value is not None)
         if None not in found

@@ -57,7 +57,7 @@ def refuse_inside(source: Checkpoint, folder: Path) -> None:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether `path` is the folder of a sweep."""
+    """Return whether `path` is the folder of a sweep."""
     return (path / SETTINGS).is_file()
 
 
@@ -91,7 +91,7 @@ def _records(folder: Path) -> list[Record]:
 
 
 def _check(folder: Path, *, resume: bool, force: bool) -> bool:
-    """Whether the folder is new; raise OutputError where it must not be taken."""
+    """Return whether the folder is new; raise OutputError where it must not be taken."""
     try:
         is_empty = not folder.exists() or not any(folder.iterdir())
     except NotADirectoryError:

@@ -92,7 +92,7 @@ class Trial:
 
 
 def recipe_point(rules: tuple[Rule, ...]) -> Point:
-    """The point of a recipe, named after what is in it."""
+    """Return the point of a recipe, named after what is in it."""
     return Point(None, recipe=f"recipe-{_digest(repr(rules))}")
 
 
@@ -133,7 +133,7 @@ class Grid:
 
 
 def parse_amounts(text: str) -> tuple[Amount, ...]:
-    """The amounts of a list as the command line spells it.
+    """Return the amounts of a list as the command line spells it.
 
     Raises:
         UsageError: one of them is no amount, or stands there twice.
@@ -146,7 +146,7 @@ def parse_amounts(text: str) -> tuple[Amount, ...]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """The seeds of "5" (0 to 4), or of a list ("3,7"; "7," is a list of one).
+    """Return the seeds of "5" (0 to 4), or of a list ("3,7"; "7," is a list of one).
 
     Raises:
         UsageError: it is neither.
@@ -162,7 +162,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def count_seeds(count: int) -> tuple[int, ...]:
-    """The seeds 0 to `count` - 1.
+    """Return the seeds 0 to `count` - 1.
 
     Raises:
         UsageError: that is none.
@@ -173,7 +173,7 @@ def count_seeds(count: int) -> tuple[int, ...]:
 
 
 def parse_names(what: str, text: str) -> tuple[str, ...]:
-    """The names of a list ("uniform,erk"); `what` they name is for the message.
+    """Return the names of a list ("uniform,erk"); `what` they name is for the message.
 
     Raises:
         UsageError: one of them is empty, or stands there twice.
@@ -204,7 +204,7 @@ def _repeated(words: Iterable[str]) -> Iterator[str]:
 
 
 def _file_name(text: str) -> str:
-    """`text`, if a file can be called that everywhere; else near it, with a digest."""
+    """Return `text`, if a file can be called that everywhere; else near it, with a digest."""
     safe = re.sub(r"[^A-Za-z0-9._=%-]", "_", text)
     if safe == text and len(text) <= _LONGEST_NAME:
         return text

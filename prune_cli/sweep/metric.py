@@ -83,7 +83,7 @@ def check_source(source: MetricSource) -> None:
 
 
 def find_metric(source: MetricSource, out: str, err: str, file: Path | None) -> Measured:
-    """The numbers of one evaluation.
+    """Return the numbers of one evaluation.
 
     Args:
         source: where to look.
@@ -102,7 +102,7 @@ def find_metric(source: MetricSource, out: str, err: str, file: Path | None) -> 
 
 
 def numbers_in(value: object, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a JSON value, by dotted names; those of lists by their index.
+    """Yield the numbers of a JSON value, by dotted names; those of lists by their index.
 
     Example:
         >>> dict(numbers_in({"acc": 91, "loss": {"test": 0.3}, "name": "x"}))

@@ -110,12 +110,12 @@ class Record:
 
 
 def to_line(record: Record) -> str:
-    """The record as one line of JSON, its newline included."""
+    """Return the record as one line of JSON, its newline included."""
     return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_line(line: str) -> Record:
-    """The record that to_line wrote.
+    """Return the record that to_line wrote.
 
     Raises:
         InputError: the line is not one.
@@ -152,7 +152,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def latest(records: Sequence[Record]) -> dict[str, Record]:
-    """The last record of each key."""
+    """Return the last record of each key."""
     return {record.key: record for record in records}
 
 

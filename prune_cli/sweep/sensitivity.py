@@ -72,7 +72,7 @@ def describe_recipe(amounts: Amounts) -> str:
 
 
 def _within(summary: Summary, amounts: Sequence[Amount], lose: float) -> dict[str, Amount]:
-    """The largest amount of each module up to which every amount keeps the loss."""
+    """Return the largest amount of each module up to which every amount keeps the loss."""
     table: dict[str, dict[Amount, float]] = {}
     for module, amount, lost in losses(summary):
         table.setdefault(module, {})[amount] = lost
@@ -91,6 +91,6 @@ def _lowered(amounts: Amounts, steps: Sequence[Amount], down: int) -> dict[str, 
 
 
 def _quote(globs: Sequence[str]) -> str:
-    """One glob as a string, several as a list; TOML's strings are JSON's, but for DEL."""
+    """Return one glob as a string, several as a list; TOML's strings are JSON's, but for DEL."""
     value = globs[0] if len(globs) == 1 else list(globs)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -141,7 +141,7 @@ def _by_point(
 
 
 def _series(label: str, points: Iterable[Sequence[Dot]]) -> Series:
-    """The dots of each point and their mean, from the smallest x to the largest."""
+    """Return the dots of each point and their mean, from the smallest x to the largest."""
     ordered = sorted(points, key=_mean_x)
     means = [(_mean_x(dots), describe([dot.y for dot in dots])) for dots in ordered]
     return Series(

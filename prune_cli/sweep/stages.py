@@ -138,7 +138,7 @@ def _run(sweep: _Sweep, grid: Grid, assertions: Sequence[Assertion]) -> Results:
 
 
 def _first_work(sweep: _Sweep) -> Work:
-    """A search evaluates every draw without a fine-tune first."""
+    """Return a search evaluates every draw without a fine-tune first."""
     if sweep.request.keep_best is None:
         return sweep.work
     evaluation = replace(sweep.work.evaluation, finetune=None)
@@ -167,7 +167,7 @@ def _tune_best(sweep: _Sweep, records: Sequence[Record]) -> list[Record]:
 
 
 def _ranked(request: Request, records: Iterable[Record]) -> list[Record]:
-    """The draws that have a metric, best first; of equal ones the smaller seed."""
+    """Return the draws that have a metric, best first; of equal ones the smaller seed."""
     drawn = [
         record
         for record in records

@@ -83,7 +83,7 @@ class Noise:
 
 
 def describe(values: Sequence[float]) -> Spread:
-    """The Spread of `values`, at least one.
+    """Return the Spread of `values`, at least one.
 
     Example:
         >>> describe([1.0, 2.0, 3.0]).sd
@@ -113,7 +113,7 @@ def _point(value: float, *, several: bool) -> Interval | None:
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
-    """The percentile bootstrap interval of the mean of `values`, in the order they are in.
+    """Return the percentile bootstrap interval of the mean of `values`, in the order they are in.
 
     The resamples are `RandomState(seed).randint(n, size=(10000, n))`, row by row; the interval is
     `numpy.percentile` of their means, at 2.5 and 97.5.

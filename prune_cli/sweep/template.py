@@ -55,12 +55,12 @@ def check_templates(templates: Mapping[str, str]) -> None:
 
 
 def placeholders_in(template: str) -> Iterable[str]:
-    """The names of the placeholders in `template`, known or not."""
+    """Return the names of the placeholders in `template`, known or not."""
     return [found["name"] for found in _PLACEHOLDER.finditer(template) if found["name"]]
 
 
 def fill(template: str, values: Values) -> str:
-    """The command: each placeholder replaced by its value, quoted for the shell.
+    """Return the command: each placeholder replaced by its value, quoted for the shell.
 
     Example:
         >>> fill("python eval.py {model}", values)
@@ -76,7 +76,7 @@ def fill_path(template: str, values: Values) -> str:
 
 
 def environment_of(values: Values) -> dict[str, str]:
-    """The same values as environment variables: PRUNE_MODEL, PRUNE_SEED, ..."""
+    """Return the same values as environment variables: PRUNE_MODEL, PRUNE_SEED, ..."""
     return {f"PRUNE_{name.upper()}": value for name, value in asdict(values).items()}
 
 

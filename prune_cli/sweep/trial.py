@@ -212,7 +212,7 @@ def _versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _fresh(folder: Path, work: Work) -> Iterator[Target]:
-    """An empty folder for a trial; its checkpoints do not outlive an error."""
+    """Yield an empty folder for a trial; its checkpoints do not outlive an error."""
     try:
         _remove(folder)
         folder.mkdir(parents=True)

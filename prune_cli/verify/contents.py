@@ -43,7 +43,7 @@ def check_contents(
     workers: int,
     on_tensor: OnTensor | None,
 ) -> Iterator[Disagreement]:
-    """That the output is, byte for byte, what the rows of the report make of the source."""
+    """Check that the output is, byte for byte, what the rows of the report make of the source."""
     usable = {item.name: item for item in report.tensors if _is_usable(report, item, original)}
     others = [item for item in report.tensors if item.name not in usable]
     yield from check_channels(others, report, written)
@@ -91,7 +91,7 @@ def _header_problems(file: SafetensorsFile, shard: Shard) -> Iterator[Disagreeme
 
 
 def _layout_problems(file: SafetensorsFile, shard: Shard) -> Iterator[Disagreement]:
-    """That the header, whose facts are right, is the same to the byte."""
+    """Check that the header, whose facts are right, is the same to the byte."""
     with shard.path.open("rb") as stream:
         if stream.read(len(file.head)) != file.head:
             yield Disagreement(f"the header of {shard.name} is not the one that prune-cli writes")
@@ -103,7 +103,7 @@ def _folder_problems(
     files: Sequence[SafetensorsFile],
     shrink: ShrinkPlan | None,
 ) -> Iterator[Disagreement]:
-    """That each index has the source's metadata, and that all other files are copies."""
+    """Check that each index has the source's metadata, and that all other files are copies."""
     made = {FOLDER_REPORT, *(file.name for file in files)}
     there = {part.folder: part for part in written.all_parts}
     is_split = not {file.name for file in files} <= {output_name(s.name) for s in original.shards}
@@ -128,7 +128,7 @@ def _folder_problems(
 def _index_differences(
     written: Part | None, original: Part, name: str, is_split: bool
 ) -> Iterator[Disagreement]:
-    """That the index is called `name` and has the metadata of the source's."""
+    """Check that the index is called `name` and has the metadata of the source's."""
     if written is None or written.index is None:
         if original.index and not is_split:
             yield Disagreement(f"{name} is missing")

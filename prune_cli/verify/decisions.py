@@ -25,7 +25,7 @@ from prune_cli.verify.shrink import size_problems
 def check_decisions(
     report: Report, original: Checkpoint, scores: str | Path | None, workers: int
 ) -> Iterator[Disagreement]:
-    """That planning the source again gives this report."""
+    """Check that planning the source again gives this report."""
     told = _facts(report.input.format, report.input.tensors, report.input.bytes)
     there = _facts(original.format, len(original.tensors), original.nbytes)
     if told != there:

@@ -101,7 +101,7 @@ class ComparingSink:
             self.write(_ZEROS[: min(nbytes - start, len(_ZEROS))], at + start)
 
     def _note(self, actual: bytearray, expected: memoryview | bytes, at: int) -> None:
-        """Notes where the two differ; they lie within one tensor, and hold whole elements."""
+        """Note where the two differ; they lie within one tensor, and hold whole elements."""
         segment = self._segments[bisect_right(self._starts, at) - 1]
         if not isinstance(segment, Place):
             with self._lock:

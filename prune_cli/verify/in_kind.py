@@ -23,7 +23,7 @@ from prune_cli.write.torch_zip import lay_out_torch
 
 
 def is_in_kind(report: Report, original: Checkpoint) -> bool:
-    """Whether the output has the format of the input, and so everything that is in it."""
+    """Return whether the output has the format of the input, and so everything that is in it."""
     made = report.output.format if report.output else "safetensors"
     return made != "safetensors" and made == original.format
 
@@ -35,7 +35,7 @@ def compare_in_kind(
     workers: int,
     on_tensor: OnTensor | None,
 ) -> Iterator[Disagreement]:
-    """That each file of torch is, byte for byte, what `plan` makes of the source."""
+    """Check that each file of torch is, byte for byte, what `plan` makes of the source."""
     try:
         files: Sequence[OutputFile] = (
             lay_out_in_kind(original, plan)
@@ -79,7 +79,7 @@ def _compare_file(
 
 
 def _tensor_at(file: Shard, offset: int) -> str | None:
-    """The tensor that the byte belongs to, if it lies in the file as it is."""
+    """Return the tensor that the byte belongs to, if it lies in the file as it is."""
     return next(
         (
             info.name
@@ -91,7 +91,7 @@ def _tensor_at(file: Shard, offset: int) -> str | None:
 
 
 def _copy_problems(written: Checkpoint, original: Checkpoint) -> Iterator[Disagreement]:
-    """That the index and all other files are copies."""
+    """Check that the index and all other files are copies."""
     index = [part.folder + part.index.name for part in original.all_parts if part.index]
     for name in (*index, *original.others):
         copy = written.path / name

@@ -78,7 +78,7 @@ def wrong_shape(info: TensorInfo, expected: Iterable[int]) -> Disagreement:
 
 
 def _index_problems(written: Checkpoint, part: Part, name: str) -> Iterator[Disagreement]:
-    """That the index names each tensor's file, no other tensor, and the right size."""
+    """Check that the index names each tensor's file, no other tensor, and the right size."""
     index = json.loads((written.path / part.folder / name).read_text(encoding="utf-8"))
     told, total = index["weight_map"], 0
     for shard in (shard for shard in written.shards if shard.folder == part.folder):
@@ -96,7 +96,7 @@ def _index_problems(written: Checkpoint, part: Part, name: str) -> Iterator[Disa
 def check_channels(
     items: Iterable[PlanItem], report: Report, written: Checkpoint
 ) -> Iterator[Disagreement]:
-    """That every pruned channel is +0 bit for bit, and what was zero before is still zero."""
+    """Check that every pruned channel is +0 bit for bit, and what was zero before is still zero."""
     suffix = "" if report.options.bake else MASK_SUFFIX
     for item in items:
         info = written.tensors.get(item.name + suffix)
@@ -120,7 +120,7 @@ def check_channels(
 def _first_bits(
     written: Checkpoint, info: TensorInfo, item: PlanItem, channels: Sequence[int]
 ) -> Offsets:
-    """Where each of `channels` is not +0; without offsets where the elements are spread."""
+    """Return where each of `channels` is not +0; without offsets where the elements are spread."""
     if info.is_plain:
         return first_bits(written, info, item.dim, channels)
     first, bits = np.full(item.channels, NOWHERE), np.moveaxis(written.bits(info), item.dim, 0)
@@ -129,7 +129,7 @@ def _first_bits(
 
 
 def _can_be_read(info: TensorInfo, item: PlanItem) -> bool:
-    """Whether the row is about a tensor like this one, and its channels are there."""
+    """Return whether the row is about a tensor like this one, and its channels are there."""
     return (
         info.shape == item.shape
         and DTYPES[info.dtype].bits >= 8
@@ -140,14 +140,14 @@ def _can_be_read(info: TensorInfo, item: PlanItem) -> bool:
 
 
 def has_its_channels(item: PlanItem) -> bool:
-    """Whether every channel of a row is there."""
+    """Return whether every channel of a row is there."""
     return all(0 <= channel < item.channels for channel in (*item.already_pruned, *item.pruned))
 
 
 def list_channels(
     name: str, first: Offsets, describe: Callable[[int], str]
 ) -> Iterator[Disagreement]:
-    """A Disagreement for each channel of the tensor `name` that has an offset in `first`."""
+    """Yield a Disagreement for each channel of the tensor `name` that has an offset in `first`."""
     channels = np.flatnonzero(first != NOWHERE)
     if len(channels) > MAX_CHANNELS_LISTED:
         yield Disagreement(

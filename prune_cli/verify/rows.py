@@ -27,7 +27,7 @@ _NOT_ASKED_FOR = "the options of the report do not ask for its amount and dim"
 
 
 def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
-    """That the rows follow from the options and the seed, and the totals from the rows."""
+    """Check that the rows follow from the options and the seed, and the totals from the rows."""
     rows = {item.name: item for item in report.tensors}
     for name, count in Counter(item.name for item in report.tensors).items():
         if count > 1:
@@ -75,7 +75,7 @@ def _is_there(report: Report, item: PlanItem, written: Checkpoint) -> bool:
 
 
 def has_its_dim(item: PlanItem) -> bool:
-    """Whether `dim` and `channels` are those of `shape`; one without dims is one channel."""
+    """Return whether `dim` and `channels` are those of `shape`; one without dims is one channel."""
     shape = item.shape or (1,)
     return 0 <= item.dim < len(shape) and shape[item.dim] == item.channels
 
@@ -130,7 +130,7 @@ def _is_asked_for(options: Options, item: PlanItem) -> bool:
 
 
 def _rule_for(options: Options, item: PlanItem) -> Rule | None:
-    """The last rule that matches the tensor, by any of its names."""
+    """Return the last rule that matches the tensor, by any of its names."""
     names = all_names((item.name, *item.aliases), options.strip_prefixes or ())
     pairs = [split_name(name) for name in names]
     excluded = matcher(options.exclude)
@@ -153,7 +153,7 @@ def _rules(options: Options) -> tuple[Rule, ...]:
 
 
 def _choice_problems(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
-    """That the method is that of the options, and each row loses what they give it."""
+    """Check that the method is that of the options, and each row loses what they give it."""
     options, choice = report.options, report.options.choice
     if report.method != method_of(options):
         yield Disagreement(f"the options of the report are not those of {report.method}")
@@ -167,12 +167,12 @@ def _choice_problems(report: Report, written: Checkpoint) -> Iterator[Disagreeme
 
 
 def is_same(one: object, other: object) -> bool:
-    """Whether both are equal in type too: the amounts 1 and 1.0 are not the same."""
+    """Return whether both are equal in type too: the amounts 1 and 1.0 are not the same."""
     return repr(one) == repr(other)
 
 
 def differing_fields(one: PlanItem, other: PlanItem) -> list[str]:
-    """The fields in which two rows differ."""
+    """Return the fields in which two rows differ."""
     if one == other and type(one.amount) is type(other.amount):
         return []
     keys = [entry.name for entry in fields(PlanItem)]

@@ -65,7 +65,7 @@ def _group_problems(plan: ShrinkPlan, group: Group, seed: int) -> Iterator[str]:
 
 
 def _follows_from_seed(group: Group, kept: int) -> bool:
-    """Whether a group that was drawn lost what its seed gives.
+    """Return whether a group that was drawn lost what its seed gives.
 
     Where it has a part of the channels of its root only, the report does not say which.
     """

@@ -54,7 +54,7 @@ def verify_checkpoint(
     workers: int = 1,
     on_tensor: OnTensor | None = None,
 ) -> Verification:
-    """Holds the checkpoint `output` against its report and, if given, its source.
+    """Check the checkpoint `output` against its report and, if given, its source.
 
     Args:
         output: what prune-cli wrote: a file or a folder, or "-" for stdin.
@@ -95,7 +95,7 @@ def verify_checkpoint(
 
 
 def to_json(verification: Verification) -> str:
-    """The verification as JSON, a line for each disagreement, ending in a newline."""
+    """Return the verification as JSON, a line for each disagreement, ending in a newline."""
     facts = asdict(verification)
     facts["disagreements"] = list(facts["disagreements"])
     return encode({"verified": verification.is_verified, **facts})
@@ -133,7 +133,7 @@ def _open_with_report(
 
 
 def _as_written(loading: Loading, written: Checkpoint) -> Loading:
-    """How to open the source of what was read from these subfolders."""
+    """Return how to open the source of what was read from these subfolders."""
     folders = tuple(part.folder.rstrip("/") or "." for part in written.parts)
     return replace(loading, subfolders=loading.subfolders or tuple(map(glob.escape, folders)))
 
@@ -150,7 +150,7 @@ def _read_report(path: Path, *, is_named: bool) -> Report:
 
 
 def _in_order(found: Iterable[Disagreement]) -> tuple[Disagreement, ...]:
-    """Sorted, each once, those of a tensor as a whole before those of its channels."""
+    """Return the sorted each once, those of a tensor as a whole before those of its channels."""
     return tuple(sorted(dict.fromkeys(found), key=_place_in_list))
 
 

@@ -37,7 +37,7 @@ class PendingFile:
         self._descriptor: int | None = None
 
     def open(self) -> None:
-        """Begins it. Not done by the constructor: a signal in the midst must still find `close`."""
+        """Begin it. Not done by the constructor: a signal in the midst must still find `close`."""
         with output_errors(self.path):
             self._descriptor = self._open()
         kind = FileSink if self._is_regular else StreamSink
@@ -65,7 +65,7 @@ class PendingFile:
                 os.ftruncate(self._descriptor, nbytes)
 
     def commit(self) -> None:
-        """Gives the file its own name, in place of what had it before."""
+        """Return the file its own name, in place of what had it before."""
         if not self._is_regular or self._descriptor is None:
             return
         with output_errors(self.path):
@@ -86,7 +86,7 @@ class PendingFile:
         self._temporary = None
 
     def close(self) -> None:
-        """Closes it, and removes it unless it was committed."""
+        """Close it, and removes it unless it was committed."""
         with output_errors(self.path):
             if self._temporary:
                 self._temporary.unlink(missing_ok=True)
@@ -96,7 +96,7 @@ class PendingFile:
 
 
 def _open_nameless(folder: Path) -> int:
-    """A new file in `folder` that has no name yet, and that `_link` can give one.
+    """Return a new file in `folder` that has no name yet, and that `_link` can give one.
 
     Raises:
         OSError: the system has none, or not there.
@@ -111,7 +111,7 @@ def _open_nameless(folder: Path) -> int:
 
 
 def _link(descriptor: int, path: Path) -> None:
-    """Gives a file without a name its first one; Python follows links only from a src_dir_fd."""
+    """Return a file without a name its first one; Python follows links only from a src_dir_fd."""
     os.link(_path_of(descriptor), path, src_dir_fd=descriptor, follow_symlinks=True)
 
 
@@ -121,7 +121,7 @@ def _path_of(descriptor: int) -> Path:
 
 @contextlib.contextmanager
 def pending(path: Path, *, fsync: bool = False) -> Iterator[PendingFile]:
-    """A PendingFile that is closed, and removed unless committed, whatever happens.
+    """Yield a PendingFile that is closed, and removed unless committed, whatever happens.
 
     Args:
         path: its name, once it is committed.
@@ -152,7 +152,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, content: bytes | memoryview, *, fsync: bool = False) -> None:
-    """Puts `content` at `path`, whole or not at all; `fsync` as for `pending`.
+    """Put `content` at `path`, whole or not at all; `fsync` as for `pending`.
 
     Raises:
         OutputError: it cannot be written.

@@ -116,7 +116,7 @@ def write_folder(
 
 
 def _fingerprint(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
-    """Of the plan (the report has it), of every output header, and of the input's files."""
+    """Return a digest of the plan (the report has it), every output header and the input's files."""
     digest = hashlib.sha256()
     for content in (*output.texts.values(), *(shard.head for shard in output.shards)):
         digest.update(hashlib.sha256(content).digest())
@@ -127,7 +127,7 @@ def _fingerprint(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
 
 
 def _is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
-    """Whether an earlier run wrote all of this.
+    """Return whether an earlier run wrote all of this.
 
     Its report, which has the plan, is then the same, and younger than the input.
     """
@@ -170,7 +170,7 @@ def _listed(folder: Path) -> Iterable[Path]:
 
 
 def _is_whole(path: Path, shard: OutputFile) -> bool:
-    """Whether the file is as long as `shard` and has its first bytes."""
+    """Return whether the file is as long as `shard` and has its first bytes."""
     if not path.is_file() or path.stat().st_size != shard.nbytes:
         return False
     with path.open("rb") as file:
@@ -240,7 +240,7 @@ def _copy(source: Path, target: Path, *, fsync: bool) -> None:
 
 
 def _move(output: FolderOutput) -> None:
-    """Moves every file to its place; the old index goes first and the new one comes last."""
+    """Move every file to its place; the old index goes first and the new one comes last."""
     for name in _replaced(output):
         (output.folder / name).unlink()
     _move_files(output, [name for name in output.names if name not in output.indexes])
@@ -261,7 +261,7 @@ def _move_files(output: FolderOutput, names: Iterable[str]) -> None:
 
 
 def _replaced(output: FolderOutput) -> list[str]:
-    """What has to go of the checkpoint that was in the folder, its indexes first.
+    """Return what has to go of the checkpoint that was in the folder, its indexes first.
 
     These, its shards and its report, and no file that only may be part of it.
     """

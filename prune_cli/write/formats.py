@@ -56,7 +56,7 @@ def choose_format(
 
 
 def is_of_torch(checkpoint: Checkpoint) -> bool:
-    """Whether the input is a file of torch, or a folder of such files.
+    """Return whether the input is a file of torch, or a folder of such files.
 
     What torch.distributed.checkpoint wrote is no such folder: its files are pieces of one state dict.
     """

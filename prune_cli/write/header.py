@@ -12,12 +12,12 @@ _LAYOUT_ORDER = {name: order for order, name in enumerate(DTYPES)}
 
 
 def in_layout_order(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
-    """`tensors` in the order safetensors lays them out: widest dtype first, then by name."""
+    """Return `tensors` in the order safetensors lays them out: widest dtype first, then by name."""
     return sorted(tensors, key=lambda info: (-_LAYOUT_ORDER[info.dtype], info.name))
 
 
 def encode_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """The safetensors header, length included, of a file that holds `tensors` in that order.
+    """Return the safetensors header, length included, of a file that holds `tensors` in that order.
 
     Byte-identical to what `safetensors.torch.save_file` writes, which leaves the order of
     several metadata keys to chance; here they are sorted.

@@ -131,7 +131,7 @@ def _problems(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
 
 
 def _why_not(checkpoint: Checkpoint, info: TensorInfo, item: PlanItem) -> Iterator[str]:
-    """Why the channels cannot be zeroed where the tensor lies."""
+    """Yield why the channels cannot be zeroed where the tensor lies."""
     if info.flip:
         yield "is stored negated or conjugated, where 0 does not read as +0"
     if info.strides and info.strides[item.dim] == 0 and info.shape[item.dim] > 1:

@@ -108,7 +108,7 @@ def lay_out(
     *,
     max_shard_size: int | None = None,
 ) -> tuple[SafetensorsFile, ...]:
-    """The files that `plan` makes of `checkpoint`.
+    """Return the files that `plan` makes of `checkpoint`.
 
     Args:
         checkpoint: the input.
@@ -164,7 +164,7 @@ def lay_out_like(
 
 
 def output_name(name: str) -> str:
-    """What the shard `name` is called in the output: a pickled one becomes safetensors.
+    """Return what the shard `name` is called in the output: a pickled one becomes safetensors.
 
     Example:
         >>> output_name("pytorch_model-00001-of-00002.bin")
@@ -177,7 +177,7 @@ def output_name(name: str) -> str:
 
 
 def index_name(checkpoint: Checkpoint, part: Part | None = None) -> str:
-    """What the index of the output is called: as the library looks for it, with its variant.
+    """Return what the index of the output is called: as the library looks for it, with its variant.
 
     Args:
         checkpoint: the input.
@@ -199,7 +199,7 @@ def index_name(checkpoint: Checkpoint, part: Part | None = None) -> str:
 def encode_index(
     checkpoint: Checkpoint, files: Iterable[SafetensorsFile], part: Part | None = None
 ) -> bytes:
-    """The index of those of `files` that are of `part`, with the right total_size."""
+    """Return the index of those of `files` that are of `part`, with the right total_size."""
     part = part or checkpoint.all_parts[0]
     files = [file for file in files if file.folder == part.folder]
     weight_map = {
@@ -275,7 +275,7 @@ def _common_metadata(plan: Plan) -> dict[str, str]:
 def _files(
     checkpoint: Checkpoint, groups: Mapping[str, Iterable[OutputTensor]], common: dict[str, str]
 ) -> tuple[SafetensorsFile, ...]:
-    """A file for each of `groups`, each with the metadata of all shards of the input."""
+    """Return a file for each of `groups`, each with the metadata of all shards of the input."""
     for shard in checkpoint.shards:
         common = {**shard.metadata, **common}
     return tuple(_file(checkpoint, name, group, common) for name, group in groups.items())
@@ -301,7 +301,7 @@ def _file(
 
 
 def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
-    """The further names of what is `held`, as `safetensors.torch.save_model` records them."""
+    """Yield the further names of what is `held`, as `safetensors.torch.save_model` records them."""
     for alias, name in checkpoint.parameter_aliases.items():
         for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX):
             if name + suffix in held:
@@ -342,7 +342,7 @@ def _shard_names(stem: str, count: int) -> list[str]:
 
 
 def _stem(checkpoint: Checkpoint, part: Part) -> str:
-    """What precedes the extensions: "model", "model.fp16", or diffusers' own.
+    """Return what precedes the extensions: "model", "model.fp16", or diffusers' own.
 
     Of shards without an index it is what precedes their numbers.
     """

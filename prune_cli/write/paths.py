@@ -15,7 +15,7 @@ STDOUT = Path("-")
 
 @contextlib.contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError into an OutputError that names `path`."""
+    """Turn an OSError into an OutputError that names `path`."""
     try:
         yield
     except BrokenPipeError as error:
@@ -25,7 +25,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 def resolve(path: Path) -> Path:
-    """`path` without links, whether it is there or not.
+    """Return `path` without links, whether it is there or not.
 
     Raises:
         OSError: the links lead around in a circle.
@@ -37,7 +37,7 @@ def resolve(path: Path) -> Path:
 
 
 def is_special(path: Path) -> bool:
-    """Whether `path` is there and is a device, a pipe or a socket."""
+    """Return whether `path` is there and is a device, a pipe or a socket."""
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode
         return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

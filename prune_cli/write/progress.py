@@ -46,7 +46,7 @@ class ToldSink:
 
 
 def _name(segment: Segment) -> str:
-    """The tensor that a segment is of; of an input file as it is, the file."""
+    """Return the tensor that a segment is of; of an input file as it is, the file."""
     match segment:
         case Place(tensor=tensor):
             return tensor.info.name

@@ -117,7 +117,7 @@ def _add_up(
 def _open_files(
     segments: Iterable[Segment], checkpoint: Checkpoint
 ) -> Iterator[Mapping[Path, int]]:
-    """The input files that `segments` are made of -> their file descriptors."""
+    """Yield the input files that `segments` are made of -> their file descriptors."""
     wanted = dict.fromkeys(filter(None, (_file_of(one, checkpoint) for one in segments)))
     with contextlib.ExitStack() as stack:
         descriptors = {}
@@ -163,7 +163,7 @@ class _Stream:
         self._buffer = _Buffer()
 
     def into(self, sink: Sink) -> "_Stream":
-        """The same into another sink."""
+        """Return the same into another sink."""
         return _Stream(self._checkpoint, self._descriptors, sink, self._zero)
 
     def work_through(self, segments: Iterable[Segment]) -> None:
@@ -172,7 +172,7 @@ class _Stream:
             job()
 
     def jobs(self, segments: Iterable[Segment]) -> Iterator[Job]:
-        """The jobs that write each segment at its byte."""
+        """Yield the jobs that write each segment at its byte."""
         for segment in segments:
             match segment:
                 case New(at, content):
@@ -292,7 +292,7 @@ class _Stream:
         return self._select(tensor.source, tensor, first, last)
 
     def _select(self, info: TensorInfo, tensor: OutputTensor, first: int, last: int) -> Bits:
-        """A copy of the rows `first` to `last` of what `tensor` keeps of `info`."""
+        """Return a copy of the rows `first` to `last` of what `tensor` keeps of `info`."""
         kept = dict(tensor.keep)
         if not kept:
             return self._checkpoint.rows(info, first, last)
@@ -304,7 +304,7 @@ class _Stream:
         return bits
 
     def _place(self, tensor: OutputTensor) -> tuple[int, int]:
-        """The file descriptor and the offset that the source of `tensor` is at."""
+        """Return the file descriptor and the offset that the source of `tensor` is at."""
         source = tensor.source
         if source is None or source.offset is None:
             raise ValueError(f"{tensor.info.name} is not in a file")
@@ -314,7 +314,7 @@ class _Stream:
 def _within(
     sorted_channels: tuple[int, ...], channels: npt.NDArray[np.int64], span: range
 ) -> npt.NDArray[np.int64]:
-    """Those of `channels` that lie in `span`, counted from its start."""
+    """Return those of `channels` that lie in `span`, counted from its start."""
     first = bisect_left(sorted_channels, span.start)
     last = bisect_left(sorted_channels, span.stop)
     return channels[first:last] - span.start
