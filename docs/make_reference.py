@@ -14,7 +14,8 @@ import typer
 from rich.text import Text
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from prune_cli.cli.main import COMMANDS, app
+from prune_cli.cli.commands import COMMANDS
+from prune_cli.cli.main import make_app
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -28,9 +29,9 @@ def main() -> None:
 
 def write_pages() -> dict[str, str]:
     """Return the text of each generated page by its name."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(make_app())
     assert isinstance(group, TyperGroup)
-    docstrings = {f.__name__.replace("_", "-"): inspect.getdoc(f) or "" for f in COMMANDS}
+    docstrings = {name: inspect.getdoc(found.load(name)) or "" for name, found in COMMANDS.items()}
     pages = {
         f"{name}.md": "\n".join(write_page(name, docstrings[name], command)) + "\n"
         for name, command in group.commands.items()

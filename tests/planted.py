@@ -205,7 +205,8 @@ def main() -> int:
         missed = list(find_missed(place, wanted.count, wanted.seed))
     finally:
         shutil.rmtree(place)
-    print(*missed, f"{wanted.count} planted, {len(missed)} missed", sep="\n")
+    lines = [*missed, f"{wanted.count} planted, {len(missed)} missed"]
+    sys.stdout.write("\n".join(lines) + "\n")
     return int(bool(missed))
 
 

@@ -250,8 +250,9 @@ def _main() -> int:
     with tempfile.TemporaryDirectory() as place:
         for moment, problem in interrupt(Path(place), wanted.runs, wanted.seed):
             count += 1
-            print(f"{moment.scene.name}, line {moment.line}, {moment.kind.name}: {problem}")
-    print(f"{wanted.runs} runs, {count} problems")
+            what = f"{moment.scene.name}, line {moment.line}, {moment.kind.name}"
+            sys.stdout.write(f"{what}: {problem}\n")
+    sys.stdout.write(f"{wanted.runs} runs, {count} problems\n")
     return int(count > 0)
 
 

@@ -1,7 +1,6 @@
 """`prune-cli shrink`: the channels really go."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import grouped
-from prune_cli.cli.model_code import MeasuredCode
+from prune_cli.cli.modelling import Model
 
 
 @dataclass(frozen=True)
@@ -24,21 +23,6 @@ class Removal:
             rich_help_panel=groups.WHAT,
         ),
     ] = False
-
-
-@dataclass(frozen=True)
-class Model(MeasuredCode):
-    """The code of the model, and the program that is exported of it."""
-
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            "--export",
-            metavar="FILE",
-            help="Write a torch.export program too (small.pt2), which needs no model code.",
-            rich_help_panel=groups.WHERE,
-        ),
-    ] = None
 
 
 @grouped

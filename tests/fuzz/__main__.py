@@ -28,6 +28,11 @@ def main() -> int:
     return 1 if findings else 0
 
 
+def say(text: str) -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(text + "\n")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1)
@@ -41,7 +46,7 @@ def _arguments() -> argparse.Namespace:
 def _run_again(case: Case) -> int:
     limit_memory()
     found = run_case(case)
-    print(found.told if isinstance(found, Finding) else f"no fault; of use: {found}")
+    say(found.told if isinstance(found, Finding) else f"no fault; of use: {found}")
     return int(isinstance(found, Finding))
 
 
@@ -52,18 +57,18 @@ def _say(tallies: list[Tally]) -> None:
         ran = sum(tally.ran.get(kind, 0) for tally in tallies)
         useful = sum(tally.useful.get(kind, 0) for tally in tallies)
         total += ran
-        print(f"{kind:16} {ran:8,} ran {useful:8,} could be pruned")
-    print(f"{'together':16} {total:8,} ran")
+        say(f"{kind:16} {ran:8,} ran {useful:8,} could be pruned")
+    say(f"{'together':16} {total:8,} ran")
 
 
 def _show(finding: Finding, keep: Path | None) -> None:
     case = finding.case
-    print(f"\n--- {finding.fault}\n    --case {case.kind!r} {case.number!r}\n{finding.told}")
+    say(f"\n--- {finding.fault}\n    --case {case.kind!r} {case.number!r}\n{finding.told}")
     if finding.fault.startswith(("death", "memory", "TookTooLong")):
         return
     subject = subjects()[case.kind]
     tokens = minimise(finding, subject)
-    print(f"    shortest: {b''.join(tokens)[:2000]!r}")
+    say(f"    shortest: {b''.join(tokens)[:2000]!r}")
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
         folder = keep / f"{case.kind}-{case.number}".replace(" ", "-")

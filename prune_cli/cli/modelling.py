@@ -1,6 +1,7 @@
-"""The options that name the code of a model."""
+"""The options for the code of a model: what shrink, sweep and inspect take of it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,3 +63,18 @@ class MeasuredCode(ModelCode):
             "--measure", help="Time the model before and after.", rich_help_panel=groups.HOW
         ),
     ] = False
+
+
+@dataclass(frozen=True)
+class Model(MeasuredCode):
+    """The same, and the program that is exported of it."""
+
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write a torch.export program too (small.pt2), which needs no model code.",
+            rich_help_panel=groups.WHERE,
+        ),
+    ] = None
