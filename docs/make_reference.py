@@ -14,7 +14,8 @@ import typer
 from rich.text import Text
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from prune_cli.cli.main import COMMANDS, make_app
+from prune_cli.cli.commands import COMMANDS
+from prune_cli.cli.main import make_app
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -30,9 +31,7 @@ def write_pages() -> dict[str, str]:
     """Return the text of each generated page by its name."""
     group = typer.main.get_command(make_app())
     assert isinstance(group, TyperGroup)
-    docstrings = {
-        name: inspect.getdoc(command.load(name)) or "" for name, command in COMMANDS.items()
-    }
+    docstrings = {name: inspect.getdoc(found.load(name)) or "" for name, found in COMMANDS.items()}
     pages = {
         f"{name}.md": "\n".join(write_page(name, docstrings[name], command)) + "\n"
         for name, command in group.commands.items()

@@ -11,7 +11,8 @@ is `prune-cli random-structured model.pt --amount 0.25 --dim 0`. What else there
     a checkpoint    prune_checkpoint, inspect_checkpoint, verify_checkpoint, shrink_checkpoint, sweep
     with masks      remove_masks; load_masked puts the masks on your module
     a report        apply_report, read_report, read_reports, compare_reports, render_page
-    a module        random_structured, RandomStructured: as torch.nn.utils.prune has them
+    a module        random_structured, RandomStructured, as torch.nn.utils.prune has them;
+                    shrink_module
     a state dict    prune_state_dict
     a shrunk file   load_shrunk
 

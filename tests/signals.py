@@ -201,7 +201,7 @@ def _act(arguments: Sequence[str], moment: Moment | None, said: int, told: int |
         sys.settrace(None)
         if told is not None:
             os.write(told, f"{counter.begin} {counter.lines}".encode())
-    except BaseException:  # noqa: BLE001 - what a process ends with
+    except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(code)

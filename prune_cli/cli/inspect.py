@@ -8,7 +8,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_order
 from prune_cli.cli.grouped import grouped
-from prune_cli.cli.shrink import ModelCode
+from prune_cli.cli.modelling import ModelCode
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import ENVIRONMENT_PREFIX, grouped
-from prune_cli.cli.shrink import MeasuredCode
+from prune_cli.cli.modelling import MeasuredCode
 from prune_cli.errors import SweepError, UsageError
 
 if TYPE_CHECKING:

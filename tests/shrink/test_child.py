@@ -113,7 +113,7 @@ def test_a_child_in_vain_is_gone_at_once() -> None:
 
 def test_the_child_answers_what_it_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same code in this process: a plan, an error of the user's, and a bug."""
-    monkeypatch.setattr(child_module, "_die_with_parent", lambda _: None)
+    monkeypatch.setattr(child_module, "_listen", lambda *_: None)
     monkeypatch.setattr(child_module, "_limit_memory", lambda _: None)
     monkeypatch.setattr(sys, "path", sys.path)
     found = []
