@@ -45,16 +45,14 @@ def print_shrunk(report: "Report", console: Console) -> None:
 
 
 def _table(report: "Report", with_bar: bool) -> Table:
-    """A row for each group; the part that went where that is another one for each."""
-    has_parts = report.options.choice is not None
+    """A row for each group, with the part of it that went."""
     groups = report.shrink.groups[:MAX_ROWS] if report.shrink else ()
-    columns = ("dim", "before", "after", *(["removed"] if has_parts else []), "coupled")
+    columns = ("dim", "before", "after", "removed", "coupled")
     table = make_table("channels of", *columns, with_bar=with_bar)
     for group in groups:
         gone = len(group.removed)
         cells = [f"{n:,}" for n in (group.dim, group.channels, group.channels - gone)]
-        cells += [f"{gone / group.channels:.1%}"] if has_parts else []
-        cells += [f"{len(group.members):,}"]
+        cells += [f"{gone / group.channels:.1%}", f"{len(group.members):,}"]
         bar = draw_bar(gone, group.channels) if with_bar else None
         add_row(table, group.root, cells, bar)
     return table

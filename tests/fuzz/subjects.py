@@ -451,7 +451,7 @@ _TOML = (b"=", b"[", b"]", b'"', b"\n", b"nan", b"-1", b"99999999999999999999", 
 
 
 def _recipe() -> Tokens:
-    text = b'[[rules]]\nmodule = ["a", "b*"]\nparam = "weight"\namount = 0.5\ndim = 0\n'
+    text = b'[[rules]]\nmodule = ["a", "a*"]\nparam = "weight"\namount = 0.5\ndim = 0\n'
     text += b'[[rules]]\nmodule = "*"\namount = "50%"\ndim = -2\n'
     return re.findall(rb'\s+|"[^"]*"|\[+|\]+|[^\s\[\]"]+', text)
 
