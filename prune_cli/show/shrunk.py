@@ -3,7 +3,7 @@
 See also: pruned.py for runs that write zeros.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Options
-    from prune_cli.plan.shrink import Group, Latency, ShrinkPlan
+    from prune_cli.plan.shrink import Latency, ShrinkPlan
     from prune_cli.report.report import Report
 
 
@@ -36,7 +36,7 @@ def print_shrunk(report: "Report", console: Console) -> None:
     plan = report.shrink
     if plan is None:
         return
-    print_fitting(console, lambda with_bar: _table(plan.groups[:MAX_ROWS], with_bar))
+    print_fitting(console, lambda with_bar: _table(report, with_bar))
     if len(plan.groups) > MAX_ROWS:
         more = len(plan.groups) - MAX_ROWS
         say(f"[dim]... and {more:,} more groups; the report has them[/]", console)
@@ -44,7 +44,9 @@ def print_shrunk(report: "Report", console: Console) -> None:
         say(line, console)
 
 
-def _table(groups: "Sequence[Group]", with_bar: bool) -> Table:
+def _table(report: "Report", with_bar: bool) -> Table:
+    """A row for each group, with the part of it that went."""
+    groups = report.shrink.groups[:MAX_ROWS] if report.shrink else ()
     columns = ("dim", "before", "after", "removed", "coupled")
     table = make_table("channels of", *columns, with_bar=with_bar)
     for group in groups:
