@@ -24,3 +24,13 @@ The tour, from the bottom up:
     in_memory.py    shrink_module: a live model and its optimizer, in place
     shrink.py       shrink_checkpoint: decide here, then the one pipeline
 """
+
+from importlib.util import find_spec
+
+from prune_cli.errors import UsageError
+
+if find_spec("torch") is None:
+    raise UsageError(
+        "this needs torch and Torch-Pruning, which are not installed; "
+        "pip install 'prune-cli[shrink]'"
+    )

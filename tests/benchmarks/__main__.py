@@ -5,7 +5,7 @@
     python -m tests.benchmarks --gb 1 --only file --json figures.json
 
 Reading order: `inputs` (what is measured), `timing` (how), `rows` (a figure and its target), and
-the subjects, a file each: `core` (prune_cli.pruning), `checkpoints` (the command line) and `shrink`
+the subjects, a file each: `core` (prune_cli.module), `checkpoints` (the command line) and `shrink`
 (with its `models`).
 """
 

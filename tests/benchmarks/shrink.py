@@ -86,7 +86,7 @@ def latency(setup: Setup) -> Result:
         arguments = _SMALL[name] if setup.small else {}
         three = _three(name, arguments)
         given = make_inputs([parse_example(models.EXAMPLES[name])], "cpu")
-        rounds = 1 if setup.small else 10
+        rounds = 2 if setup.small else 10
         taken = measure_latency(three, given, rounds=rounds).milliseconds
         rows += [
             Row(f"{name}: original to masked", taken["original"] / taken["masked"]),
