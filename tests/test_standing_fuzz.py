@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prune_cli import apply_report, inspect_checkpoint, prune_checkpoint, verify_checkpoint
-from prune_cli.errors import InputError
+from prune_cli.errors import InputError, RequestError
 from prune_cli.report.report import from_json
 from tests import build
 from tests.fuzz.changes import cut_json
@@ -125,3 +125,13 @@ def test_half_a_character_in_an_index_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="half a character"):
         inspect_checkpoint(folder)
+
+
+def test_an_alias_whose_mask_would_have_the_name_of_a_tensor_is_refused(tmp_path: Path) -> None:
+    """The output could not say which of the two it means."""
+    fc = build.tensors()["fc.weight"]
+    tensors = {"a.weight": fc, "b.weight_mask": fc[:2].clone()}
+    model = build.safetensors(tmp_path / "m", tensors, {"b.weight": "a.weight"})
+
+    with pytest.raises(RequestError, match="b.weight_mask"):
+        prune_checkpoint(model, tmp_path / "out", modules="a", amount=1, dim=0, bake=False)

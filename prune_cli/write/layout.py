@@ -120,7 +120,8 @@ def lay_out(
         RequestError: two tensors or two files of the output would have one name.
     """
     groups = _output_tensors(checkpoint, plan)
-    _refuse_twice([tensor.info.name for _, group in groups for tensor in group])
+    names = [tensor.info.name for _, group in groups for tensor in group]
+    _refuse_twice([*names, *(alias for alias, _ in _aliases(checkpoint, {*names}))])
     common = _common_metadata(plan)
     if max_shard_size is None:
         _refuse_twice([output_name(shard.name) for shard in checkpoint.shards])
