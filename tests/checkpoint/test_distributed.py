@@ -21,7 +21,7 @@ from torch.distributed.checkpoint import metadata as facts
 
 from prune_cli import prune_checkpoint, verify_checkpoint
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
-from prune_cli.errors import InputError, UsageError
+from prune_cli.errors import InputError
 from tests import build
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns that one process is no cluster
@@ -284,7 +284,7 @@ def test_the_metadata_alone_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_of_torch_is_a_plain_state_dict(tmp_path: Path) -> None:
-    """The pieces of a DCP folder have no one file that could be written in kind."""
+    """The pieces of a DCP folder have no one file: in kind it is a folder again."""
     folder = save(tmp_path / "m", {"model": build.tensors(), "step": 3})
 
     report = prune_checkpoint(folder, tmp_path / "out.pt", amount=1, dim=0)
@@ -292,5 +292,5 @@ def test_a_file_of_torch_is_a_plain_state_dict(tmp_path: Path) -> None:
     assert report.output and report.output.format == "torch"
     assert torch.load(tmp_path / "out.pt").keys() == build.tensors().keys()
     assert verify_checkpoint(tmp_path / "out.pt", source=folder).is_verified
-    with pytest.raises(UsageError, match="cannot be written in kind"):
-        prune_checkpoint(folder, tmp_path / "other", amount=1, dim=0, format="in-kind")
+    prune_checkpoint(folder, tmp_path / "other", amount=1, dim=0, format="in-kind")
+    assert verify_checkpoint(tmp_path / "other", source=folder).is_verified

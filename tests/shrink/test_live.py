@@ -123,8 +123,8 @@ def test_a_program_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"amount": 0.25, "from_zeros": True}, "either an amount or a recipe"),
-        ({}, "either an amount or a recipe"),
+        ({"amount": 0.25, "from_zeros": True}, "either an amount, a target or a recipe"),
+        ({}, "either an amount, a target or a recipe"),
         ({"amount": 0.25, "dry_run": True, "measure": True}, "a dry run writes no model"),
     ],
 )
