@@ -31,9 +31,13 @@ def resolve(path: Path) -> Path:
         OSError: the links lead around in a circle.
     """
     try:
-        return path.resolve()
-    except RuntimeError:  # what Python 3.11 and 3.12 raise
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        resolved = path.resolve()
+        circle = resolved.is_symlink()  # Python 3.13 gives back a link of the circle
+    except RuntimeError:  # and older ones raise this
+        circle = True
+    if circle:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return resolved
 
 
 def is_special(path: Path) -> bool:
