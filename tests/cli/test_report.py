@@ -120,7 +120,7 @@ def test_reports_of_shrink_are_shown_too(run: Run, tmp_path: Path) -> None:
 
     one, two = run("report", path), run("report", path, other)
 
-    assert "conv.weight 0 8 6 2 \u2501\u2501" in "\n".join(words(one.out))
+    assert "conv.weight 0 8 6 25.0% 2 \u2501\u2501" in "\n".join(words(one.out))
     assert "parameters 1,000 -> 750 (-25.0%)" in one.out
     assert "conv.weight 8 2 2 1 33.3% \u2501\u2501\u2501" in words(two.out)
 

@@ -465,7 +465,8 @@ def test_an_interruption_ends_the_children_and_keeps_what_is_done(
 ) -> None:
     """Ctrl-C while the fourth trial hangs."""
     script = (
-        "import sys; from prune_cli import sweep\n"
+        "import signal, sys; from prune_cli import sweep\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where & began us
         f"sweep({str(model)!r}, [0.25, 0.5], 3, {f'test $PRUNE_SEED = 1 && sleep 60; {NOISY}'!r}, "
         "dim=0, metric='acc', output=sys.argv[1])"
     )
