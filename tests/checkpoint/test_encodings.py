@@ -215,7 +215,7 @@ def test_what_only_sounds_like_it_is_a_weight(shapes: Shapes) -> None:
 
 
 def test_many_names_take_a_moment() -> None:
-    """A hundred thousand, most of them of packed weights, in well under a second."""
+    """A hundred thousand, most of packed weights: half a second, and hours if it were quadratic."""
     shapes: Shapes = {}
     for layer in range(25_000):
         shapes |= {
@@ -227,7 +227,7 @@ def test_many_names_take_a_moment() -> None:
     start = time.process_time()
 
     assert len(find_encodings(parameters(shapes))) == 75_000
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 30
 
 
 # --- what the libraries make of it -----------------------------------------------------------

@@ -434,15 +434,20 @@ def test_no_room_for_messages_does_not_stop_the_work(model: Path) -> None:
     assert "model.pruned.safetensors" in left_in(model.parent)
 
 
-def test_names_are_whole_where_no_terminal_is(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A log that is searched for a name has it in one piece."""
-    monkeypatch.delenv("COLUMNS", raising=False)  # a width that somebody asked for holds
+def test_names_are_whole_where_no_terminal_is(tmp_path: Path) -> None:
+    """A log that is searched for a name has it in one piece; a width that is asked for holds."""
     name = "encoder." + "a_long_name." * 12 + "weight"
     path = build.safetensors(tmp_path / "long.safetensors", {name: torch.ones(4, 4)})
 
-    assert name in run("random-structured", path, "-a", "1", "-n").err
+    command = [sys.executable, "-m", "prune_cli", "random-structured", path, "-a", "1", "-n"]
+    free = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    plain, narrow = (
+        subprocess.run(command, env=env, capture_output=True, text=True, check=True).stderr
+        for env in (free, free | {"COLUMNS": "60"})
+    )
+
+    assert name in plain
+    assert name not in narrow
 
 
 def test_what_is_read_is_never_written(run: Run, model: Path) -> None:
