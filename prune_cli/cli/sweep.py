@@ -517,11 +517,11 @@ def _maker(
         checkpoint,
         options,
         rules,
-        loading.chosen(),
-        choices.common(),
-        choices.scores,
-        running.device,
-        running.workers,
+        loading=loading.chosen(),
+        choice=choices.common(),
+        scores=choices.scores,
+        device=running.device,
+        workers=running.workers,
     )
 
 
@@ -550,13 +550,13 @@ def _shrinker(
         checkpoint,
         options,
         dict(_rules(trials, groups.Channels(), modules)),
-        arguments,
-        loading.chosen(),
-        smaller.measure,
-        smaller.time_limit,
-        running.workers,
-        replace(choices.common(), round_to=1),
-        choices.scores,
+        model_arguments=arguments,
+        loading=loading.chosen(),
+        is_measured=smaller.measure,
+        time_limit=smaller.time_limit,
+        workers=running.workers,
+        choice=replace(choices.common(), round_to=1),
+        scores=choices.scores,
     )
 
 

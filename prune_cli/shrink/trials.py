@@ -19,9 +19,7 @@ from typing import Any
 
 from prune_cli.amounts import Amount
 from prune_cli.api import carry_out
-from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.errors import RequestError
-from prune_cli.plan.choice import USUAL, Choice
 from prune_cli.plan.facts import SHRUNK, Options, Plan
 from prune_cli.plan.selection import Rule, split_name
 from prune_cli.plan.shrink import Effect, ShrinkOptions, ShrinkPlan
@@ -36,7 +34,7 @@ from prune_cli.shrink.shrink import (
     spell_arguments,
 )
 from prune_cli.sweep.grid import Point, Trial
-from prune_cli.sweep.maker import Made, Prepared, choose
+from prune_cli.sweep.maker import FileMaker, Made, Prepared, choose
 from prune_cli.sweep.record import Achieved
 from prune_cli.write.target import Execution, Target
 
@@ -45,49 +43,18 @@ _planning = threading.Lock()
 
 
 @dataclass(frozen=True)
-class ShrinkMaker:
-    """Removes channels as `shrink` does. Not slotted, so that what is opened stays open.
+class ShrinkMaker(FileMaker):
+    """Removes channels as `shrink` does.
 
     Attributes:
-        path: the checkpoint.
-        options: of every trial, but for amount and seed.
-        rules: of a recipe, for each amount that a rule of it leaves open.
         model_arguments: for the factory, as values.
-        loading: how a pickle may be loaded.
         is_measured: whether the latency of each trial is measured.
         time_limit: for the first plan, in seconds.
-        workers: threads of each trial.
-        choice: how channels are chosen, but for what the point of a trial says.
-        scores: the score file, for the criterion "scores".
     """
 
-    path: Path
-    options: Options
-    rules: Mapping[Amount | None, tuple[Rule, ...]] = field(default_factory=dict)
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
-    loading: Loading = field(default_factory=Loading)
     is_measured: bool = False
     time_limit: float = DEFAULT_TIME_LIMIT
-    workers: int | None = None
-    choice: Choice = USUAL
-    scores: Path | None = None
-
-    @cached_property
-    def source(self) -> Checkpoint:
-        """The checkpoint, opened when it is first asked for."""
-        return open_checkpoint(self.path, self.loading)
-
-    @property
-    def facts(self) -> Mapping[str, object]:
-        """The options of every trial."""
-        rules = next(iter(self.rules.values()), ())
-        choice = None if self.choice == USUAL else self.choice
-        facts = asdict(replace(self.options, rules=rules, choice=choice))
-        return {name: value for name, value in facts.items() if name not in ("amount", "seed")}
-
-    def __getstate__(self) -> dict[str, Any]:
-        cached = ("source", "_code", "_shapes", "_whole", "_followed")
-        return {key: value for key, value in self.__dict__.items() if key not in cached}
 
     def prepare(self, trial: Trial) -> Prepared:
         """Decide a trial.

@@ -5,7 +5,7 @@ See also: `Maker`, which whoever makes trials otherwise (`shrink`) looks like.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from glob import escape
 from hashlib import sha256
@@ -75,8 +75,8 @@ class Maker(Protocol):
 
 
 @dataclass(frozen=True)
-class RandomMaker:
-    """Prunes as `random-structured` does. Not slotted, so that the source is opened once.
+class FileMaker:
+    """What makers of both kinds are told. Not slotted, so that what is opened stays open.
 
     Attributes:
         path: the checkpoint.
@@ -85,7 +85,6 @@ class RandomMaker:
         loading: how a pickle may be loaded.
         choice: how channels are chosen, but for what the point of a trial says.
         scores: the score file, for the criterion "scores".
-        device: where channels are zeroed.
         workers: threads of each trial.
     """
 
@@ -95,7 +94,6 @@ class RandomMaker:
     loading: Loading = field(default_factory=Loading)
     choice: Choice = USUAL
     scores: Path | None = None
-    device: str = "cpu"
     workers: int | None = None
 
     @cached_property
@@ -112,7 +110,18 @@ class RandomMaker:
         return {name: value for name, value in facts.items() if name not in ("amount", "seed")}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "source"}
+        return {told.name: getattr(self, told.name) for told in fields(self)}
+
+
+@dataclass(frozen=True)
+class RandomMaker(FileMaker):
+    """Prunes as `random-structured` does.
+
+    Attributes:
+        device: where channels are zeroed.
+    """
+
+    device: str = "cpu"
 
     def prepare(self, trial: Trial) -> Prepared:
         """Decide a trial.
