@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from prune_cli.amounts import Amount, check_amount
-from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
-from prune_cli.errors import DeviceError, OutputError
+from prune_cli.errors import OutputError
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
@@ -28,6 +27,7 @@ from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
+from prune_cli.write.filling import Crew
 from prune_cli.write.folder import FolderOutput, write_folder
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
@@ -37,6 +37,7 @@ from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
 from prune_cli.write.stream import ZeroChannels, write_output
 from prune_cli.write.target import Execution, Target, check_target, find_target
+from prune_cli.write.zeroing import find_zero_channels
 
 
 def prune_checkpoint(
@@ -332,7 +333,7 @@ def carry_out(
     """
     check_target(checkpoint, target)
     refuse_unloadable(checkpoint)
-    zero = find_zero_channels(execution.device)
+    zero = find_zero_channels("cpu" if execution.engine else execution.device)
     plan = decide()
     if target.output is None:
         report = make_report(checkpoint, plan, None)
@@ -342,23 +343,6 @@ def carry_out(
     layout = lay_out_target(checkpoint, plan, target)
     work = _Work(checkpoint, plan, target, target.output, execution, zero, layout)
     return _to_folder(work) if target.is_folder else _to_file(work)
-
-
-def find_zero_channels(device: str) -> ZeroChannels:
-    """Return what zeroes channels on `device`; torch is imported only for another one than "cpu".
-
-    Raises:
-        DeviceError: it is not there.
-    """
-    if device == "cpu":
-        return zero_channels
-    try:
-        from prune_cli.write.accelerator import Accelerator, find_device
-    except ImportError as error:
-        raise DeviceError(
-            f"{device!r} needs torch, which cannot be imported here: {error}"
-        ) from error
-    return Accelerator(find_device(device)).zero_channels
 
 
 def write_report(report: Report, target: Target) -> None:
@@ -447,11 +431,9 @@ def _to_folder(work: _Work) -> Report:
     write_folder(
         _folder_output(work, to_json(report).encode()),
         work.checkpoint,
-        work.write,
-        workers=work.execution.threads,
+        Crew(work.write, work.execution),
         force=work.target.force,
         resume=work.target.resume,
-        before_commit=work.execution.before_commit,
     )
     return report
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
+from prune_cli.cluster.engine import Engine
+from prune_cli.cluster.parts import Part
 from prune_cli.errors import OutputError, UsageError
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
@@ -62,16 +64,22 @@ class Execution:
 
     Attributes:
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        workers: threads; None for one a core, at most 8.
+        workers: threads; None for one a core, at most 8. Of units elsewhere, those of each.
         on_tensor: called, from any thread, with a tensor's name and how many bytes are done.
         before_commit: called when all bytes are there, before any file gets its name: the last
             moment to give up by raising.
+        engine: writes the shards of a folder; by default threads of this process do.
+        part: of the shards of a folder that are to be written, and put aside for `finishes`.
+        finishes: whether parts wrote all shards, which only have to get their places.
     """
 
     device: str = "cpu"
     workers: int | None = None
     on_tensor: OnTensor | None = None
     before_commit: Callable[[], None] = lambda: None
+    engine: Engine | None = None
+    part: Part | None = None
+    finishes: bool = False
 
     @property
     def threads(self) -> int:

@@ -1,0 +1,171 @@
+"""The options that spread the units of a run over machines: a scheduler, or parts."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypedDict
+
+import typer
+
+from prune_cli.cli import groups
+from prune_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from prune_cli.checkpoint import Checkpoint
+    from prune_cli.cluster.engine import Engine
+    from prune_cli.cluster.parts import Part
+    from prune_cli.report.report import Report
+    from prune_cli.write.target import Target
+
+SPREAD = "On several machines"
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """Workers of a scheduler."""
+
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS|FILE",
+            help="Of dask.distributed, tcp://host:8786 or its scheduler file: its workers do the "
+            "work. They need prune-cli and the same folders.",
+            rich_help_panel=SPREAD,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Spreading(Scheduled):
+    """Workers of a scheduler, or the jobs of an array."""
+
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="Do the I-th of N shares only, and leave the rest to other jobs; at last --finish.",
+            show_default="in a SLURM job array, its own",
+            rich_help_panel=SPREAD,
+        ),
+    ] = None
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish",
+            help="Check that all parts are there, and make one output of them.",
+            rich_help_panel=SPREAD,
+        ),
+    ] = False
+
+    def chosen(self, target: "Target", messages: groups.Messages) -> "Spread":
+        """Return what of it applies to `target`; say what does not.
+
+        Raises:
+            UsageError: the options do not go together, or do not fit an output that is one file.
+        """
+        part = self.chosen_part(messages, has_units=target.is_folder and target.output is not None)
+        if target.is_folder or target.output is None:
+            return Spread(self.scheduler if target.output else None, part, self.finish)
+        if self.part or self.finish:
+            raise UsageError("one file is one unit, which has no parts: --max-shard-size splits it")
+        if self.scheduler:
+            messages.tell("one file is one unit: it is written here, and not by the scheduler")
+        return Spread()
+
+    def chosen_part(self, messages: groups.Messages, *, has_units: bool) -> "Part | None":
+        """Return the part of --part, or of the array that this runs in if it `has_units`.
+
+        Raises:
+            UsageError: it is none, or other options leave no room for it.
+        """
+        from prune_cli.cluster.parts import find_array_part, parse_part
+
+        others = [name for name, is_there in self._others if is_there]
+        if self.part is not None and others:
+            raise UsageError(f"--part and {others[0]} do not go together; leave out one of them")
+        if len(others) > 1:
+            raise UsageError("--finish only puts together what parts wrote: leave out --scheduler")
+        if self.part is not None:
+            return parse_part(self.part)
+        part = None if others or not has_units else find_array_part(os.environ)
+        if part:
+            messages.tell(
+                f"part {part} of SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT; --part 1/1 is all"
+            )
+        return part
+
+    @property
+    def _others(self) -> tuple[tuple[str, bool], ...]:
+        return (("--finish", self.finish), ("--scheduler", self.scheduler is not None))
+
+
+class SpreadFacts(TypedDict):
+    """What an Execution is told of it."""
+
+    part: "Part | None"
+    finishes: bool
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over what the units of one run are spread: nothing, a scheduler, or parts."""
+
+    scheduler: str | None = None
+    part: "Part | None" = None
+    finishes: bool = False
+
+    @property
+    def continues(self) -> bool:
+        """Whether it goes on with what others have begun."""
+        return self.part is not None or self.finishes
+
+    @property
+    def facts(self) -> SpreadFacts:
+        """What an Execution is told."""
+        return {"part": self.part, "finishes": self.finishes}
+
+    def continuing(self, target: "Target") -> "Target":
+        """Return `target` as it is for this."""
+        return replace(target, resume=True) if self.continues else target
+
+    @contextlib.contextmanager
+    def engine(
+        self, checkpoint: "Checkpoint", target: "Target", messages: groups.Messages
+    ) -> "Iterator[Engine | None]":
+        """Yield the engine that writes `target`; None where that is this process.
+
+        Raises:
+            SchedulerError: it is not there, or its workers lack something.
+        """
+        if self.scheduler is None or target.output is None:
+            yield None
+            return
+        from prune_cli.cluster.scheduler import Needs, connect
+        from prune_cli.write.narrow import refuse_unreachable
+
+        refuse_unreachable(checkpoint.files)
+        ends = (*checkpoint.files[:1], *checkpoint.files[-1:])
+        reads = {file.path.absolute(): file.nbytes for file in ends}
+        needs = Needs(reads, nearest_folder(target.output))
+        with connect(self.scheduler, needs, tell=messages.tell) as engine:
+            yield engine
+
+    def tell_part(self, report: "Report", target: "Target", messages: groups.Messages) -> None:
+        """Say what a part has done, and what is left."""
+        files = report.output.files if report.output else ()
+        if self.part and target.output:
+            count = len(self.part.of(files))
+            messages.tell(
+                f"part {self.part} is written: {count:,} of {len(files):,} shards; when every part "
+                "is, run the same command with --finish in place of --part"
+            )
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return the folder that `path` is in, or will be, as far as it is there; absolute."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
