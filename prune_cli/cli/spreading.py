@@ -1,9 +1,10 @@
 """The options that spread the units of a run over machines: a scheduler, or parts."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from prune_cli.cluster.engine import Engine
     from prune_cli.cluster.parts import Part
     from prune_cli.report.report import Report
+    from prune_cli.sweep.request import Request
     from prune_cli.write.target import Target
 
 SPREAD = "On several machines"
@@ -103,6 +105,51 @@ class Spreading(Scheduled):
         return (("--finish", self.finish), ("--scheduler", self.scheduler is not None))
 
 
+@dataclass(frozen=True)
+class SpreadTrials(Spreading):
+    """The same for trials, which may need what not every worker has."""
+
+    resources: Annotated[
+        list[str],
+        typer.Option(
+            "--resources",
+            metavar="NAME=N",
+            help="With --scheduler: what each trial takes of its worker, as the worker declares it "
+            "(GPU=1). Repeatable.",
+            rich_help_panel=SPREAD,
+        ),
+    ] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def trial_engine(self, request: "Request", messages: groups.Messages) -> "Iterator[Engine]":
+        """Yield the engine that runs trials.
+
+        Raises:
+            UsageError: the resources are none.
+            SchedulerError: it is not there, or its workers lack something.
+        """
+        from prune_cli.cluster.scheduler import Needs, connect
+
+        if self.scheduler is None:
+            raise UsageError("--resources are those of the workers of a --scheduler")
+        source = request.maker.source
+        needs = Needs(_ends(source), nearest_folder(request.folder), Path.cwd(), request.is_shrunk)
+        resources = dict(map(_parse_resource, self.resources))
+        with connect(self.scheduler, needs, resources, messages.tell) as engine:
+            yield engine
+
+
+def _parse_resource(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if not name or not 0 < value < math.inf:
+        raise UsageError(f"--resources {text!r} is no resource; write GPU=1")
+    return name, value
+
+
 class SpreadFacts(TypedDict):
     """What an Execution is told of it."""
 
@@ -148,9 +195,7 @@ class Spread:
         from prune_cli.write.narrow import refuse_unreachable
 
         refuse_unreachable(checkpoint.files)
-        ends = (*checkpoint.files[:1], *checkpoint.files[-1:])
-        reads = {file.path.absolute(): file.nbytes for file in ends}
-        needs = Needs(reads, nearest_folder(target.output))
+        needs = Needs(_ends(checkpoint), nearest_folder(target.output))
         with connect(self.scheduler, needs, tell=messages.tell) as engine:
             yield engine
 
@@ -163,6 +208,12 @@ class Spread:
                 f"part {self.part} is written: {count:,} of {len(files):,} shards; when every part "
                 "is, run the same command with --finish in place of --part"
             )
+
+
+def _ends(checkpoint: "Checkpoint") -> dict[Path, int]:
+    """Return the first and the last file of a checkpoint, which stand for all, and their bytes."""
+    ends = (*checkpoint.files[:1], *checkpoint.files[-1:])
+    return {file.path.absolute(): file.nbytes for file in ends}
 
 
 def nearest_folder(path: Path) -> Path:

@@ -38,12 +38,14 @@ class Needs:
     Attributes:
         reads: files, and how many bytes each has.
         folder: one to write to, which is there.
-        stands_in: the folder that relative paths of the user's code start from.
+        stands_in: the folder that the user's commands run in.
+        begins_there: whether workers have to have been started in that folder.
     """
 
     reads: Mapping[Path, int]
     folder: Path
     stands_in: Path | None = None
+    begins_there: bool = False
 
 
 @contextlib.contextmanager
@@ -257,6 +259,8 @@ def check_worker(needs: Needs, token: Path, versions: Mapping[str, str]) -> list
         problems.append(f"it may not write to {token.parent}")
     if needs.stands_in and not needs.stands_in.is_dir():
         problems.append(f"it does not see {needs.stands_in}, where the commands run")
+    elif needs.begins_there and Path.cwd() != needs.stands_in:
+        problems.append(f"it was started in {Path.cwd()}; the model's code is in {needs.stands_in}")
     return problems
 
 

@@ -16,7 +16,7 @@ from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import InputError, OutputError
 from prune_cli.write.atomic import pending, sync_folder, write_file
-from prune_cli.write.filling import Crew, Place, fill, missing
+from prune_cli.write.filling import Crew, Place, fill, missing, refresh
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.locks import alone_in
 from prune_cli.write.parts import note_part, refuse_missing
@@ -105,7 +105,7 @@ def write_folder(
         if not is_complete:
             _check_leftovers(output, fingerprint, force=force, resume=resume)
             if execution.finishes and not (output.staging / _MOVING).exists():
-                refuse_missing(output.staging, output.shards, output.files)
+                _refuse_missing(output)
             _fill(output, checkpoint, crew, fingerprint)
         if execution.part is None:
             execution.before_commit()
@@ -175,6 +175,14 @@ def _check_leftovers(
 
 def _listed(folder: Path) -> Iterable[Path]:
     return folder.iterdir() if folder.exists() else ()
+
+
+def _refuse_missing(output: FolderOutput) -> None:
+    """Raise OutputError where not every part has written its shards."""
+    refresh(output.shards, output.files)
+    names = [shard.name for shard in output.shards]
+    left = {shard.name for shard in output.missing}
+    refuse_missing(output.staging, names, left, "shards")
 
 
 # --- during ----------------------------------------------------------------------------------

@@ -1,54 +1,61 @@
-"""What the parts of a run leave for each other in the staging folder, and whether all is there."""
+"""What the parts of a run leave for each other in a folder, and which of them lack something."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from prune_cli.cluster.parts import Part
 from prune_cli.errors import OutputError
 from prune_cli.write.atomic import write_file
-from prune_cli.write.filling import missing, refresh
-from prune_cli.write.layout import OutputFile
 
-_NOTE = re.compile(r"part-(\d+)-of-(\d+)", re.ASCII)
+_NOTE = re.compile(r"\.part-(\d+)-of-(\d+)", re.ASCII)
 _MOST_NAMED = 5
 
 
-def note_part(staging: Path, part: Part) -> None:
-    """Note that a part has begun: its shards tell whether it has ended."""
-    write_file(staging / f"part-{part.number}-of-{part.count}", b"")
+def note_part(folder: Path, part: Part) -> None:
+    """Note in `folder` that a part has begun: its units tell whether it has ended."""
+    write_file(folder / f".part-{part.number}-of-{part.count}", b"")
 
 
-def refuse_missing(staging: Path, shards: Sequence[OutputFile], files: Path) -> None:
-    """Refuse to finish a run of which shards are missing; say which parts they are of.
+def forget_parts(folder: Path) -> None:
+    """Remove the notes of all parts."""
+    for path in folder.iterdir():
+        if _NOTE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def refuse_missing(folder: Path, units: Sequence[str], missing: Collection[str], what: str) -> None:
+    """Refuse to finish a run of which units are missing; say which parts they are of.
+
+    Args:
+        folder: where the parts have left their notes.
+        units: the names of all units, in their order.
+        missing: the names of those that are not there.
+        what: they are: "shards".
 
     Raises:
         OutputError: some are missing.
     """
-    refresh(shards, files)
-    left = {shard.name for shard in missing(shards, files)}
-    if not left:
+    if not missing:
         return
-    begun = sorted(_begun(staging))
+    begun = sorted(_begun(folder))
     counts = {part.count for part in begun}
-    names = ", ".join(sorted(left)[:_MOST_NAMED]) + (", ..." if len(left) > _MOST_NAMED else "")
-    fact = f"{len(left):,} of {len(shards):,} shards are missing ({names})"
+    left = [name for name in units if name in missing]
+    names = ", ".join(left[:_MOST_NAMED]) + (", ..." if len(left) > _MOST_NAMED else "")
+    fact = f"{len(left):,} of {len(units):,} {what} are missing ({names})"
     if not begun:
         raise OutputError(f"{fact}: no part of this run has begun; run --part 1/N to N/N first")
     if len(counts) > 1:
         spelt = ", ".join(map(str, begun))
-        raise OutputError(f"{fact}: the parts {spelt} are not of one division; run all I of one N")
+        raise OutputError(f"{fact}: the parts {spelt} are of several divisions; run all of one")
     [count] = counts
-    lacking = [
-        part
-        for part in (Part(number, count) for number in range(1, count + 1))
-        if left & {shard.name for shard in part.of(shards)}
-    ]
+    parts = [Part(number, count) for number in range(1, count + 1)]
+    lacking = [part for part in parts if {*missing} & {*part.of(units)}]
     raise OutputError("\n".join([f"{fact}:", *(_tell(part, begun) for part in lacking)]))
 
 
-def _begun(staging: Path) -> list[Part]:
-    found = (_NOTE.fullmatch(path.name) for path in staging.iterdir()) if staging.is_dir() else ()
+def _begun(folder: Path) -> list[Part]:
+    found = (_NOTE.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
     return [Part(int(each[1]), int(each[2])) for each in found if each]
 
 
