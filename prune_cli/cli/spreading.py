@@ -39,6 +39,28 @@ class Scheduled:
         ),
     ] = None
 
+    @contextlib.contextmanager
+    def comparing(
+        self, output: Path, source: Path | None, messages: groups.Messages
+    ) -> "Iterator[Engine | None]":
+        """Yield the engine that compares a folder with its source; None where this process does.
+
+        Raises:
+            SchedulerError: it is not there, or its workers lack something.
+        """
+        if self.scheduler and not (source and output.is_dir()):
+            messages.tell("only a folder and its source are compared by a scheduler's workers")
+        if self.scheduler is None or source is None or not output.is_dir():
+            yield None
+            return
+        from prune_cli.cluster.scheduler import Needs, connect
+
+        files = sorted(path for path in output.iterdir() if path.suffix == ".safetensors")
+        reads = {path.absolute(): path.stat().st_size for path in files[:1] + files[-1:]}
+        folders = (source.absolute(),) if source.is_dir() else ()
+        with connect(self.scheduler, Needs(reads, folders=folders), tell=messages.tell) as engine:
+            yield engine
+
 
 @dataclass(frozen=True)
 class Spreading(Scheduled):
@@ -133,7 +155,12 @@ class SpreadTrials(Spreading):
         if self.scheduler is None:
             raise UsageError("--resources are those of the workers of a --scheduler")
         source = request.maker.source
-        needs = Needs(_ends(source), nearest_folder(request.folder), Path.cwd(), request.is_shrunk)
+        needs = Needs(
+            _ends(source),
+            writes=nearest_folder(request.folder),
+            folders=(Path.cwd(),),
+            begins_in=Path.cwd() if request.is_shrunk else None,
+        )
         resources = dict(map(_parse_resource, self.resources))
         with connect(self.scheduler, needs, resources, messages.tell) as engine:
             yield engine
@@ -195,7 +222,7 @@ class Spread:
         from prune_cli.write.narrow import refuse_unreachable
 
         refuse_unreachable(checkpoint.files)
-        needs = Needs(_ends(checkpoint), nearest_folder(target.output))
+        needs = Needs(_ends(checkpoint), writes=nearest_folder(target.output))
         with connect(self.scheduler, needs, tell=messages.tell) as engine:
             yield engine
 

@@ -37,15 +37,15 @@ class Needs:
 
     Attributes:
         reads: files, and how many bytes each has.
-        folder: one to write to, which is there.
-        stands_in: the folder that the user's commands run in.
-        begins_there: whether workers have to have been started in that folder.
+        writes: a folder to write to, which is there.
+        folders: others that have to be there.
+        begins_in: the folder that they have to be started in, where the user's code counts on it.
     """
 
     reads: Mapping[Path, int]
-    folder: Path
-    stands_in: Path | None = None
-    begins_there: bool = False
+    writes: Path | None = None
+    folders: tuple[Path, ...] = ()
+    begins_in: Path | None = None
 
 
 @contextlib.contextmanager
@@ -204,7 +204,7 @@ def _check_workers(client: Any, needs: Needs) -> None:
         SchedulerError: some are; each is named with its reasons.
         OutputError: this process cannot write itself.
     """
-    with _token(needs.folder) as token:
+    with _token(needs.writes) as token:
         found = client.run(check_worker, needs, token, _versions(), on_error="return")
     problems = {worker: _problems_of(answer) for worker, answer in sorted(found.items())}
     bad = {worker: facts for worker, facts in problems.items() if facts}
@@ -224,8 +224,11 @@ def _problems_of(answer: object) -> Sequence[str]:
 
 
 @contextlib.contextmanager
-def _token(folder: Path) -> Iterator[Path]:
+def _token(folder: Path | None) -> Iterator[Path | None]:
     """Yield a file that is in `folder` for a moment, by which it is known elsewhere."""
+    if folder is None:
+        yield None
+        return
     token = folder / f".prune-cli-{secrets.token_hex(6)}.tmp"
     try:
         token.touch()
@@ -244,7 +247,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def check_worker(needs: Needs, token: Path, versions: Mapping[str, str]) -> list[str]:
+def check_worker(needs: Needs, token: Path | None, versions: Mapping[str, str]) -> list[str]:
     """Return what is wrong with the process that this runs in, as a worker."""
     here = _versions()
     problems = [
@@ -253,14 +256,13 @@ def check_worker(needs: Needs, token: Path, versions: Mapping[str, str]) -> list
         if here[name] != version
     ]
     problems += [fact for path, nbytes in needs.reads.items() if (fact := _misfit(path, nbytes))]
-    if not token.exists():
+    problems += [f"it does not see {folder}" for folder in needs.folders if not folder.is_dir()]
+    if token and not token.exists():
         problems.append(f"its {token.parent} is not the folder that it is here")
-    elif not os.access(token.parent, os.W_OK | os.X_OK):
+    elif token and not os.access(token.parent, os.W_OK | os.X_OK):
         problems.append(f"it may not write to {token.parent}")
-    if needs.stands_in and not needs.stands_in.is_dir():
-        problems.append(f"it does not see {needs.stands_in}, where the commands run")
-    elif needs.begins_there and Path.cwd() != needs.stands_in:
-        problems.append(f"it was started in {Path.cwd()}; the model's code is in {needs.stands_in}")
+    if needs.begins_in and Path.cwd() != needs.begins_in:
+        problems.append(f"it was started in {Path.cwd()}; the model's code is in {needs.begins_in}")
     return problems
 
 

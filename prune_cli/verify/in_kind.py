@@ -19,6 +19,7 @@ from prune_cli.write.layout import (
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.segments import Place
 from prune_cli.write.stream import write_segments
+from prune_cli.write.target import Execution
 from prune_cli.write.torch_zip import lay_out_torch
 
 
@@ -32,8 +33,7 @@ def compare_in_kind(
     plan: Plan,
     written: Checkpoint,
     original: Checkpoint,
-    workers: int,
-    on_tensor: OnTensor | None,
+    execution: Execution,
 ) -> Iterator[Disagreement]:
     """Check that each file of torch is, byte for byte, what `plan` makes of the source."""
     try:
@@ -55,7 +55,7 @@ def compare_in_kind(
                 f"{is_.name} has {is_.nbytes:,} bytes, it should have {file.nbytes:,}"
             )
             continue
-        yield from _compare_file(file, is_, original, workers, on_tensor)
+        yield from _compare_file(file, is_, original, execution.threads, execution.on_tensor)
     if written.is_folder or written.format == "dcp":
         yield from _copy_problems(written, original)
 

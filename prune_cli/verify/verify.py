@@ -23,6 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.cluster.engine import Engine
 from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import encode
 from prune_cli.plan.facts import (
@@ -38,7 +39,7 @@ from prune_cli.verify.facts import Disagreement, Verification
 from prune_cli.verify.output import check_channels, check_output
 from prune_cli.verify.rows import check_report
 from prune_cli.write.progress import OnTensor
-from prune_cli.write.target import report_path
+from prune_cli.write.target import Execution, report_path
 
 STDIN = Path("-")
 """Means standard input, where a file is meant."""
@@ -53,6 +54,7 @@ def verify_checkpoint(
     loading: Loading | None = None,
     workers: int = 1,
     on_tensor: OnTensor | None = None,
+    engine: Engine | None = None,
 ) -> Verification:
     """Check the checkpoint `output` against its report and, if given, its source.
 
@@ -64,6 +66,7 @@ def verify_checkpoint(
         loading: which parts of the checkpoints are wanted.
         workers: threads.
         on_tensor: called with a name and how many more of its bytes are compared with the source.
+        engine: compares the shards of safetensors with the source; by default this process does.
 
     Raises:
         InputError: one of them cannot be read, or the report is one of a dry run.
@@ -85,7 +88,8 @@ def verify_checkpoint(
     else:
         original = open_checkpoint(source, _as_written(loading or Loading(), written))
         found += check_decisions(told, original, scores, workers)
-        found += check_contents(told, written, original, workers, on_tensor)
+        execution = Execution(workers=workers, on_tensor=on_tensor, engine=engine)
+        found += check_contents(told, written, original, execution)
     return Verification(
         tensors=len(written.tensors),
         nbytes=sum(info.nbytes for info in written.tensors.values()),

@@ -25,8 +25,8 @@ class Narrowed:
 def narrow(file: OutputFile, checkpoint: Checkpoint) -> Narrowed:
     """Return `file` with no more of `checkpoint` than it is made of."""
     if isinstance(file, InKindFile):
-        bare = replace(file, source=_bare(file.source))
-        return Narrowed(bare, Checkpoint(checkpoint.path.absolute(), checkpoint.format, ()))
+        alone = replace(file, source=bare(file.source))
+        return Narrowed(alone, Checkpoint(checkpoint.path.absolute(), checkpoint.format, ()))
     if not isinstance(file, SafetensorsFile):
         raise TypeError(f"{type(file).__name__} is no file of a folder")
     content, part = narrow_tensors(file.content, checkpoint)
@@ -43,7 +43,7 @@ def narrow_tensors(
     def moved(info: TensorInfo | None) -> TensorInfo | None:
         return info and replace(info, shard=number[info.shard])
 
-    shards = tuple(_bare(checkpoint.shards[old]) for old in used)
+    shards = tuple(bare(checkpoint.shards[old]) for old in used)
     content = tuple(replace(one, source=moved(one.source), mask=moved(one.mask)) for one in tensors)
     return content, Checkpoint(checkpoint.path.absolute(), checkpoint.format, shards)
 
@@ -62,7 +62,7 @@ def refuse_unreachable(files: Iterable[Shard]) -> None:
         )
 
 
-def _bare(shard: Shard) -> Shard:
+def bare(shard: Shard) -> Shard:
     """Return the file alone: not its tensors, and not the memory it is mapped to."""
-    parts = tuple(_bare(part) for part in shard.parts)
+    parts = tuple(bare(part) for part in shard.parts)
     return Shard(shard.name, shard.path.absolute(), shard.nbytes, (), parts=parts)
