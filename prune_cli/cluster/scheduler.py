@@ -6,10 +6,13 @@ same folders, which is checked before anything is sent.
 """
 
 import contextlib
+import json
 import logging
 import os
 import platform
+import re
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -26,9 +29,13 @@ _PER_THREAD = 2
 No more, for all that are assigned to a worker that dies are suspected of having killed it."""
 
 _PATIENCE = 60.0  # seconds without any worker
-_TIMEOUT = 15.0  # seconds to connect
+_KNOCKING = 5.0  # seconds for a scheduler to start
+_TIMEOUT = 15.0  # seconds to connect to it
 _LOOK = 1.0  # seconds between two counts of the workers
 _MOST_NAMED = 5
+_HOST_AND_PORT = re.compile(
+    r"((?P<scheme>[a-z]+)://)?(?P<host>[\w.-]+|\[[\da-fA-F:.%]+\]):(?P<port>\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,18 @@ def connect(
     try:
         addresses = _wait_for_workers(client, scheduler)
         _check_workers(client, needs)
-        tell(f"{len(addresses)} workers of {scheduler}, {sum(addresses.values())} threads")
+        workers, threads = len(addresses), sum(addresses.values())
+        tell(f"{_count(workers, 'worker')} of {scheduler}, {_count(threads, 'thread')}")
         executor = client.get_executor(pure=False, retries=2, **_resources(resources))
         with _translated(scheduler):
             yield Engine(executor, _Window(client, scheduler).count, is_remote=True)
     finally:
         with contextlib.suppress(Exception):
             client.close(timeout=2)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _resources(resources: Mapping[str, float] | None) -> dict[str, Any]:
@@ -120,29 +132,56 @@ def _open(scheduler: str) -> Any:
             "pip install 'prune-cli[cluster]'"
         ) from error
     _silence()
-    place = _place(scheduler)
+    address = _address(scheduler)
+    _knock(scheduler, address)
     try:
-        return Client(**place, timeout=_TIMEOUT, name="prune-cli", set_as_default=False)
-    except (OSError, TimeoutError) as error:
+        return Client(address, timeout=_TIMEOUT, name="prune-cli", set_as_default=False)
+    except Exception as error:  # dask has errors of many kinds for what it cannot talk to
         raise SchedulerError(
-            f"no scheduler answers at {scheduler} ({error or 'timed out'}); is it running, and can "
-            "it be reached from here?"
-        ) from error
-    except Exception as error:  # dask raises ValueError, AssertionError, KeyError of what it reads
-        raise UsageError(
-            f"{scheduler!r} leads to no scheduler ({error or type(error).__name__}); write an "
-            "address (tcp://host:8786), or the file that `dask scheduler --scheduler-file` writes"
+            f"what answers at {address} is no scheduler that this can talk to: "
+            f"{error or type(error).__name__}"
         ) from error
 
 
-def _place(scheduler: str) -> dict[str, str]:
-    if Path(scheduler).is_file():
-        return {"scheduler_file": scheduler}
-    if ":" in scheduler and "/" not in scheduler.partition("://")[2]:
-        return {"address": scheduler}
+def _address(scheduler: str) -> str:
+    """Return the address of a scheduler, out of its file if that is what is given."""
+    path = Path(scheduler)
+    if path.is_file():
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+        except (OSError, ValueError, LookupError, TypeError):
+            raise UsageError(
+                f"{scheduler} is no scheduler file, as `dask scheduler --scheduler-file` writes it"
+            ) from None
+    if _HOST_AND_PORT.fullmatch(scheduler):
+        return scheduler
     raise UsageError(
-        f"{scheduler!r} is neither the address of a scheduler (tcp://host:8786) nor a file"
+        f"--scheduler {scheduler} is neither an address (tcp://host:8786) nor a file that is there"
     )
+
+
+def _knock(scheduler: str, address: str) -> None:
+    """Connect and hang up, for the reason if that fails, which dask does not tell.
+
+    Raises:
+        SchedulerError: nobody answers; one that is just starting is waited for.
+    """
+    found = _HOST_AND_PORT.fullmatch(address)
+    if not found or found["scheme"] not in (None, "tcp", "tls"):
+        return
+    deadline = time.monotonic() + _KNOCKING
+    while True:
+        try:
+            socket.create_connection((found["host"].strip("[]"), int(found["port"])), 3).close()
+            return
+        except (OSError, OverflowError) as error:
+            if isinstance(error, socket.gaierror) or time.monotonic() > deadline:
+                place = address if scheduler == address else f"{address}, from {scheduler}"
+                raise SchedulerError(
+                    f"no scheduler answers at {place}: {getattr(error, 'strerror', None) or error}; "
+                    "is it running, and can it be reached from here?"
+                ) from error
+            time.sleep(0.2)
 
 
 def _silence() -> None:
