@@ -26,6 +26,7 @@ from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
+from prune_cli.stores import Location, locate
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.folder import FolderOutput, write_folder
@@ -40,8 +41,8 @@ from prune_cli.write.target import Execution, Target, check_target, find_target
 
 
 def prune_checkpoint(
-    path: str | Path,
-    output: str | Path | None = None,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     amount: Amount | None = None,
     dim: int = -1,
@@ -58,13 +59,13 @@ def prune_checkpoint(
     target: str | None = None,
     is_global: bool = False,
     criterion: str | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     round_to: int = 1,
     at_least: int = 0,
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -72,7 +73,7 @@ def prune_checkpoint(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
 ) -> Report:
     """Remove channels at random from the checkpoint at `path`: the main job, from Python.
 
@@ -141,7 +142,7 @@ def prune_checkpoint(
             target=target,
             is_global=is_global,
             criterion=criterion,
-            scores=None if scores is None else Path(scores).name,
+            scores=None if scores is None else locate(scores).name,
             round_to=round_to,
             at_least=at_least,
         ),
@@ -169,7 +170,7 @@ def prune_checkpoint(
 
 
 def plan_choice(
-    checkpoint: Checkpoint, options: Options, scores: str | Path | None, workers: int
+    checkpoint: Checkpoint, options: Options, scores: str | Location | None, workers: int
 ) -> Plan:
     """Return the plan of `options`, with the score file that they are about.
 
@@ -182,16 +183,16 @@ def plan_choice(
 
 
 def apply_report(
-    report: str | Path | Report,
-    path: str | Path,
-    output: str | Path | None = None,
+    report: str | Location | Report,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     bake: bool | None = None,
     strip_prefixes: str | Sequence[str] = (),
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    output_report: str | Path | None = None,
+    output_report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -199,7 +200,7 @@ def apply_report(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
 ) -> Report:
     """Prune in the checkpoint at `path` exactly the channels that a report names.
 
@@ -230,7 +231,7 @@ def apply_report(
     """
     if not isinstance(report, Report):
         reads = [*reads, report]
-        report = read_report(Path(report))
+        report = read_report(report)
     checkpoint = open_checkpoint(path, loading)
     target = find_target(
         checkpoint,
@@ -250,13 +251,13 @@ def apply_report(
 
 
 def remove_masks(
-    path: str | Path,
-    output: str | Path | None = None,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -264,7 +265,7 @@ def remove_masks(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
 ) -> Report:
     """Make the masks of a checkpoint permanent: `NAME_orig` and `NAME_mask` become `NAME`.
 

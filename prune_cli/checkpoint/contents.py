@@ -3,12 +3,12 @@
 The formats (`safetensors_file`, `torch_file`, `folder`) make these; nothing here knows them.
 """
 
+import math
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from prune_cli.checkpoint.encodings import Encoding, find_encodings
 from prune_cli.checkpoint.tensors import (
@@ -20,11 +20,16 @@ from prune_cli.checkpoint.tensors import (
     pair_masks,
 )
 from prune_cli.errors import InputError
+from prune_cli.stores import Location, StorePath
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from prune_cli.stores.ranges import StoreBytes
+
+    Buffer: TypeAlias = mmap.mmap | StoreBytes
+    Mapped: TypeAlias = memoryview | StoreBytes
     Bits = npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -45,7 +50,7 @@ class Shard:
     """One file of tensors. A class with a cached property, so that it is mapped at most once."""
 
     name: str
-    path: Path
+    path: Location
     nbytes: int
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -60,25 +65,27 @@ class Shard:
         return f"<Shard {self.name}: tensors={len(self.tensors)}>"
 
     @cached_property
-    def mapped(self) -> memoryview:
+    def mapped(self) -> "Mapped":
         """The whole file, mapped to be read: its pages are the kernel's to take back.
 
         Read-only: a mapping for writing is refused for a file larger than the memory of the machine.
         """
-        return memoryview(self.buffer)
+        return memoryview(self.buffer) if isinstance(self.buffer, mmap.mmap) else self.buffer
 
     @cached_property
-    def buffer(self) -> mmap.mmap:
+    def buffer(self) -> "Buffer":
         """`mapped`, with the methods of bytes."""
         return map_file(self.path, self.nbytes)
 
 
-def map_file(path: Path, nbytes: int) -> mmap.mmap:
-    """Map a file to be read.
+def map_file(path: Location, nbytes: int) -> "Buffer":
+    """Map a file to be read; an object in a store is read where it is looked at.
 
     Raises:
         InputError: it is not there any more, or is shorter.
     """
+    if isinstance(path, StorePath):
+        return path.content(nbytes)
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ)
@@ -134,7 +141,7 @@ class Checkpoint:
         unpaired: tensors called NAME_orig whose NAME_mask is no mask, by its values.
     """
 
-    path: Path
+    path: Location
     format: str
     shards: tuple[Shard, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -216,8 +223,8 @@ class Checkpoint:
         """Return the elements of a tensor as unsigned integers of their width; nothing is read yet.
 
         Returns:
-            An array of `info.shape`, read-only, mapped from the file, in the strides that the
-            elements have there. Of a tensor with a `flip` it is a copy, with the bits inverted.
+            An array of `info.shape`, read-only, mapped from the file (read, from a store), in the
+            strides that the elements have there. Of a tensor with a `flip` it is a copy, with the bits inverted.
 
         Raises:
             InputError: an element is no whole number of bytes.
@@ -250,33 +257,69 @@ class Checkpoint:
         made: Bits = np.empty((last - first, *info.shape[1:]), dtype)
         if len(info.pieces) <= 1:
             if made.size:
-                made[...] = np.atleast_1d(self._mapped_bits(info))[first:last]
+                made[...] = self._mapped_rows(info, first, last)
         else:
             for piece in info.pieces:
-                _copy_rows(made, first, piece, self._piece_bits(info, piece))
+                self._copy_rows(made, first, info, piece)
         return np.bitwise_xor(made, dtype.type(info.flip), out=made) if info.flip else made
 
     def _mapped_bits(self, info: TensorInfo) -> "Bits":
         """Return the bits of a tensor that lies in one piece, as they are in the file."""
-        if info.pieces:
-            return self._piece_bits(info, info.pieces[0])
-        return _view(
-            self.shards[info.shard].buffer, info, info.offset or 0, info.shape, info.strides
-        )
+        lies = self._where(info)
+        return _view(lies.buffer, info, lies.offset, info.shape, lies.strides)
 
-    def _piece_bits(self, info: TensorInfo, piece: Piece) -> "Bits":
+    def _mapped_rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
+        """Return rows of such a tensor, and look at no other; without dims it is one row."""
+        if not info.shape:
+            return self._mapped_bits(info)
+        lies = self._where(info)
+        return _rows(lies, info, info.shape, first, last)
+
+    def _where(self, info: TensorInfo) -> "_Lies":
+        if info.pieces:
+            return self._where_piece(info, info.pieces[0])
+        return _Lies(self.shards[info.shard].buffer, info.offset or 0, info.strides)
+
+    def _where_piece(self, info: TensorInfo, piece: Piece) -> "_Lies":
         part = self.shards[info.shard].parts[piece.part]
-        mapped = self._map_part(part.path, part.nbytes)
-        return _view(mapped, info, piece.offset, piece.shape, piece.strides)
+        return _Lies(self._map_part(part.path, part.nbytes), piece.offset, piece.strides)
+
+    def _copy_rows(self, made: "Bits", first: int, info: TensorInfo, piece: Piece) -> None:
+        """Copy to `made`, which begins at row `first` of the tensor, what `piece` has of it."""
+        start = piece.start[0]
+        low, high = max(first, start), min(first + len(made), start + piece.shape[0])
+        if low >= high:
+            return
+        inner = (
+            slice(begin, begin + size)
+            for begin, size in zip(piece.start[1:], piece.shape[1:], strict=True)
+        )
+        lies = self._where_piece(info, piece)
+        bits = _rows(lies, info, piece.shape, low - start, high - start)
+        made[(slice(low - first, high - first), *inner)] = bits
 
     @cached_property
-    def _map_part(self) -> Callable[[Path, int], mmap.mmap]:
+    def _map_part(self) -> "Callable[[Location, int], Buffer]":
         """map_file, for the last files: a cluster writes more of them than can be open at once."""
         return lru_cache(MOST_OPEN)(map_file)
 
 
+class _Lies(NamedTuple):
+    """Where elements lie: the first in `buffer` at byte `offset`, the others by `strides`."""
+
+    buffer: "Buffer"
+    offset: int
+    strides: tuple[int, ...] | None
+
+
+def _rows(lies: _Lies, info: TensorInfo, shape: tuple[int, ...], first: int, last: int) -> "Bits":
+    stride = math.prod(shape[1:]) if lies.strides is None else lies.strides[0]
+    offset = lies.offset + first * stride * element_bytes(info)
+    return _view(lies.buffer, info, offset, (last - first, *shape[1:]), lies.strides)
+
+
 def _view(
-    mapped: mmap.mmap,
+    buffer: "Buffer",
     info: TensorInfo,
     offset: int,
     shape: tuple[int, ...],
@@ -286,19 +329,19 @@ def _view(
 
     itemsize = element_bytes(info)
     steps = None if strides is None else [itemsize * stride for stride in strides]
-    return np.ndarray(shape, np.dtype(f"<u{itemsize}"), mapped, offset, steps)
+    if isinstance(buffer, mmap.mmap):
+        return np.ndarray(shape, np.dtype(f"<u{itemsize}"), buffer, offset, steps)
+    span = itemsize * _span(shape, strides) if math.prod(shape) else 0
+    return np.ndarray(
+        shape, np.dtype(f"<u{itemsize}"), buffer.read(offset, offset + span), 0, steps
+    )
 
 
-def _copy_rows(made: "Bits", first: int, piece: Piece, bits: "Bits") -> None:
-    """Copy to `made`, which begins at row `first` of the tensor, what `piece` has of it."""
-    start = piece.start[0]
-    low, high = max(first, start), min(first + len(made), start + piece.shape[0])
-    if low < high:
-        inner = (
-            slice(begin, begin + size)
-            for begin, size in zip(piece.start[1:], piece.shape[1:], strict=True)
-        )
-        made[(slice(low - first, high - first), *inner)] = bits[low - start : high - start]
+def _span(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
+    """Return how many elements lie from the first to the last, both included."""
+    if strides is None:
+        return math.prod(shape)
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 def element_bytes(info: TensorInfo) -> int:

@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from prune_cli.checkpoint.contents import Shard
 from prune_cli.checkpoint.tensors import (
@@ -20,6 +19,7 @@ from prune_cli.checkpoint.tensors import (
 )
 from prune_cli.errors import InputError
 from prune_cli.jsontext import parse
+from prune_cli.stores import Location
 
 MAX_DIMS = 64
 """As many as numpy takes. The product of a shape without a limit can take forever."""
@@ -54,7 +54,7 @@ def read_safetensors(file: Shard, *, shard: int = 0) -> Shard:
     return replace(file, tensors=tensors, metadata=metadata)
 
 
-def _parse(path: Path, text: bytes) -> dict[str, object]:
+def _parse(path: Location, text: bytes) -> dict[str, object]:
     try:
         header = parse(text.decode("utf-8"), _unique)
     except RecursionError:
@@ -97,7 +97,7 @@ def find_saved_aliases(metadata: Mapping[str, str], names: Container[str]) -> di
     }
 
 
-def _metadata(path: Path, found: object) -> Mapping[str, str]:
+def _metadata(path: Location, found: object) -> Mapping[str, str]:
     if found is None:  # as safetensors' own reader has it
         return {}
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
@@ -105,7 +105,7 @@ def _metadata(path: Path, found: object) -> Mapping[str, str]:
     return found
 
 
-def _tensor(path: Path, name: str, entry: object, shard: int, data_start: int) -> TensorInfo:
+def _tensor(path: Location, name: str, entry: object, shard: int, data_start: int) -> TensorInfo:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
             pass
@@ -128,7 +128,7 @@ def _tensor(path: Path, name: str, entry: object, shard: int, data_start: int) -
     return TensorInfo(name, dtype, tuple(shape), shard, data_start + start)
 
 
-def _check_layout(path: Path, tensors: tuple[TensorInfo, ...], start: int, size: int) -> None:
+def _check_layout(path: Location, tensors: tuple[TensorInfo, ...], start: int, size: int) -> None:
     """Tensors follow each other from the end of the header to the end of the file."""
     at = start
     extents = sorted((info.offset or 0, info.nbytes, info.name) for info in tensors)

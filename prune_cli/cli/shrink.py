@@ -56,8 +56,8 @@ def shrink(
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
         opened = open_input(checkpoint, loading, messages)
-        files = {"reads": [amounts.recipe, choosing.scores], "writes": [model.export]}
-        target = outputs.target(opened, suffix="shrunk", **files)
+        reads = [amounts.recipe, choosing.scores]
+        target = outputs.target(opened, suffix="shrunk", reads=reads, writes=[model.export])
         refuse_two_on_stdout(target, shown)
         from prune_cli.shrink.request import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint

@@ -8,7 +8,6 @@ See also: `prune_cli.verify`, which holds a pruned checkpoint against its report
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
@@ -17,6 +16,7 @@ from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
 from prune_cli.jsontext import encode
 from prune_cli.report.formats import Column, Kind, Rows
 from prune_cli.report.numbers import format_shape
+from prune_cli.stores import Location
 from prune_cli.write.progress import OnTensor
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class Difference:
 
 
 def diff_checkpoints(
-    first: str | Path,
-    second: str | Path,
+    first: str | Location,
+    second: str | Location,
     *,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from prune_cli.amounts import Amount
 from prune_cli.errors import InputError
 from prune_cli.jsontext import decode
 from prune_cli.plan.config import CONFIG_NAME, config_text, edit_config, read_config
+from prune_cli.stores import Location
 
 METADATA_KEY = "prune_cli.shrink"
 """The key in the `__metadata__` of a safetensors file under which the Resizing stands, as JSON."""
@@ -200,7 +200,7 @@ def added_metadata(plan: ShrinkPlan | None) -> dict[str, str]:
     return {} if plan is None or plan.config else {METADATA_KEY: plan.resizing.to_json()}
 
 
-def edited_texts(plan: ShrinkPlan | None, folder: Path) -> dict[str, bytes]:
+def edited_texts(plan: ShrinkPlan | None, folder: Location) -> dict[str, bytes]:
     """Return the files that replace those of the input folder: its config.json.
 
     Raises:

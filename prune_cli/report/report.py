@@ -22,6 +22,7 @@ from prune_cli.plan.shrink import Latency, ShrinkPlan
 from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
 from prune_cli.report.tensors import list_tensors
+from prune_cli.stores import Location, locate
 from prune_cli.write.atomic import write_file
 from prune_cli.write.checks import check_can_write
 
@@ -250,14 +251,14 @@ def _row(item: PlanItem) -> dict[str, Any]:
 # --- from JSON -------------------------------------------------------------------------------
 
 
-def read_report(path: str | Path) -> Report:
+def read_report(path: str | Location) -> Report:
     """Return the Report in the file at `path`, or in stdin ("-").
 
     Raises:
         InputError: the file cannot be read, is no report, or one of a newer version.
     """
     try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == "-" else locate(path).read_bytes()
         return from_json(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error

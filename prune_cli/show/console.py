@@ -8,7 +8,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from rich import markup
@@ -17,6 +16,7 @@ from rich.console import Console
 from prune_cli.checkpoint.names import make_printable
 from prune_cli.errors import OutputError, PruneError
 from prune_cli.report.numbers import format_bytes, format_count
+from prune_cli.stores import Location
 from prune_cli.write.atomic import write_file
 from prune_cli.write.paths import STDOUT
 
@@ -120,14 +120,14 @@ def show_interrupted() -> None:
     )
 
 
-def show_written(paths: Iterable[Path | None]) -> None:
+def show_written(paths: Iterable[Location | None]) -> None:
     """Show where each file or folder is, and its size."""
     for path in paths:
         if path and (path.is_file() or path.is_dir()):
             say(f"[bold]wrote[/] {escape(str(path))} ({_size(path)})")
 
 
-def _size(path: Path) -> str:
+def _size(path: Location) -> str:
     if path.is_dir():
         return format_count(sum(1 for _ in path.iterdir()), "file")
     return format_bytes(path.stat().st_size)

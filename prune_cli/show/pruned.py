@@ -6,7 +6,6 @@ See also: shrunk.py for runs that removed channels; comparison.py for several ru
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,6 +16,7 @@ from prune_cli.report.numbers import format_count, format_shape, list_some
 from prune_cli.show.choices import describe_amount, describe_choice
 from prune_cli.show.console import escape, say, show_written, stderr
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
+from prune_cli.stores import Location
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import PlanItem
@@ -42,7 +42,7 @@ class Row:
 def show_report(
     report: "Report",
     *,
-    written: Iterable[Path | None] = (),
+    written: Iterable[Location | None] = (),
     quiet: bool = False,
 ) -> None:
     """Show what a run did, and where its files are."""

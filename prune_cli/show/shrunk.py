@@ -4,7 +4,6 @@ See also: pruned.py for runs that write zeros.
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from prune_cli.show.choices import describe_amount, describe_choice
 from prune_cli.show.console import escape, say, show_written, stderr
 from prune_cli.show.pruned import tell_dropped
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
+from prune_cli.stores import Location
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Options
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def show_shrunk(
-    report: "Report", *, written: Iterable[Path | None] = (), quiet: bool = False
+    report: "Report", *, written: Iterable[Location | None] = (), quiet: bool = False
 ) -> None:
     """Show what shrink did, and where its files are."""
     if not quiet:

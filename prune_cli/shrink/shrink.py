@@ -25,14 +25,15 @@ from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.request import OnStage, Request, Score, Source
 from prune_cli.shrink.scores import score_sites
+from prune_cli.stores import Location, locate
 from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor
 from prune_cli.write.target import Execution, find_target
 
 
 def shrink_checkpoint(
-    path: str | Path | Checkpoint,
-    output: str | Path | None = None,
+    path: str | Location | Checkpoint,
+    output: str | Location | None = None,
     *,
     model: str | None = None,
     model_arguments: Mapping[str, Any] | None = None,
@@ -43,7 +44,7 @@ def shrink_checkpoint(
     between: tuple[float, float] | None = None,
     is_global: bool = False,
     criterion: str | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     seed: int = 0,
     round_to: int = 1,
     at_least: int = 0,
@@ -53,14 +54,14 @@ def shrink_checkpoint(
     from_zeros: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     dry_run: bool = False,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
-    export: str | Path | None = None,
+    reads: Sequence[str | Location] = (),
+    export: str | Location | None = None,
     measure: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
@@ -124,7 +125,7 @@ def shrink_checkpoint(
         target=target,
         is_global=is_global,
         criterion=criterion,
-        scores=None if scores is None else Path(scores).name,
+        scores=None if scores is None else locate(scores).name,
         at_least=at_least,
     )
     _check_what_goes(amount, rules, choice, from_zeros=from_zeros)
@@ -175,7 +176,7 @@ def shrink_checkpoint(
     if export and place.output:
         from prune_cli.shrink.live import export_shrunk
 
-        export_shrunk(source, place.output, Path(export))
+        export_shrunk(source, place.output, locate(export))
     return written
 
 
@@ -230,7 +231,7 @@ def _decide(
     source: Source,
     options: Options,
     *,
-    scores: str | Path | None,
+    scores: str | Location | None,
     workers: int | None,
     measure: bool,
     **planning: Unpack[_Planning],
@@ -288,7 +289,7 @@ def plan_checkpoint(
     round_to: int = 1,
     from_zeros: bool = False,
     choice: Choice | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     workers: int | None = None,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
@@ -317,7 +318,10 @@ def plan_checkpoint(
 
 
 def scorer(
-    checkpoint: Checkpoint, choice: Choice | None, scores: str | Path | None, workers: int | None
+    checkpoint: Checkpoint,
+    choice: Choice | None,
+    scores: str | Location | None,
+    workers: int | None,
 ) -> Score | None:
     """Return what ranks the channels for the planning; None where they are drawn.
 

@@ -80,40 +80,15 @@ class StorePath:
         """All that it is in, the nearest first."""
         return (self.parent, *self.parent.parents) if "/" in self.key else ()
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Its parts, the store first."""
-        return (f"{self.scheme}://", *self.key.split("/"))
-
     def with_name(self, name: str) -> "StorePath":
         """Return another path beside it."""
         return self.parent / name
-
-    def as_posix(self) -> str:
-        """Return it as text."""
-        return str(self)
-
-    def relative_to(self, folder: "StorePath") -> PurePosixPath:
-        """Return the way from `folder` to it.
-
-        Raises:
-            ValueError: it is not in there.
-        """
-        return PurePosixPath(self.key).relative_to(folder.key)
-
-    def is_relative_to(self, other: object) -> bool:
-        """Return whether it is `other`, or is in it."""
-        return other == self or other in self.parents
 
     def resolve(self) -> "StorePath":
         """Return itself: a store has no links."""
         return self
 
     absolute = resolve
-
-    def samefile(self, other: object) -> bool:
-        """Return whether `other` is the same object."""
-        return self == other
 
     def is_symlink(self) -> bool:
         """Return False: a store has no links."""
@@ -165,15 +140,15 @@ class StorePath:
 
     # What is in it.
 
-    def content(self) -> "StoreBytes":
-        """Return the object as if it were bytes.
+    def content(self, nbytes: int | None = None) -> "StoreBytes":
+        """Return the object as if it were bytes: all, or the first `nbytes`.
 
         Raises:
             FileNotFoundError: there is no such object.
         """
         from prune_cli.stores.ranges import StoreBytes
 
-        return StoreBytes(self, self._known.nbytes)
+        return StoreBytes(self, self._known.nbytes if nbytes is None else nbytes)
 
     def open(self, _mode: str = "rb") -> io.BufferedReader:
         """Return the object as a stream to be read.
@@ -218,6 +193,20 @@ def locate(text: "str | Location") -> Location:
     is_web = scheme in ("http", "https")
     key, _, query = found["key"].partition("?") if is_web else (found["key"], "", "")
     return StorePath(scheme, key.strip("/"), query, Store(scheme))
+
+
+def name_within(path: Location, folder: Location) -> str:
+    """Return the way from `folder` to `path`, which is in it: "sub/config.json"."""
+    if isinstance(path, Path) and isinstance(folder, Path):
+        return path.relative_to(folder).as_posix()
+    return str(path)[len(str(folder)) :].lstrip("/")
+
+
+def is_inside(path: Location, folder: Location) -> bool:
+    """Return whether `path` is `folder`, or in it; both without links."""
+    if isinstance(path, Path) and isinstance(folder, Path):
+        return path.is_relative_to(folder)
+    return path == folder or folder in path.parents
 
 
 class _Reader(io.RawIOBase):

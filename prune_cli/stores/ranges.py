@@ -4,7 +4,9 @@ See also: `store`, which objects there are.
 """
 
 import time
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import NamedTuple, overload
 
 from prune_cli.errors import InputError
@@ -102,12 +104,14 @@ def _problem(answer: bytes | Exception, extent: Extent) -> str | None:
 class StoreBytes:
     """An object as if it were bytes; what was read of it is kept, for readers that go to and fro."""
 
-    def __init__(self, path: StorePath, nbytes: int) -> None:
-        self.path, self._nbytes = path, nbytes
-        self._kept: list[tuple[int, bytes]] = []
-        head = path.store.heads.get(path.key)
-        if head:
-            self._kept.append((0, head))
+    def __init__(self, path: StorePath, nbytes: int, start: int = 0) -> None:
+        self._path, self._nbytes, self._start = path, nbytes, start
+        head = path.store.heads.get(path.key, b"")[start : start + nbytes]
+        self._kept = [(0, head)] if head else []
+
+    def part(self, start: int, stop: int) -> "StoreBytes":
+        """Return bytes `start` to `stop` as if they were all."""
+        return StoreBytes(self._path, stop - start, self._start + start)
 
     def __len__(self) -> int:
         return self._nbytes
@@ -118,40 +122,52 @@ class StoreBytes:
     def __getitem__(self, at: slice) -> bytes: ...
     def __getitem__(self, at: int | slice) -> int | bytes:
         if isinstance(at, int):
+            if at >= self._nbytes:
+                raise IndexError(at)
             return self._read(at, at + 1)[0]
         start, stop, _ = at.indices(self._nbytes)
         return self._read(start, stop) if stop > start else b""
 
     def find(self, wanted: bytes, start: int, stop: int) -> int:
-        """Return where `wanted` begins between `start` and `stop`; -1 if it does not."""
-        while start < stop:
-            some = self[start : min(start + _LEAST_REQUEST, stop)]
-            place = some.find(wanted)
+        """Return where `wanted`, one byte, is first between `start` and `stop`; -1 if it is not."""
+        for at in range(start, stop, _LEAST_REQUEST):
+            place = self[at : min(at + _LEAST_REQUEST, stop)].find(wanted)
             if place >= 0:
-                return start + place
-            start += max(len(some) - len(wanted) + 1, 1)
+                return at + place
         return -1
 
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`, which nobody will want again: they are not kept."""
+        held = self._holding(start, stop)
+        if held is not None:
+            return held
+        return self._fetch([Extent(start, stop)])[0]
+
     def ask_ahead(self, extents: Iterable[Extent]) -> None:
-        """Read `extents` at once, for they will be wanted one by one."""
-        wanted = [
-            Extent(max(one.start, 0), min(one.stop, self._nbytes))
-            for one in extents
-            if self._holding(one) is None
-        ]
-        found = fetch(self.path, wanted)
+        """Read `extents` side by side, for they will be wanted one by one."""
+        inside = [Extent(max(one.start, 0), min(one.stop, self._nbytes)) for one in extents]
+        wanted = [one for one in inside if self._holding(*one) is None and one.stop > one.start]
+        found = self._fetch(wanted)
         self._kept += [(one.start, some) for one, some in zip(wanted, found, strict=True)]
+        self._kept.sort(key=itemgetter(0))
 
     def _read(self, start: int, stop: int) -> bytes:
-        held = self._holding(Extent(start, stop))
-        if held is None:
-            end = min(max(stop, start + _LEAST_REQUEST), self._nbytes)
-            held = (start, fetch(self.path, [Extent(start, end)])[0])
-            self._kept.insert(0, held)
-        return held[1][start - held[0] : stop - held[0]]
+        held = self._holding(start, stop)
+        if held is not None:
+            return held
+        end = min(max(stop, start + _LEAST_REQUEST), self._nbytes)
+        [some] = self._fetch([Extent(start, end)])
+        insort(self._kept, (start, some), key=itemgetter(0))
+        return some[: stop - start]
 
-    def _holding(self, extent: Extent) -> tuple[int, bytes] | None:
-        for one in self._kept:
-            if one[0] <= extent.start and extent.stop <= one[0] + len(one[1]):
-                return one
+    def _fetch(self, extents: Sequence[Extent]) -> list[bytes]:
+        moved = [Extent(self._start + start, self._start + stop) for start, stop in extents]
+        return fetch(self._path, moved)
+
+    def _holding(self, start: int, stop: int) -> bytes | None:
+        """Return bytes `start` to `stop` if one piece that was kept has them all."""
+        last = bisect_right(self._kept, start, key=itemgetter(0))
+        for at, some in self._kept[max(last - 3, 0) : last]:
+            if stop <= at + len(some):
+                return some[start - at : stop - at]
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import InputError, OutputError
+from prune_cli.stores import is_inside
 from prune_cli.sweep.record import Record, latest, mend, read_records
 from prune_cli.sweep.settings import SETTINGS, Settings, read_settings, to_json
 from prune_cli.sweep.trial import RECORD, TRIALS
@@ -52,7 +53,7 @@ def taken(folder: Path, settings: Settings, *, resume: bool, force: bool) -> Ite
 
 def refuse_inside(source: Checkpoint, folder: Path) -> None:
     """Raise OutputError where `folder` is the checkpoint's own folder, or inside it."""
-    if source.is_folder and folder.resolve().is_relative_to(source.path.resolve()):
+    if source.is_folder and is_inside(folder.resolve(), source.path.resolve()):
         raise OutputError(f"{folder} is the input folder or inside it; choose another --output")
 
 

@@ -3,17 +3,17 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import DTYPES
 from prune_cli.errors import InputError, OutputError
+from prune_cli.stores import Location, StorePath
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 
 _MOST_NAMED = 5
 
 
-def check_can_write(paths: Iterable[Path], inputs: Iterable[Path], *, force: bool) -> None:
+def check_can_write(paths: Iterable[Location], inputs: Iterable[Location], *, force: bool) -> None:
     """Refuse outputs that are inputs, that exist (unless `force`), or that have no folder.
 
     Raises:
@@ -45,7 +45,7 @@ def refuse_unloadable(checkpoint: Checkpoint) -> None:
         )
 
 
-def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
+def _problems(path: Location, inputs: list[Location], force: bool) -> Iterator[str]:
     if path == STDOUT or is_special(path):
         return
     if any(_is_same(path, other) for other in inputs):
@@ -61,7 +61,9 @@ def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
         yield f"{path} cannot be written: {path.parent} allows no new files"
 
 
-def _is_same(path: Path, other: Path) -> bool:
+def _is_same(path: Location, other: Location) -> bool:
+    if isinstance(path, StorePath) or isinstance(other, StorePath):
+        return path == other
     with contextlib.suppress(OSError):
         return path.samefile(other)
     return False

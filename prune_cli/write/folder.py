@@ -15,8 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
+from prune_cli.checkpoint.source import changed_at, identity_of, open_source
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
-from prune_cli.errors import InputError, OutputError
+from prune_cli.errors import OutputError
+from prune_cli.stores import Location
 from prune_cli.write.atomic import pending, sync_folder, write_file
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.locks import alone_in
@@ -121,8 +123,7 @@ def _fingerprint(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
     for content in (*output.texts.values(), *(shard.head for shard in output.shards)):
         digest.update(hashlib.sha256(content).digest())
     for file in checkpoint.files:
-        facts = file.path.stat()
-        digest.update(f"{file.name}:{facts.st_size}:{facts.st_mtime_ns};".encode())
+        digest.update(f"{file.name}:{identity_of(file.path)};".encode())
     return digest.hexdigest().encode()
 
 
@@ -140,12 +141,8 @@ def _is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
         and all(path.is_file() and path.read_bytes() == texts[path] for path in texts)
         and all(_is_whole(output.folder / shard.name, shard) for shard in output.shards)
         and all((output.folder / name).exists() for name in output.others)
-        and max(_changed(file.path) for file in checkpoint.files) <= _changed(reports[0])
+        and max(changed_at(file.path) for file in checkpoint.files) <= changed_at(reports[0])
     )
-
-
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 def _check_leftovers(
@@ -225,14 +222,10 @@ def _write_shard(
         file.commit()
 
 
-def _copy(source: Path, target: Path, *, fsync: bool) -> None:
+def _copy(path: Location, target: Path, *, fsync: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        reader = source.open("rb")
-    except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror}") from error
-    with reader, pending(target, fsync=fsync) as file:
-        file.sink.copy(reader.fileno(), 0, source.stat().st_size, 0)
+    with open_source(path) as source, pending(target, fsync=fsync) as file:
+        file.sink.copy(source, 0, path.stat().st_size, 0)
         file.commit()
 
 
