@@ -9,13 +9,14 @@ and `shrink` go through `carry_out` as well.
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.checkpoint.liveness import DeadRowError
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import DeviceError, OutputError
 from prune_cli.plan.choice import make_choice
@@ -334,6 +335,21 @@ def carry_out(
     check_target(checkpoint, target)
     refuse_unloadable(checkpoint)
     zero = find_zero_channels(execution.device)
+    try:
+        return _decide_and_write(checkpoint, decide, target, execution, zero)
+    except DeadRowError:
+        checkpoint.liveness.look()
+        again = replace(target, resume=False)  # what is left there is of the plan that was wrong
+        return _decide_and_write(checkpoint, decide, again, execution, zero)
+
+
+def _decide_and_write(
+    checkpoint: Checkpoint,
+    decide: Callable[[], Plan],
+    target: Target,
+    execution: Execution,
+    zero: ZeroChannels,
+) -> Report:
     plan = decide()
     if target.output is None:
         report = make_report(checkpoint, plan, None)

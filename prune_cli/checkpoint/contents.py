@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from prune_cli.checkpoint.encodings import Encoding, find_encodings
+from prune_cli.checkpoint.liveness import Liveness
 from prune_cli.checkpoint.tensors import (
     DTYPES,
     ORIG_SUFFIX,
@@ -183,6 +184,11 @@ class Checkpoint:
     def encodings(self) -> dict[str, Encoding]:
         """What is no weight by itself, by the name of the parameter: packed, a scale, a norm."""
         return find_encodings(self.parameter_of)
+
+    @cached_property
+    def liveness(self) -> Liveness:
+        """What is known of channels in a store."""
+        return Liveness()
 
     @cached_property
     def parameter_aliases(self) -> dict[str, str]:

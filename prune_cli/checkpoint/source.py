@@ -6,15 +6,16 @@ See also: `write.sinks`, where bytes go.
 import contextlib
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from prune_cli.checkpoint.liveness import Watch
 from prune_cli.errors import InputError
 from prune_cli.stores import Location, StorePath
 from prune_cli.stores.ranges import Extent, fetch
 
 _PIECE_BYTES = 1 << 20
-_FETCHED_BYTES = 32 << 20
+_FETCHED_BYTES = 16 << 20
 """What is asked of a store at once: some requests side by side, and memory for each thread."""
 
 
@@ -35,7 +36,7 @@ class Source(Protocol):
             InputError: they cannot be read, or there are fewer.
         """
 
-    def ahead(self, extents: Sequence[Extent]) -> "Source":
+    def ahead(self, extents: Iterable[Extent]) -> "Source":
         """Return a source of `extents` alone, for they will be wanted now; what is not read is 0."""
 
     def close(self) -> None:
@@ -68,7 +69,7 @@ class FileSource:
             yield piece
             start, nbytes = start + len(piece), nbytes - len(piece)
 
-    def ahead(self, extents: Sequence[Extent]) -> "FileSource":  # noqa: ARG002 - a Source has it
+    def ahead(self, extents: Iterable[Extent]) -> "FileSource":  # noqa: ARG002 - a Source has it
         """Return itself: the kernel reads ahead."""
         return self
 
@@ -80,30 +81,52 @@ class FileSource:
 class StoreSource:
     """A Source over an object in a store; a change since it was opened is an error."""
 
-    def __init__(self, path: StorePath) -> None:
-        self.path = path
+    def __init__(self, path: StorePath, watch: Watch | None = None) -> None:
+        self.path, self._watch = path, watch
 
     def read_into(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` with the bytes from `start`."""
-        buffer[:] = fetch(self.path, [Extent(start, start + len(buffer))])[0]
+        buffer[:] = self._fetch([Extent(start, start + len(buffer))])[0]
 
     def pieces(self, start: int, nbytes: int) -> Iterator[bytes]:
         """Yield `nbytes` bytes from `start`, as many at a time as are fetched side by side."""
         for at in range(start, start + nbytes, _FETCHED_BYTES):
-            yield fetch(self.path, [Extent(at, min(at + _FETCHED_BYTES, start + nbytes))])[0]
+            yield self._fetch([Extent(at, min(at + _FETCHED_BYTES, start + nbytes))])[0]
 
-    def ahead(self, extents: Sequence[Extent]) -> "_Fetched":
+    def ahead(self, extents: Iterable[Extent]) -> "_Fetched":
         """Fetch `extents`, which are in order, side by side."""
-        return _Fetched(extents, fetch(self.path, extents))
+        wanted = _joined(extents)
+        return _Fetched(wanted, self._fetch(wanted))
+
+    def _fetch(self, extents: Sequence[Extent]) -> list[bytes]:
+        found = fetch(self.path, extents)
+        if self._watch:
+            for extent, content in zip(extents, found, strict=True):
+                self._watch.see(extent.start, content)
+        return found
 
     def close(self) -> None:
-        """Hold the object against what it was when it was opened.
+        """Check what was assumed of the object: that it stays as it is, and that its rows are live.
 
         Raises:
             InputError: it is another one now, so what was read may be of both.
+            DeadRowError: a row is dead that the plan took as live.
         """
+        if self._watch:
+            self._watch.settle(self.path)
         if self.path.store.ask(self.path.key) != self.path.fact:
             raise InputError(f"{self.path} changed while it was read; start again")
+
+
+def _joined(extents: Iterable[Extent]) -> list[Extent]:
+    """Return `extents` in fewer: one where several follow each other without a gap."""
+    found: list[Extent] = []
+    for one in extents:
+        if found and found[-1].stop == one.start:
+            found[-1] = Extent(found[-1].start, one.stop)
+        else:
+            found.append(one)
+    return found
 
 
 class _Fetched:
@@ -131,7 +154,7 @@ class _Fetched:
         self.read_into(piece, start)
         yield piece
 
-    def ahead(self, extents: Sequence[Extent]) -> "_Fetched":  # noqa: ARG002 - a Source has it
+    def ahead(self, extents: Iterable[Extent]) -> "_Fetched":  # noqa: ARG002 - a Source has it
         """Return itself."""
         return self
 
@@ -140,14 +163,15 @@ class _Fetched:
 
 
 @contextlib.contextmanager
-def open_source(path: Location) -> Iterator[Source]:
-    """Yield the Source of the file or object at `path`.
+def open_source(path: Location, watch: Watch | None = None) -> Iterator[Source]:
+    """Yield the Source of the file or object at `path`, of which `watch` sees what is read.
 
     Raises:
         InputError: it cannot be read, or changed meanwhile.
+        DeadRowError: a row is dead that the plan took as live.
     """
     if isinstance(path, StorePath):
-        source = StoreSource(path)
+        source = StoreSource(path, watch)
         yield source
         source.close()
         return

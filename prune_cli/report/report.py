@@ -170,7 +170,7 @@ def make_report(
         notes=(
             *checkpoint.notes,
             *(_tied(checkpoint) if drops else ()),
-            *find_notes(checkpoint, plan),
+            *find_notes(checkpoint, plan, is_dry_run=output is None),
         ),
     )
 

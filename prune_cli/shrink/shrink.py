@@ -132,6 +132,7 @@ def shrink_checkpoint(
     if dry_run and (export or measure):
         raise UsageError("a dry run writes no model that could be exported or measured")
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, loading)
+    checkpoint.liveness.look()  # what a smaller tensor is made of is read in any case
     place = find_target(
         checkpoint,
         output,

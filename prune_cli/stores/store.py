@@ -78,11 +78,9 @@ class Store:
         try:
             import fsspec
 
-            filesystem = fsspec.filesystem(self.scheme)
+            return fsspec.filesystem(self.scheme, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise _cannot_open(self.scheme, error) from error
-        filesystem.invalidate_cache()
-        return filesystem
 
     def place(self, key: str) -> str:
         """Return what fsspec calls the object `key`."""

@@ -100,7 +100,9 @@ class FileMaker:
     @cached_property
     def source(self) -> Checkpoint:
         """The checkpoint, opened when it is first asked for."""
-        return open_checkpoint(self.path, self.loading)
+        checkpoint = open_checkpoint(self.path, self.loading)
+        checkpoint.liveness.look()  # many plans are made of it, and hashing it reads it in any case
+        return checkpoint
 
     @property
     def facts(self) -> Mapping[str, object]:

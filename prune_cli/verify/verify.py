@@ -23,6 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.checkpoint.liveness import DeadRowError
 from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import encode
 from prune_cli.plan.facts import (
@@ -85,14 +86,34 @@ def verify_checkpoint(
         found += check_channels(told.tensors, told, written)
     else:
         original = open_checkpoint(source, _as_written(loading or Loading(), written))
-        found += check_decisions(told, original, scores, workers)
-        found += check_contents(told, written, original, workers, on_tensor)
+        found += _check_source(told, written, original, scores, workers, on_tensor)
     return Verification(
         tensors=len(written.tensors),
         nbytes=sum(info.nbytes for info in written.tensors.values()),
         with_source=source is not None,
         disagreements=_in_order(found),
     )
+
+
+def _check_source(
+    told: Report,
+    written: Checkpoint,
+    original: Checkpoint,
+    scores: str | Location | None,
+    workers: int,
+    on_tensor: OnTensor | None,
+) -> list[Disagreement]:
+    """Check the output and its report against the source, which is read once if it can be."""
+    try:
+        return [
+            *check_decisions(told, original, scores, workers),
+            *check_contents(told, written, original, workers, on_tensor),
+        ]
+    except DeadRowError:
+        if original.liveness.looks:
+            raise
+        original.liveness.look()
+        return _check_source(told, written, original, scores, workers, on_tensor)
 
 
 def to_json(verification: Verification) -> str:

@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from prune_cli.channels import Bits, masked_elements, ones, unsigned, zero_channels
 from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.liveness import Watch
 from prune_cli.checkpoint.source import Source, open_source
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.stores import Location
-from prune_cli.write.blocks import Block, blocks
+from prune_cli.stores.ranges import Extent
+from prune_cli.write.blocks import Block, blocks, kept_bytes
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.segments import (
     Checksum,
@@ -41,7 +43,7 @@ _ROWS_BYTES = 1 << 20
 """The same, of rows that are worked on as arrays of their own: there are several at once."""
 
 _COPY_BYTES = 64 << 20
-_BLOCKS_PER_JOB = 16
+_BLOCKS_PER_JOB = 8
 
 ZeroChannels = Callable[[Bits, int, npt.NDArray[np.int64]], None]
 """Zeroes channels in place, as `channels.zero_channels` does: here, or on an accelerator."""
@@ -118,7 +120,32 @@ def _open_files(
     """Yield the input files that `segments` are made of -> their sources."""
     wanted = dict.fromkeys(_file_of(one, checkpoint) for one in segments)
     with contextlib.ExitStack() as stack:
-        yield {path: stack.enter_context(open_source(path)) for path in wanted if path}
+        yield {
+            path: stack.enter_context(open_source(path, _watch(path, segments, checkpoint)))
+            for path in wanted
+            if path
+        }
+
+
+def _watch(path: Location, segments: Iterable[Segment], checkpoint: Checkpoint) -> Watch | None:
+    """Return what looks at the rows, of all that `segments` take of `path`, that were taken as live."""
+    if not checkpoint.liveness.is_taken:
+        return None
+    infos = (info for one in segments for info in _tensors_of(one, path, checkpoint))
+    return checkpoint.liveness.watch({info.name: info for info in infos}.values())
+
+
+def _tensors_of(segment: Segment, path: Location, checkpoint: Checkpoint) -> Iterator[TensorInfo]:
+    match segment:
+        case Place(tensor=OutputTensor(source=TensorInfo() as source)):
+            if checkpoint.shards[source.shard].path == path:
+                yield source
+        case Verbatim() | Zeroed() if segment.file == path:
+            [shard] = [shard for shard in checkpoint.shards if shard.path == path]
+            stop = segment.start + segment.nbytes
+            yield from (
+                info for info in shard.tensors if segment.start <= (info.offset or 0) < stop
+            )
 
 
 def _file_of(segment: Segment, checkpoint: Checkpoint) -> Location | None:
@@ -220,6 +247,7 @@ class _Stream:
         at: int,
     ) -> None:
         kind = unsigned(cut.dtype)
+        source = source.ahead(_wanted(cut, batch, channels))
         for block in batch:
             nbytes = block.stop - block.start
             hit = _within(cut.channels, channels, block.channels)
@@ -300,6 +328,16 @@ class _Stream:
         if source is None or source.offset is None:
             raise ValueError(f"{tensor.info.name} is not in a file")
         return self._sources[self._checkpoint.shards[source.shard].path], source.offset
+
+
+def _wanted(
+    cut: Cut, batch: tuple[Block, ...], channels: npt.NDArray[np.int64]
+) -> Iterator[Extent]:
+    """Yield what has to be read for `batch`: all but long runs of channels that become zero."""
+    for block in batch:
+        hit = _within(cut.channels, channels, block.channels)
+        for start, stop in kept_bytes(block, hit.tolist()):
+            yield Extent(cut.offset + start, cut.offset + stop)
 
 
 def _within(
