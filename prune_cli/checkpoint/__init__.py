@@ -11,6 +11,7 @@ step: `archive` and `legacy` (where things are), `pickles` and `torch_names` (wh
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Part, Shard
 from prune_cli.checkpoint.files import is_index, open_file
 from prune_cli.checkpoint.folder import METADATA, read_folder
+from prune_cli.checkpoint.heads import fetch_heads
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.pairs import separate_odd_pairs
 from prune_cli.checkpoint.surroundings import STAGING
@@ -53,6 +54,8 @@ def open_checkpoint(path: str | Location, loading: Loading | None = None) -> Che
 def _open(path: Location, loading: Loading) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path, loading)
+    if path.is_file():
+        fetch_heads([path])
     if path.is_file() and is_index(path):
         return read_folder(path.parent, loading, index=path.name)
     return open_file(path, loading)

@@ -14,7 +14,7 @@ from prune_cli.stores.paths import StorePath
 from prune_cli.stores.store import _ATTEMPTS, _FIRST_WAIT, describe, is_final
 
 _LARGEST_REQUEST = 4 << 20
-_LEAST_REQUEST = 256 << 10
+_LEAST_REQUEST = 64 << 10
 _AT_ONCE = 16
 
 

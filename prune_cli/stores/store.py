@@ -35,7 +35,6 @@ EXTRAS = {
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "sha256", "blob_id", "created")
 """What the stores call that which changes with the bytes of an object, the best first."""
 
-_MODIFIED = ("LastModified", "last_modified", "mtime", "updated")
 _ATTEMPTS = 5
 _FIRST_WAIT = 0.1
 """Seconds before the second attempt; each wait is three times the one before: 4 s in all."""
@@ -43,14 +42,10 @@ _FIRST_WAIT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What a store tells of an object: its size, what changes with its bytes, and when it did.
-
-    `modified` is in seconds since 1970; None where the store does not tell.
-    """
+    """What a store tells of an object: its size, and what changes with its bytes."""
 
     nbytes: int
     version: str
-    modified: float | None = None
 
 
 class Store:
@@ -158,14 +153,13 @@ def _fact(info: dict[str, Any]) -> Fact | None:
             f"{info.get('name')}: the server does not say how large it is, so it cannot be read in "
             "parts; download it first"
         )
-    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
-    return Fact(
-        int(size), version, next(map(_seconds, filter(None, map(info.get, _MODIFIED))), None)
-    )
+    version = next((_spell(info[key]) for key in _VERSIONS if info.get(key)), "")
+    return Fact(int(size), version)
 
 
-def _seconds(moment: Any) -> float:
-    return float(moment.timestamp() if hasattr(moment, "timestamp") else moment)
+def _spell(version: Any) -> str:
+    """Return a version as listings have it: stores tell moments in one way here, in another there."""
+    return str(version.isoformat() if hasattr(version, "isoformat") else version).strip('"')
 
 
 def _cannot_open(scheme: str, error: Exception) -> UsageError:
