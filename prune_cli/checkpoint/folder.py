@@ -240,7 +240,7 @@ def _join_parts(folder: Path, opened: Mapping[str, Checkpoint]) -> Checkpoint:
 
 
 def _moved(info: TensorInfo, part: Part, shard: int) -> TensorInfo:
-    return replace(info, name=part.prefix + info.name, shard=shard)
+    return info._replace(name=part.prefix + info.name, shard=shard)
 
 
 # --- one checkpoint of several files ---------------------------------------------------------
@@ -251,7 +251,7 @@ def _join(folder: Path, layout: Layout, opened: list[Checkpoint]) -> Checkpoint:
         replace(
             part.shards[0],
             tensors=tuple(
-                info if info.shard == number else replace(info, shard=number)
+                info if info.shard == number else info._replace(shard=number)
                 for info in part.shards[0].tensors
             ),
         )
