@@ -6,7 +6,7 @@ The formats (`safetensors_file`, `torch_file`, `folder`) make these; nothing her
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,15 +222,10 @@ class Checkpoint:
         Raises:
             InputError: an element is no whole number of bytes.
         """
-        import numpy as np
-
-        dtype = np.dtype(f"<u{element_bytes(info)}")
-        if info.elements == 0:
-            return np.empty(info.shape, dtype)
-        if len(info.pieces) > 1:
+        if len(info.pieces) > 1 or not info.elements:
             return self.rows(info, 0, info.shape[0] if info.shape else 1).reshape(info.shape)
         found = self._mapped_bits(info)
-        return found ^ dtype.type(info.flip) if info.flip else found
+        return found ^ found.dtype.type(info.flip) if info.flip else found
 
     def rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
         """Return a copy of the bits of rows `first` to `last`, put together of a tensor's pieces.
@@ -246,14 +241,13 @@ class Checkpoint:
         """
         import numpy as np
 
-        dtype = np.dtype(f"<u{element_bytes(info)}")
+        dtype = _unsigned(element_bytes(info))
         made: Bits = np.empty((last - first, *info.shape[1:]), dtype)
-        if len(info.pieces) <= 1:
-            if made.size:
-                made[...] = np.atleast_1d(self._mapped_bits(info))[first:last]
-        else:
+        if made.size and len(info.pieces) > 1:
             for piece in info.pieces:
                 _copy_rows(made, first, piece, self._piece_bits(info, piece))
+        elif made.size:
+            made[...] = np.atleast_1d(self._mapped_bits(info))[first:last]
         return np.bitwise_xor(made, dtype.type(info.flip), out=made) if info.flip else made
 
     def _mapped_bits(self, info: TensorInfo) -> "Bits":
@@ -284,9 +278,16 @@ def _view(
 ) -> "Bits":
     import numpy as np
 
-    itemsize = element_bytes(info)
-    steps = None if strides is None else [itemsize * stride for stride in strides]
-    return np.ndarray(shape, np.dtype(f"<u{itemsize}"), mapped, offset, steps)
+    dtype = _unsigned(element_bytes(info))
+    steps = None if strides is None else [dtype.itemsize * stride for stride in strides]
+    return np.ndarray(shape, dtype, mapped, offset, steps)
+
+
+@cache
+def _unsigned(itemsize: int) -> "np.dtype[np.unsignedinteger[Any]]":
+    import numpy as np
+
+    return np.dtype(f"<u{itemsize}")
 
 
 def _copy_rows(made: "Bits", first: int, piece: Piece, bits: "Bits") -> None:
