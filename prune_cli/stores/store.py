@@ -159,7 +159,7 @@ def _fact(info: dict[str, Any]) -> Fact | None:
 
 def _spell(version: Any) -> str:
     """Return a version as listings have it: stores tell moments in one way here, in another there."""
-    return str(version.isoformat() if hasattr(version, "isoformat") else version).strip('"')
+    return str(version.timestamp() if hasattr(version, "timestamp") else version).strip('"')
 
 
 def _cannot_open(scheme: str, error: Exception) -> UsageError:
