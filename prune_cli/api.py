@@ -34,6 +34,7 @@ from prune_cli.write.folder import FolderOutput, write_folder
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.locks import lock
+from prune_cli.write.objects import PendingObject
 from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
@@ -395,7 +396,7 @@ class _Work:
     checkpoint: Checkpoint
     plan: Plan
     target: Target
-    output: Path
+    output: Location
     execution: Execution
     zero: ZeroChannels
     layout: Layout
@@ -445,7 +446,11 @@ def _to_file(work: _Work) -> Report:
         output.set_size(file.nbytes)
         work.write(file, output.sink)
         work.execution.before_commit()
-        with _turn(work.output):
+        if isinstance(output, PendingObject):  # which refuses if another run came first
+            output.commit()
+            write_report(report, work.target)
+            return report
+        with _turn(output.path):
             check_target(work.checkpoint, work.target)  # another run may have come first
             write_report(report, work.target)
             output.commit()
@@ -461,7 +466,7 @@ def _turn(output: Path) -> AbstractContextManager[None]:
 
 def _to_folder(work: _Work) -> Report:
     report = work.report(work.output.resolve().name)
-    write_folder(
+    _find_folder_writer(work.output)(
         _folder_output(work, to_json(report).encode()),
         work.checkpoint,
         work.write,
@@ -473,11 +478,19 @@ def _to_folder(work: _Work) -> Report:
     return report
 
 
+def _find_folder_writer(folder: Location) -> Callable[..., None]:
+    if isinstance(folder, Path):
+        return write_folder
+    from prune_cli.write.store_folder import write_store_folder  # and with it all of asyncio
+
+    return write_store_folder
+
+
 def _folder_output(work: _Work, report: bytes) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
     texts = {**edited_texts(work.plan.shrink, checkpoint.path), **work.layout.indexes}
     names = {file.name for file in files}
-    beside = {target.report: report} if target.report else {}
+    beside: dict[Location, bytes] = {target.report: report} if target.report else {}
     if target.report and target.is_report_inside:
         _refuse_taken(target.report, {*texts, *names, *checkpoint.others})
         texts[target.report.name] = beside.pop(target.report)
@@ -487,6 +500,6 @@ def _folder_output(work: _Work, report: bytes) -> FolderOutput:
     return FolderOutput(work.output, files, others, texts, indexes, beside, target.fsync)
 
 
-def _refuse_taken(report: Path, names: Collection[str]) -> None:
+def _refuse_taken(report: Location, names: Collection[str]) -> None:
     if report.name in names and report.name != FOLDER_REPORT:
         raise OutputError(f"{report} is another file of the output; choose another --report")

@@ -18,9 +18,10 @@ from prune_cli.shrink.huggingface import read_folder
 from prune_cli.shrink.load import load_shrunk, resize
 from prune_cli.shrink.model import Inputs, build_model, make_inputs, parse_example
 from prune_cli.shrink.request import Source
+from prune_cli.stores import Location
 
 
-def export_shrunk(source: Source, output: Path, program: Path) -> None:
+def export_shrunk(source: Source, output: Path, program: Location) -> None:
     """Write the shrunk model at `output` as a torch.export program.
 
     Raises:

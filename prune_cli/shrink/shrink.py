@@ -25,7 +25,7 @@ from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.request import OnStage, Request, Score, Source
 from prune_cli.shrink.scores import score_sites
-from prune_cli.stores import Location, locate
+from prune_cli.stores import Location, StorePath, locate
 from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor
 from prune_cli.write.target import Execution, find_target
@@ -145,8 +145,8 @@ def shrink_checkpoint(
         reads=[*reads, *_code(model), *([] if scores is None else [scores])],
         writes=[export] if export else (),
     )
-    if export and place.output and (place.output == STDOUT or is_special(place.output)):
-        raise UsageError("--export reads the output back, so the output has to be a file")
+    if export and place.output:
+        _refuse_unreadable(place.output)
     options = Options(
         amount=None if amount is None else check_amount(amount),
         dim=0,
@@ -174,11 +174,16 @@ def shrink_checkpoint(
         planner=planner,
     )
     written = carry_out(checkpoint, decide, place, Execution("cpu", workers, on_tensor))
-    if export and place.output:
+    if export and isinstance(place.output, Path):
         from prune_cli.shrink.live import export_shrunk
 
         export_shrunk(source, place.output, locate(export))
     return written
+
+
+def _refuse_unreadable(output: Location) -> None:
+    if isinstance(output, StorePath) or output == STDOUT or is_special(output):
+        raise UsageError("--export reads the output back, so that has to be a file on this machine")
 
 
 def _check_what_goes(

@@ -59,6 +59,8 @@ class Store:
         self.scheme = scheme
         self.heads: dict[str, bytes] = {}
         """The first bytes of objects that were asked for ahead, by their keys."""
+        self.copies_ranges: bool | None = None
+        """Whether it copies bytes of one object into another; None until that was tried."""
         self._facts: dict[str, Fact | None] = {}
         self._listed: dict[str, list[str]] = {}
         self._lock = threading.RLock()
@@ -100,7 +102,7 @@ class Store:
             )
         except FileNotFoundError:
             return None
-        return _fact(info)
+        return read_fact(info)
 
     def has_below(self, key: str) -> bool:
         """Return whether there are objects below `key`; then they are listed, all at once."""
@@ -132,7 +134,7 @@ class Store:
             return
         for path, info in found.items():
             inner = path.strip("/").removeprefix(place.strip("/")).strip("/")
-            fact = _fact(info)
+            fact = read_fact(info)
             if inner and fact:
                 yield f"{key}/{inner}", fact
 
@@ -144,7 +146,12 @@ def _is_in(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(f"{prefix}/") or not prefix
 
 
-def _fact(info: dict[str, Any]) -> Fact | None:
+def read_fact(info: dict[str, Any]) -> Fact | None:
+    """Return what fsspec's `info` tells of an object; None of what is none.
+
+    Raises:
+        InputError: it has no size.
+    """
     if info.get("type") == "directory":
         return None
     size = info.get("size")
@@ -158,7 +165,7 @@ def _fact(info: dict[str, Any]) -> Fact | None:
 
 
 def _spell(version: Any) -> str:
-    """Return a version as listings have it: stores tell moments in one way here, in another there."""
+    """Return a version as listings have it: some stores spell it differently elsewhere."""
     return str(version.timestamp() if hasattr(version, "timestamp") else version).strip('"')
 
 

@@ -54,6 +54,8 @@ def _problems(path: Location, inputs: list[Location], force: bool) -> Iterator[s
         yield f"{path} is a folder; name a file in it"
     elif path.exists() and not force:
         yield f"{path} exists; --force replaces it"
+    if isinstance(path, StorePath):  # a store needs no folder, and tells only when it is written
+        return
     if not path.parent.is_dir():
         fact = "is a file" if path.parent.exists() else "does not exist"
         yield f"{path} cannot be created: folder {path.parent} {fact}"

@@ -6,11 +6,12 @@ See also: `checks`, what is refused of a single file.
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, UsageError
-from prune_cli.stores import Location, is_inside, locate
+from prune_cli.stores import Location, is_inside, locate, name_within
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
 from prune_cli.write.locks import lock
@@ -237,16 +238,19 @@ def _check_folder(output: Location, checkpoint: Checkpoint, target: Target) -> N
         raise OutputError(f"{output} is a file, but the output is a folder")
     is_start = not (target.force or target.resume)
     if is_start and folder.exists() and any(folder.iterdir()):
-        with lock(folder, wait=False):  # unless another run is just writing it
-            pass
+        if isinstance(folder, Path):
+            with lock(folder, wait=False):  # unless another run is just writing it
+                pass
         raise OutputError(_why_not_empty(output, folder))
 
 
 def _why_not_empty(output: Location, folder: Location) -> str:
     if not (folder / STAGING).exists():
         return f"{output} is not empty; --force replaces the checkpoint in it"
-    done = len(list((folder / STAGING).rglob("*.safetensors")))
+    names = [name_within(path, folder) for path in (folder / STAGING).rglob("*")]
+    done = sum(".safetensors" in name for name in names)
+    perhaps = "" if isinstance(folder, Path) else " or is still at it"  # a store has no locks
     return (
-        f"{output} holds the leftovers of a run that did not end ({done} shards are finished): "
-        "--resume continues it, --force starts over"
+        f"{output} holds the leftovers of a run that did not end{perhaps} ({done} shards are "
+        "finished): --resume continues it, --force starts over"
     )
