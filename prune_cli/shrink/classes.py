@@ -278,9 +278,7 @@ def _groups(walk: _Walk, groups: int, x: _Line, out: _Line, inner: _Line) -> Non
     walk.classes.unite_parts(out.nodes, len(out) // groups)
 
 
-def _transposed_groups(
-    walk: _Walk, groups: int, x: _Line, out: _Line, inner: _Line
-) -> _Line:
+def _transposed_groups(walk: _Walk, groups: int, x: _Line, out: _Line, inner: _Line) -> _Line:
     """Return what goes out, where the weight has all that goes in and what one group makes."""
     walk.one(x, inner)
     if len(x) == groups:
@@ -509,7 +507,11 @@ def _view(walk: _Walk, call: Call) -> list[_Lines]:
 
 def _reshape(walk: _Walk, part: _Lines, sizes: list[int]) -> Iterable[_Line]:
     """Of the axes that are reshaped one carries its classes on: the longest that can lose any."""
-    moving = [d for d, line in enumerate(part) if len(line) > 1 and (walk.classes.find(line.nodes) >= FIXED).any()]
+    moving = [
+        d
+        for d, line in enumerate(part)
+        if len(line) > 1 and (walk.classes.find(line.nodes) >= FIXED).any()
+    ]
     if not moving:
         return map(_fixed, sizes)
     carrying = max(moving, key=lambda d: len(part[d]))

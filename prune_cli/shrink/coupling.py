@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,14 +16,16 @@ from prune_cli.shrink.channels import Cut, NotSliceableError
 from prune_cli.shrink.classes import FIXED, Classes, Nodes, Place
 from prune_cli.shrink.subject import Subject
 
+_COUPLED = "its channels are coupled with each other"
+
 
 @dataclass(frozen=True)
 class Coupling:
     """Channels that share a fate with others, by the tensor that makes them.
 
     `channels` are those of axis `dim` of `root` that no earlier coupling holds; where `blocks` is
-    more than 1, they stand in that many equal blocks that must lose the same positions. `modules`
-    are the layers that make the channels. An `obstacle` says why they have to stay.
+    more than 1, they stand in that many equal blocks that must lose the same positions: what goes
+    with channel 0 is first in every block. `modules` are the layers that make the channels. An `obstacle` says why they have to stay.
     """
 
     root: str
@@ -71,7 +73,7 @@ class Couplings:
         ]
         gone = self._gone(root, owner)
         if gone.keys() != {*channels}:
-            raise NotSliceableError("its channels are coupled with each other")
+            raise NotSliceableError(_COUPLED)
         return [Cut(root.tensor, root.dim, {channel: channel for channel in gone}), *cuts]
 
     def _places(self, classes: Mapping[int, object]) -> list[Place]:
@@ -97,7 +99,8 @@ class Couplings:
         ((blocks, _),) = Counter(map(len, members.values())).most_common(1)
         columns = [channels for channels in members.values() if len(channels) == blocks]
         channels = tuple(channels[block] for block in range(blocks) for channels in columns)
-        return Coupling(root.tensor, root.dim, channels, blocks, self._makers(root, members))
+        found = Coupling(root.tensor, root.dim, channels, blocks, self._makers(root, members))
+        return found if _is_regular(columns) else replace(found, obstacle=_COUPLED)
 
     def _fixed(self, place: Place, class_: int) -> Coupling:
         channels = tuple((self._of[place] < FIXED).nonzero()[0].tolist())
@@ -108,6 +111,17 @@ class Couplings:
         places = {*self._places(classes)}
         makers = [root, *(place for place in self._made if place in places)]
         return tuple(dict.fromkeys(place.tensor.rpartition(".")[0] for place in makers))
+
+
+def _is_regular(columns: Sequence[Sequence[int]]) -> bool:
+    """Return whether what goes together stands at equal distances, or side by side."""
+    first = columns[0]
+    apart = all(
+        [c - d for c, d in zip(each, first, strict=True)] == [each[0] - first[0]] * len(first)
+        for each in columns
+    )
+    beside = all([*each] == [*range(each[0], each[0] + len(each))] for each in columns)
+    return apart or beside
 
 
 def _holders(of: Mapping[Place, Nodes]) -> dict[int, list[int]]:

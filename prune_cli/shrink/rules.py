@@ -68,6 +68,14 @@ class Comparison:
         if self.exact and axis.removed:
             raise DisagreementError(reason, axis.removed.values())
 
+    def block_outside_norms(self, call: Call, axis: Axis, reason: str) -> None:
+        """Let no channel go of an axis along which masked ones count, but in a norm.
+
+        A norm that is shrunk normalises over the channels that are left, as everybody expects.
+        """
+        self.block(axis, reason)
+        require(not axis.removed or call.module in self.before.norms, reason)
+
     def block_unless_zero(self, left: Axis, right: Axis) -> None:
         """For `exact`: a sum over an axis stays the same if one side is zero wherever it was cut."""
         if self.exact:
@@ -131,7 +139,11 @@ def _gives_zero(whole: Call, is_zero: tuple[bool, ...]) -> bool:
 def _along(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     """Softmax, cumsum: the shape stays, values mix along `dim`."""
     axes = c.axes(whole.operands[0])
-    c.block(axes[whole.argument("dim")], "it normalises over the channels")
+    axis, reason = axes[whole.argument("dim")], "it normalises over the channels"
+    if whole.name == "cumsum":
+        c.block(axis, reason)
+    else:
+        c.block_outside_norms(whole, axis, reason)
     return [tuple(axis.with_zero(()) for axis in axes)]
 
 
@@ -143,7 +155,10 @@ def _reduce(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
         {dim % len(axes) for dim in ([dims] if isinstance(dims, int) else dims)} if axes else set()
     )
     for dim in gone:
-        c.block(axes[dim], "it reduces over the channels")
+        if whole.name in ("sum", "linalg_vector_norm", "any"):
+            c.block(axes[dim], "it reduces over the channels")
+        else:
+            c.block_outside_norms(whole, axes[dim], "it reduces over the channels")
     keeps_zero = whole.name in ("mean", "sum", "amax", "amin")
     kept = [
         Axis(1) if dim in gone else axis if keeps_zero else axis.with_zero(())
@@ -215,9 +230,7 @@ def _check_convolution_groups(
         raise DisagreementError("a convolution in groups mixes the channels", x.removed.values())
 
 
-def _out_of_transposed_groups(
-    c: Comparison, whole: Call, shrunk: Call, x: Axis, out: Axis
-) -> Axis:
+def _out_of_transposed_groups(c: Comparison, whole: Call, shrunk: Call, x: Axis, out: Axis) -> Axis:
     """Return what goes out where each group makes the channels `out`; a group without inputs is gone."""
     require(x.known and out.known and x.left is None and out.left is None)
     groups, groups_left = whole.argument("groups"), shrunk.argument("groups")

@@ -34,9 +34,7 @@ def draw_weights(model: nn.Module) -> None:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
 
 
-def refuse_no_slices(
-    source: Mapping[str, Tensor], small: Mapping[str, Tensor], kept: Kept
-) -> None:
+def refuse_no_slices(source: Mapping[str, Tensor], small: Mapping[str, Tensor], kept: Kept) -> None:
     """Raise AssertionError unless each tensor of `small` is that of `source` at the kept indices."""
     if source.keys() != small.keys():
         raise AssertionError(f"other tensors: {sorted(source.keys() ^ small.keys())[:4]}")
@@ -95,12 +93,14 @@ def _normalise_over(module: nn.Module, left: Tensor) -> None:
         small.normalized_shape = (len(left),)
     if isinstance(small, nn.GroupNorm):
         small.num_channels = len(left)
-    module.forward = _over(small, left, 1 if _channels_come_second(module) else -1)  # type: ignore[method-assign]
+    module.forward = _over(small, left, 1 if _channels_come_second(module) else -1)
     module.add_module("small", small)
 
 
 def _channels_come_second(module: nn.Module) -> bool:
-    return isinstance(module, nn.GroupNorm) or getattr(module, "data_format", "") == "channels_first"
+    return (
+        isinstance(module, nn.GroupNorm) or getattr(module, "data_format", "") == "channels_first"
+    )
 
 
 def _over(small: nn.Module, left: Tensor, dim: int) -> Callable[..., Tensor]:

@@ -99,7 +99,7 @@ _CAUSAL = (
     _text("Gemma3ForCausalLM"),
     _text("PhiForCausalLM"),
     _text("Phi3ForCausalLM"),
-    _text("StableLmForCausalLM"),
+    _text("StableLmForCausalLM", partial_rotary_factor=0.5),
     _text("OlmoForCausalLM"),
     _text("Olmo2ForCausalLM"),
     _text("CohereForCausalLM"),
@@ -162,8 +162,8 @@ _TO_TEXT = (
     ),
 )
 
-_STAGES = {"hidden_sizes": [16, 32], "depths": [2, 2], "embedding_size": 16}
-_SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 2}
+_STAGES: dict[str, Any] = {"hidden_sizes": [16, 32], "depths": [2, 2], "embedding_size": 16}
+_SWIN: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 2}
 
 _VISION = (
     _image("ResNetForImageClassification", **_STAGES),
@@ -174,12 +174,16 @@ _VISION = (
         "ConvNextForImageClassification",
         hidden_sizes=[16, 32, 48, 64],
         depths=[1, 1, 1, 1],
+        num_stages=4,
+        image_size=64,
         patch_size=4,
     ),
     _image(
         "ConvNextV2ForImageClassification",
         hidden_sizes=[16, 32, 48, 64],
         depths=[1, 1, 1, 1],
+        num_stages=4,
+        image_size=64,
         patch_size=4,
     ),
     _image("MobileNetV1ForImageClassification"),
@@ -191,7 +195,7 @@ _VISION = (
         patch_size=2,
         image_size=64,
     ),
-    _image("EfficientNetForImageClassification", hidden_dim=64, width_coefficient=0.5),
+    _image("EfficientNetForImageClassification", hidden_dim=640, width_coefficient=0.5),
     _image("ViTForImageClassification"),
     _image("DeiTForImageClassification"),
     _image("BeitForImageClassification"),
@@ -234,13 +238,39 @@ _VISION = (
         backbone=None,
         image_size=64,
     ),
-    _image("DPTForSemanticSegmentation", backbone_out_indices=[0, 0, 1, 1], neck_hidden_sizes=[16] * 4, fusion_hidden_size=16),
-    _image("GLPNForDepthEstimation", hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, decoder_hidden_size=16, num_attention_heads=[1, 2, 2, 4], image_size=64),
-    _image("ViTMAEForPreTraining", decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_intermediate_size=48, decoder_num_attention_heads=4),
+    _image(
+        "DPTForSemanticSegmentation",
+        backbone_out_indices=[0, 0, 1, 1],
+        neck_hidden_sizes=[16] * 4,
+        fusion_hidden_size=16,
+    ),
+    _image(
+        "GLPNForDepthEstimation",
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1] * 4,
+        decoder_hidden_size=16,
+        num_attention_heads=[1, 2, 2, 4],
+        image_size=64,
+    ),
+    _image(
+        "ViTMAEForPreTraining",
+        decoder_hidden_size=32,
+        decoder_num_hidden_layers=1,
+        decoder_intermediate_size=48,
+        decoder_num_attention_heads=4,
+    ),
     _image("VivitForVideoClassification"),
     Architecture(
         "Wav2Vec2ForCTC",
-        {**_TINY, "conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2},
+        {
+            **_TINY,
+            "conv_dim": [16, 16],
+            "conv_stride": [5, 2],
+            "conv_kernel": [10, 3],
+            "num_feat_extract_layers": 2,
+            "num_conv_pos_embeddings": 16,
+            "num_conv_pos_embedding_groups": 2,
+        },
     ),
     Architecture("ASTForAudioClassification", {**_IMAGE, "num_mel_bins": 16, "max_length": 64}),
 )
@@ -252,7 +282,7 @@ _TORCHVISION = tuple(
         "densenet121": 64,
         "efficientnet_b0": 64,
         "googlenet": 64,
-        "inception_v3": 128,
+        "inception_v3": 299,
         "mnasnet1_0": 64,
         "mobilenet_v2": 64,
         "mobilenet_v3_large": 64,
