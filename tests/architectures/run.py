@@ -84,7 +84,7 @@ class _Here:
 
 def try_architecture(architecture: Architecture, time_limit: float = TIME_LIMIT) -> Outcome:
     """Return what becomes of an architecture within `time_limit` seconds."""
-    _import_once()
+    import_once()
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=_send, args=(architecture, theirs))
@@ -103,7 +103,7 @@ def try_architecture(architecture: Architecture, time_limit: float = TIME_LIMIT)
 
 
 @cache
-def _import_once() -> None:
+def import_once() -> None:
     """Import what takes seconds before there are children."""
     for name in ("torch._dynamo", "torch_pruning", "transformers.modeling_utils"):
         with contextlib.suppress(ImportError):
@@ -117,14 +117,20 @@ def _send(architecture: Architecture, connection: Connection) -> None:
         connection.send(shrink_and_check(architecture, Path(folder)))
 
 
-def shrink_and_check(architecture: Architecture, folder: Path) -> Outcome:
+def shrink_and_check(
+    architecture: Architecture, folder: Path, amount: float = AMOUNT
+) -> Outcome:
     """Return what becomes of an architecture; its files go to `folder`."""
     try:
         whole = build(architecture)
     except Exception as error:  # noqa: BLE001 - the config does not suit this version of a package
+        if isinstance(error, TimeoutError):
+            raise
         return Outcome(architecture.title, "not built", f"{type(error).__name__}: {error}"[:300])
     try:
-        return _shrink(architecture, whole, folder)
+        return _shrink(architecture, whole, folder, amount)
+    except TimeoutError:
+        raise
     except PruneError as error:
         return Outcome(architecture.title, "refused", str(error))
     except Exception as error:  # noqa: BLE001 - a finding of this script
@@ -163,7 +169,9 @@ def _of_transformers(architecture: Architecture) -> nn.Module:
     return model
 
 
-def _shrink(architecture: Architecture, whole: nn.Module, folder: Path) -> Outcome:
+def _shrink(
+    architecture: Architecture, whole: nn.Module, folder: Path, amount: float
+) -> Outcome:
     source, small = folder / "whole", folder / "small"
     options: dict[str, Any] = {}
     if architecture.is_factory:
@@ -177,7 +185,7 @@ def _shrink(architecture: Architecture, whole: nn.Module, folder: Path) -> Outco
     else:
         whole.save_pretrained(source)  # type: ignore[operator]
     begun = time.perf_counter()
-    done = shrink_checkpoint(source, small, amount=AMOUNT, planner=_Here(), **options)  # type: ignore[arg-type]
+    done = shrink_checkpoint(source, small, amount=amount, planner=_Here(), **options)  # type: ignore[arg-type]
     seconds = time.perf_counter() - begun
     plan = done.shrink
     assert plan is not None
@@ -192,6 +200,8 @@ def _shrink(architecture: Architecture, whole: nn.Module, folder: Path) -> Outco
     )
     try:
         _check(architecture, whole, source, small, plan)
+    except TimeoutError:
+        raise
     except Exception as error:  # noqa: BLE001 - a finding of this script
         reason = f"{type(error).__name__}: {error}"[:600]
         return replace(outcome, verdict="at fault", reason=reason)
