@@ -14,7 +14,7 @@ from torch import nn
 from prune_cli.plan.shrink import Latency, ShrinkPlan
 from prune_cli.shrink.effect import measure_latency
 from prune_cli.shrink.export import export_program
-from prune_cli.shrink.huggingface import ModelFolder, read_folder
+from prune_cli.shrink.huggingface import read_folder
 from prune_cli.shrink.load import is_shrunk, load_shrunk, resize
 from prune_cli.shrink.model import Inputs, build_model, make_inputs, parse_example
 from prune_cli.shrink.request import Source
@@ -42,7 +42,7 @@ def measure_effect(source: Source, plan: ShrinkPlan, *, is_thorough: bool = Fals
         folder = read_folder(source.model)
         whole = folder.build_to_run()
         small = folder.build_to_run(plan.config) if plan.config else _without_channels(whole, plan)
-        inputs = _folder_inputs(Path(source.model), source, whole)
+        inputs = _folder_inputs(source.model, source, whole)
     else:
         whole = build_model(source.model, source.arguments, "cpu")
         small = _without_channels(whole, plan)
@@ -64,19 +64,18 @@ def _without_channels(whole: nn.Module, plan: ShrinkPlan) -> nn.Module:
 
 def _shrunk(source: Source, output: Path) -> tuple[nn.Module, Inputs]:
     if source.is_folder:
-        model = _load(read_folder(output))
+        model = _load(output)
         return model, _folder_inputs(output, source, model)
     model = load_shrunk(build_model(source.model, source.arguments, "cpu"), output)
     return model, make_inputs([parse_example(text) for text in source.examples], "cpu")
 
 
-def _load(folder: ModelFolder) -> nn.Module:
+def _load(path: Path) -> nn.Module:
     """Return the model of a shrunk folder, whether its config says what went or its weights do."""
-    return (
-        load_shrunk(folder.build_to_run(), folder.path) if is_shrunk(folder.path) else folder.load()
-    )
+    folder = read_folder(path)
+    return load_shrunk(folder.build_to_run(), path) if is_shrunk(path) else folder.load()
 
 
-def _folder_inputs(folder: Path, source: Source, model: nn.Module) -> Inputs:
+def _folder_inputs(folder: str | Path, source: Source, model: nn.Module) -> Inputs:
     examples = [parse_example(text) for text in source.examples]
     return make_inputs(examples or read_folder(folder).examples(model)[0], "cpu")
