@@ -9,12 +9,13 @@ and `shrink` go through `carry_out` as well.
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.checkpoint.liveness import DeadRowError
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError
 from prune_cli.plan.choice import make_choice
@@ -25,6 +26,7 @@ from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
+from prune_cli.stores import Location, locate
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.filling import Crew
@@ -32,6 +34,7 @@ from prune_cli.write.folder import FolderOutput, write_folder
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.locks import lock
+from prune_cli.write.objects import PendingObject
 from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
@@ -41,8 +44,8 @@ from prune_cli.write.zeroing import find_zero_channels
 
 
 def prune_checkpoint(
-    path: str | Path,
-    output: str | Path | None = None,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     amount: Amount | None = None,
     dim: int = -1,
@@ -59,13 +62,13 @@ def prune_checkpoint(
     target: str | None = None,
     is_global: bool = False,
     criterion: str | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     round_to: int = 1,
     at_least: int = 0,
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -73,7 +76,7 @@ def prune_checkpoint(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
 ) -> Report:
     """Remove channels at random from the checkpoint at `path`: the main job, from Python.
 
@@ -142,7 +145,7 @@ def prune_checkpoint(
             target=target,
             is_global=is_global,
             criterion=criterion,
-            scores=None if scores is None else Path(scores).name,
+            scores=None if scores is None else locate(scores).name,
             round_to=round_to,
             at_least=at_least,
         ),
@@ -170,7 +173,7 @@ def prune_checkpoint(
 
 
 def plan_choice(
-    checkpoint: Checkpoint, options: Options, scores: str | Path | None, workers: int
+    checkpoint: Checkpoint, options: Options, scores: str | Location | None, workers: int
 ) -> Plan:
     """Return the plan of `options`, with the score file that they are about.
 
@@ -183,16 +186,16 @@ def plan_choice(
 
 
 def apply_report(
-    report: str | Path | Report,
-    path: str | Path,
-    output: str | Path | None = None,
+    report: str | Location | Report,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     bake: bool | None = None,
     strip_prefixes: str | Sequence[str] = (),
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    output_report: str | Path | None = None,
+    output_report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -200,7 +203,7 @@ def apply_report(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
 ) -> Report:
     """Prune in the checkpoint at `path` exactly the channels that a report names.
 
@@ -231,7 +234,7 @@ def apply_report(
     """
     if not isinstance(report, Report):
         reads = [*reads, report]
-        report = read_report(Path(report))
+        report = read_report(report)
     checkpoint = open_checkpoint(path, loading)
     target = find_target(
         checkpoint,
@@ -251,13 +254,13 @@ def apply_report(
 
 
 def remove_masks(
-    path: str | Path,
-    output: str | Path | None = None,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -265,7 +268,7 @@ def remove_masks(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
 ) -> Report:
     """Make the masks of a checkpoint permanent: `NAME_orig` and `NAME_mask` become `NAME`.
 
@@ -334,6 +337,23 @@ def carry_out(
     check_target(checkpoint, target)
     refuse_unloadable(checkpoint)
     zero = find_zero_channels("cpu" if execution.engine else execution.device)
+    if execution.is_spread:
+        checkpoint.liveness.look()  # no worker can say that the plan was wrong, once others went on
+    try:
+        return _decide_and_write(checkpoint, decide, target, execution, zero)
+    except DeadRowError:
+        checkpoint.liveness.look()
+        again = replace(target, resume=False)  # what is left there is of the plan that was wrong
+        return _decide_and_write(checkpoint, decide, again, execution, zero)
+
+
+def _decide_and_write(
+    checkpoint: Checkpoint,
+    decide: Callable[[], Plan],
+    target: Target,
+    execution: Execution,
+    zero: ZeroChannels,
+) -> Report:
     plan = decide()
     if target.output is None:
         report = make_report(checkpoint, plan, None)
@@ -362,7 +382,7 @@ class _Work:
     checkpoint: Checkpoint
     plan: Plan
     target: Target
-    output: Path
+    output: Location
     execution: Execution
     zero: ZeroChannels
     layout: Layout
@@ -412,7 +432,11 @@ def _to_file(work: _Work) -> Report:
         output.set_size(file.nbytes)
         work.write(file, output.sink)
         work.execution.before_commit()
-        with _turn(work.output):
+        if isinstance(output, PendingObject):  # which refuses if another run came first
+            output.commit()
+            write_report(report, work.target)
+            return report
+        with _turn(output.path):
             check_target(work.checkpoint, work.target)  # another run may have come first
             write_report(report, work.target)
             output.commit()
@@ -428,7 +452,7 @@ def _turn(output: Path) -> AbstractContextManager[None]:
 
 def _to_folder(work: _Work) -> Report:
     report = work.report(work.output.resolve().name)
-    write_folder(
+    _find_folder_writer(work.output)(
         _folder_output(work, to_json(report).encode()),
         work.checkpoint,
         Crew(work.write, work.execution),
@@ -438,11 +462,19 @@ def _to_folder(work: _Work) -> Report:
     return report
 
 
+def _find_folder_writer(folder: Location) -> Callable[..., None]:
+    if isinstance(folder, Path):
+        return write_folder
+    from prune_cli.write.store_folder import write_store_folder  # and with it all of asyncio
+
+    return write_store_folder
+
+
 def _folder_output(work: _Work, report: bytes) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
     texts = {**edited_texts(work.plan.shrink, checkpoint.path), **work.layout.indexes}
     names = {file.name for file in files}
-    beside = {target.report: report} if target.report else {}
+    beside: dict[Location, bytes] = {target.report: report} if target.report else {}
     if target.report and target.is_report_inside:
         _refuse_taken(target.report, {*texts, *names, *checkpoint.others})
         texts[target.report.name] = beside.pop(target.report)
@@ -452,6 +484,6 @@ def _folder_output(work: _Work, report: bytes) -> FolderOutput:
     return FolderOutput(work.output, files, others, texts, indexes, beside, target.fsync)
 
 
-def _refuse_taken(report: Path, names: Collection[str]) -> None:
+def _refuse_taken(report: Location, names: Collection[str]) -> None:
     if report.name in names and report.name != FOLDER_REPORT:
         raise OutputError(f"{report} is another file of the output; choose another --report")

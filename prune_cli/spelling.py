@@ -49,6 +49,7 @@ _KEYWORDS = {
     "-x": "exclude",
 }
 _SWITCHES = {
+    "--as-code": "as_code=True",
     "--copy-all": "loading=Loading(copy_all=True)",
     "--drop-unwritable": "loading=Loading(drop_unwritable=True)",
     "--dry-run": "dry_run=True",

@@ -25,6 +25,15 @@ class Removal:
             rich_help_panel=groups.WHAT,
         ),
     ] = False
+    as_code: Annotated[
+        bool,
+        typer.Option(
+            "--as-code",
+            help="Leave a folder's config.json as it is, which need not be able to say what went: "
+            "the output is for load_shrunk.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = False
 
 
 @grouped
@@ -59,8 +68,8 @@ def shrink(
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
         opened = open_input(checkpoint, loading, messages)
-        files = {"reads": [amounts.recipe, choosing.scores], "writes": [model.export]}
-        target = outputs.target(opened, suffix="shrunk", **files)
+        reads = [amounts.recipe, choosing.scores]
+        target = outputs.target(opened, suffix="shrunk", reads=reads, writes=[model.export])
         refuse_two_on_stdout(target, shown)
         spread = spreading.chosen(target, messages)
         if (spread.part or spread.finishes) and (model.measure or (spread.part and model.export)):
@@ -101,6 +110,7 @@ def shrink(
                 exclude=modules.excluded,
                 rules=rules,
                 from_zeros=removal.from_zeros,
+                as_code=removal.as_code,
                 time_limit=model.time_limit,
                 report=outputs.report,
                 dry_run=outputs.dry_run,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prune_cli.cluster.engine import Engine
     from prune_cli.cluster.parts import Part
     from prune_cli.report.report import Report
+    from prune_cli.stores import Location
     from prune_cli.sweep.request import Request
     from prune_cli.write.target import Target
 
@@ -41,7 +42,7 @@ class Scheduled:
 
     @contextlib.contextmanager
     def comparing(
-        self, output: Path, source: Path | None, messages: groups.Messages
+        self, output: "Location", source: "Location | None", messages: groups.Messages
     ) -> "Iterator[Engine | None]":
         """Yield the engine that compares a folder with its source; None where this process does.
 
@@ -56,8 +57,11 @@ class Scheduled:
         from prune_cli.cluster.scheduler import Needs, connect
 
         files = sorted(path for path in output.iterdir() if path.suffix == ".safetensors")
-        reads = {path.absolute(): path.stat().st_size for path in files[:1] + files[-1:]}
-        folders = (source.absolute(),) if source.is_dir() else ()
+        reads: dict[Location, int] = {
+            path.absolute(): path.stat().st_size for path in files[:1] + files[-1:]
+        }
+        is_here = isinstance(source, Path) and source.is_dir()
+        folders = (source.absolute(),) if is_here else ()
         with connect(self.scheduler, Needs(reads, folders=folders), tell=messages.tell) as engine:
             yield engine
 
@@ -91,7 +95,16 @@ class Spreading(Scheduled):
         Raises:
             UsageError: the options do not go together, or do not fit an output that is one file.
         """
-        part = self.chosen_part(messages, has_units=target.is_folder and target.output is not None)
+        from prune_cli.stores import StorePath
+
+        in_store = isinstance(target.output, StorePath)
+        if in_store and (self.scheduler or self.part or self.finish):
+            raise UsageError(
+                f"{target.output} is in a store, where one run writes a folder: name a shared folder "
+                "as --output, or leave out --scheduler and --part"
+            )
+        has_units = target.is_folder and target.output is not None and not in_store
+        part = self.chosen_part(messages, has_units=has_units)
         if target.is_folder or target.output is None:
             return Spread(self.scheduler if target.output else None, part, self.finish)
         if self.part or self.finish:
@@ -215,7 +228,7 @@ class Spread:
         Raises:
             SchedulerError: it is not there, or its workers lack something.
         """
-        if self.scheduler is None or target.output is None:
+        if self.scheduler is None or not isinstance(target.output, Path):
             yield None
             return
         from prune_cli.cluster.scheduler import Needs, connect
@@ -237,7 +250,7 @@ class Spread:
             )
 
 
-def _ends(checkpoint: "Checkpoint") -> dict[Path, int]:
+def _ends(checkpoint: "Checkpoint") -> "dict[Location, int]":
     """Return the first and the last file of a checkpoint, which stand for all, and their bytes."""
     ends = (*checkpoint.files[:1], *checkpoint.files[-1:])
     return {file.path.absolute(): file.nbytes for file in ends}

@@ -23,6 +23,7 @@ from typing import Any
 import prune_cli
 from prune_cli.cluster.engine import Engine
 from prune_cli.errors import OutputError, SchedulerError, UsageError
+from prune_cli.stores import Location, StorePath
 
 _PER_THREAD = 2
 """Units that are submitted for each thread of a worker: one runs, and the next is there already.
@@ -49,9 +50,9 @@ class Needs:
         begins_in: the folder that they have to be started in, where the user's code counts on it.
     """
 
-    reads: Mapping[Path, int]
+    reads: Mapping[Location, int]
     writes: Path | None = None
-    folders: tuple[Path, ...] = ()
+    folders: tuple[Location, ...] = ()
     begins_in: Path | None = None
 
 
@@ -305,7 +306,9 @@ def check_worker(needs: Needs, token: Path | None, versions: Mapping[str, str]) 
     return problems
 
 
-def _misfit(path: Path, nbytes: int) -> str | None:
+def _misfit(path: Location, nbytes: int) -> str | None:
+    if isinstance(path, StorePath):
+        return None if path.store.ask(path.key) == path.fact else f"its {path} is another one"
     try:
         found = path.stat().st_size
     except OSError as error:

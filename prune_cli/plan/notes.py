@@ -21,7 +21,7 @@ _HEAD = re.compile(r"(^|\.)(lm_head|classifier|head|score|logits|fc_out|embed_ou
 """What people call the last layer of a model."""
 
 
-def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
+def find_notes(checkpoint: Checkpoint, plan: Plan, *, is_dry_run: bool = False) -> tuple[str, ...]:
     """Return what to tell about `plan` on `checkpoint`.
 
     Example:
@@ -31,6 +31,7 @@ def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
     notes: list[Iterator[str]] = []
     if plan.method in CHOSEN:
         notes = [
+            _taken_as_live(checkpoint, is_dry_run),
             _unpruned(plan),
             _emptied(plan),
             _kernel_columns(plan),
@@ -42,6 +43,14 @@ def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
     if plan.method == REMOVED:
         notes += [_masked(checkpoint, plan)]
     return tuple(note for found in notes for note in found)
+
+
+def _taken_as_live(checkpoint: Checkpoint, is_dry_run: bool) -> Iterator[str]:
+    if is_dry_run and checkpoint.liveness.is_taken:
+        yield (
+            f"the weights in {checkpoint.path} were not read: a channel along dim 0 that is zero "
+            "already shows only when they are written, and is then left out of the draw"
+        )
 
 
 # --- how much --------------------------------------------------------------------------------
@@ -60,8 +69,10 @@ def _unpruned(plan: Plan) -> Iterator[str]:
 
 def _emptied(plan: Plan) -> Iterator[str]:
     """Yield what a budget over several layers leaves no channel of."""
+    if not plan.options.choice:
+        return
     names = [item.name for item in plan.items if item.elements_zero == item.elements]
-    if names and plan.options.choice:
+    if names:
         yield f"no channel is left in {_list_names(names)}; --at-least 1 keeps one"
 
 

@@ -18,10 +18,11 @@ from prune_cli.jsontext import check_keys, decode, encode, parse
 from prune_cli.plan.choice import check_choice
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
-from prune_cli.plan.shrink import Latency, ShrinkPlan
+from prune_cli.plan.shrink import Latency, ShrinkOptions, ShrinkPlan
 from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
 from prune_cli.report.tensors import list_tensors
+from prune_cli.stores import Location, locate
 from prune_cli.write.atomic import write_file
 from prune_cli.write.checks import check_can_write
 
@@ -31,11 +32,13 @@ SCHEMA = 2
 
 _OPTIONAL = {
     entry.name
-    for kind in (Options, ShrinkPlan, Latency)
+    for kind in (Options, ShrinkOptions, ShrinkPlan, Latency)
     for entry in fields(kind)
     if entry.default is None
 }
 """What is written only if there is something to say."""
+
+_COLUMNS = tuple(entry.name for entry in fields(PlanItem))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ def make_report(
         notes=(
             *checkpoint.notes,
             *(_tied(checkpoint) if drops else ()),
-            *find_notes(checkpoint, plan),
+            *find_notes(checkpoint, plan, is_dry_run=output is None),
         ),
     )
 
@@ -241,7 +244,7 @@ def _given(fact: Options | ShrinkPlan) -> dict[str, Any]:
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
-    row = {entry.name: getattr(item, entry.name) for entry in fields(item)}
+    row = {name: getattr(item, name) for name in _COLUMNS}
     if item.follows is None:
         del row["follows"]
     return row
@@ -250,14 +253,14 @@ def _row(item: PlanItem) -> dict[str, Any]:
 # --- from JSON -------------------------------------------------------------------------------
 
 
-def read_report(path: str | Path) -> Report:
+def read_report(path: str | Location) -> Report:
     """Return the Report in the file at `path`, or in stdin ("-").
 
     Raises:
         InputError: the file cannot be read, is no report, or one of a newer version.
     """
     try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == "-" else locate(path).read_bytes()
         return from_json(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error

@@ -25,14 +25,15 @@ from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.request import OnStage, Request, Score, Source
 from prune_cli.shrink.scores import score_sites
+from prune_cli.stores import Location, StorePath, locate
 from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor
 from prune_cli.write.target import Execution, find_target
 
 
 def shrink_checkpoint(
-    path: str | Path | Checkpoint,
-    output: str | Path | None = None,
+    path: str | Location | Checkpoint,
+    output: str | Location | None = None,
     *,
     model: str | None = None,
     model_arguments: Mapping[str, Any] | None = None,
@@ -43,7 +44,7 @@ def shrink_checkpoint(
     between: tuple[float, float] | None = None,
     is_global: bool = False,
     criterion: str | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     seed: int = 0,
     round_to: int = 1,
     at_least: int = 0,
@@ -51,16 +52,17 @@ def shrink_checkpoint(
     exclude: str | Sequence[str] = (),
     rules: Sequence[Rule] = (),
     from_zeros: bool = False,
+    as_code: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     dry_run: bool = False,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
-    export: str | Path | None = None,
+    reads: Sequence[str | Location] = (),
+    export: str | Location | None = None,
     measure: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
@@ -92,6 +94,8 @@ def shrink_checkpoint(
         exclude: Globs of modules whose channels stay.
         rules: A recipe; the last rule that matches wins. Without one, the above are the rule.
         from_zeros: Remove what is all zero and changes nothing, instead of drawing.
+        as_code: Leave the config.json of a folder as it is, so that it need not be able to say what
+            went; the model's class and `load_shrunk` load the output.
         time_limit: For planning, in seconds.
         memory_limit: For planning, in bytes, beyond what torch itself takes.
         report: Where the JSON report goes; by default beside the output.
@@ -126,13 +130,14 @@ def shrink_checkpoint(
         target=target,
         is_global=is_global,
         criterion=criterion,
-        scores=None if scores is None else Path(scores).name,
+        scores=None if scores is None else locate(scores).name,
         at_least=at_least,
     )
     _check_what_goes(amount, rules, choice, from_zeros=from_zeros)
     if dry_run and (export or measure):
         raise UsageError("a dry run writes no model that could be exported or measured")
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, loading)
+    checkpoint.liveness.look()  # what a smaller tensor is made of is read in any case
     place = find_target(
         checkpoint,
         output,
@@ -145,8 +150,8 @@ def shrink_checkpoint(
         reads=[*reads, *_code(model), *([] if scores is None else [scores])],
         writes=[export] if export else (),
     )
-    if export and place.output and (place.output == STDOUT or is_special(place.output)):
-        raise UsageError("--export reads the output back, so the output has to be a file")
+    if export and place.output:
+        _refuse_unreadable(place.output)
     options = Options(
         amount=None if amount is None else check_amount(amount),
         dim=0,
@@ -156,7 +161,12 @@ def shrink_checkpoint(
         rules=tuple(rules),
         choice=choice,
         shrink=ShrinkOptions(
-            round_to, from_zeros, model, spell_arguments(model_arguments or {}), as_globs(examples)
+            round_to,
+            from_zeros,
+            model,
+            spell_arguments(model_arguments or {}),
+            as_globs(examples),
+            as_code or None,
         ),
     )
     execution = execution or Execution("cpu", workers, on_tensor)
@@ -175,11 +185,16 @@ def shrink_checkpoint(
         planner=planner,
     )
     written = carry_out(checkpoint, decide, place, execution)
-    if export and place.output:
+    if export and isinstance(place.output, Path):
         from prune_cli.shrink.live import export_shrunk
 
-        export_shrunk(source, place.output, Path(export))
+        export_shrunk(source, place.output, locate(export))
     return written
+
+
+def _refuse_unreadable(output: Location) -> None:
+    if isinstance(output, StorePath) or output == STDOUT or is_special(output):
+        raise UsageError("--export reads the output back, so that has to be a file on this machine")
 
 
 def _check_what_goes(
@@ -233,7 +248,7 @@ def _decide(
     source: Source,
     options: Options,
     *,
-    scores: str | Path | None,
+    scores: str | Location | None,
     workers: int | None,
     measure: bool,
     **planning: Unpack[_Planning],
@@ -248,6 +263,7 @@ def _decide(
         seed=options.seed,
         round_to=asked.round_to,
         from_zeros=asked.from_zeros,
+        as_code=bool(asked.as_code),
         choice=options.choice,
         scores=scores,
         workers=workers,
@@ -256,7 +272,7 @@ def _decide(
     if measure:
         from prune_cli.shrink.live import measure_effect
 
-        decided = replace(decided, latency=measure_effect(source, decided))
+        decided = replace(decided, latency=measure_effect(source, decided, is_thorough=True))
     return Plan(SHRUNK, options, (), shrink=decided)
 
 
@@ -290,8 +306,9 @@ def plan_checkpoint(
     seed: int = 0,
     round_to: int = 1,
     from_zeros: bool = False,
+    as_code: bool = False,
     choice: Choice | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     workers: int | None = None,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
@@ -305,7 +322,9 @@ def plan_checkpoint(
     """
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
     each = item_bytes(checkpoint, choice)
-    wanted = Request(rules, exclude, seed, round_to, zeros, choice, item_bytes=each)
+    wanted = Request(
+        rules, exclude, seed, round_to, zeros, choice, as_code=as_code, item_bytes=each
+    )
     score = scorer(checkpoint, choice, scores, workers)
     with planner or PlanningChild() as child:
         return child.plan(
@@ -320,7 +339,10 @@ def plan_checkpoint(
 
 
 def scorer(
-    checkpoint: Checkpoint, choice: Choice | None, scores: str | Path | None, workers: int | None
+    checkpoint: Checkpoint,
+    choice: Choice | None,
+    scores: str | Location | None,
+    workers: int | None,
 ) -> Score | None:
     """Return what ranks the channels for the planning; None where they are drawn.
 

@@ -69,7 +69,7 @@ def finish_parts(request: Request) -> Results:
 def _refuse_stages(request: Request) -> None:
     if request.keep_best is not None or request.lose is not None or request.keep == "best":
         raise UsageError(
-            "--keep-best, --lose and --keep best compare all trials, and a part has only its own: "
+            "--keep-best, --lose and keeping the best checkpoints compare all trials, and a part has only its own: "
             "leave them out, or use --scheduler"
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.checkpoint.source import open_source
 from prune_cli.cluster.engine import Call, Engine, run_units
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import Disagreement
@@ -90,8 +91,8 @@ def compare_pair(
     pair: Pair, source: Checkpoint, threads: int, on_tensor: OnTensor | None = None
 ) -> Iterator[Disagreement]:
     """Yield where one shard is not what `source` makes of it."""
-    with pair.shard.path.open("rb") as stream:
-        sink = ComparingSink(stream.fileno(), pair.places)
+    with open_source(pair.shard.path) as there:
+        sink = ComparingSink(there, pair.places)
         told = ToldSink(sink, pair.places, on_tensor) if on_tensor else sink
         write_segments(pair.places, source, told, workers=threads)
     for place in pair.places:

@@ -1,10 +1,10 @@
 """The output and the source: every byte of files of safetensors."""
 
-import filecmp
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from prune_cli.checkpoint import Checkpoint, Part, Shard
+from prune_cli.checkpoint.source import is_same_content
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.plan.facts import (
@@ -121,7 +121,7 @@ def _folder_problems(
         elif other in texts:
             if copy.read_bytes() != texts[other]:
                 yield Disagreement(f"{other} is not the source's, edited as the report says")
-        elif not filecmp.cmp(original.path / other, copy, shallow=False):
+        elif not is_same_content(original.path / other, copy):
             yield Disagreement(f"{other} is not the source's")
 
 

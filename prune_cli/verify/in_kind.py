@@ -1,9 +1,9 @@
 """The output and the source: every byte of files of torch."""
 
-import filecmp
 from collections.abc import Iterator, Sequence
 
 from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.checkpoint.source import is_same_content, open_source
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import (
     Plan,
@@ -67,8 +67,8 @@ def _compare_file(
     workers: int,
     on_tensor: OnTensor | None,
 ) -> Iterator[Disagreement]:
-    with there.path.open("rb") as stream:
-        sink = ComparingSink(stream.fileno(), file.segments)
+    with open_source(there.path) as is_there:
+        sink = ComparingSink(is_there, file.segments)
         told = ToldSink(sink, file.segments, on_tensor) if on_tensor else sink
         write_segments(file.segments, original, told, workers=workers)
     for segment in file.segments:
@@ -97,5 +97,5 @@ def _copy_problems(written: Checkpoint, original: Checkpoint) -> Iterator[Disagr
         copy = written.path / name
         if not copy.is_file():
             yield Disagreement(f"{name} is missing")
-        elif not filecmp.cmp(original.path / name, copy, shallow=False):
+        elif not is_same_content(original.path / name, copy):
             yield Disagreement(f"{name} is not the source's")

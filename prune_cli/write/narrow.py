@@ -41,7 +41,7 @@ def narrow_tensors(
     number = {old: new for new, old in enumerate(used)}
 
     def moved(info: TensorInfo | None) -> TensorInfo | None:
-        return info and replace(info, shard=number[info.shard])
+        return info and info._replace(shard=number[info.shard])
 
     shards = tuple(bare(checkpoint.shards[old]) for old in used)
     content = tuple(replace(one, source=moved(one.source), mask=moved(one.mask)) for one in tensors)

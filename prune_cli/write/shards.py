@@ -11,6 +11,7 @@ from pathlib import Path
 from prune_cli.cluster.engine import StoppedError
 from prune_cli.cluster.runs import RunEnded, RunMark
 from prune_cli.errors import OutputError
+from prune_cli.stores import Location
 from prune_cli.write.atomic import pending
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.narrow import Narrowed
@@ -87,7 +88,7 @@ def write_whole(
         output.commit()
 
 
-def is_whole(path: Path, shard: OutputFile) -> bool:
+def is_whole(path: Location, shard: OutputFile) -> bool:
     """Return whether the file is as long as `shard` and has its first bytes."""
     if not path.is_file() or path.stat().st_size != shard.nbytes:
         return False
