@@ -222,13 +222,15 @@ def to_json(report: Report) -> str:
         "input": asdict(report.input),
         "output": asdict(report.output) if report.output else None,
         "totals": asdict(report.totals),
-        "tensors": [_row(item) for item in report.tensors],
+        "tensors": map(_row, report.tensors),
         "skipped": [asdict(skip) for skip in report.skipped],
         "dropped": [asdict(drop) for drop in report.dropped],
     }
     if report.shrink:
         facts["shrink"] = _given(report.shrink)
     text = encode(facts)
+    if text.isascii():
+        return text
     # A file's name can have bytes that are no text; JSON cannot.
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
