@@ -42,6 +42,7 @@ from prune_cli.shrink.subject import (
     checkpoint_names,
     make_subject,
     renamed_zeros,
+    thaw,
 )
 from prune_cli.shrink.trace import trace
 
@@ -302,6 +303,7 @@ class _Planner(Proposer):
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
         shrunk, axes, inputs = build(units), self.axes(units), self.subject.inputs
+        thaw(shrunk)
         found = find_disagreements(
             self.subject.recording, trace(shrunk, inputs), axes, exact=self.zeros is not None
         )

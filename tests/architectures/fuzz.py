@@ -82,9 +82,7 @@ def _say(outcomes: list[Outcome]) -> None:
     lines = [f"{len(outcomes)} graphs: " + ", ".join(f"{n} {what}" for what, n in counts.items())]
     written = [outcome for outcome in outcomes if outcome.verdict == "written"]
     groups = sum(outcome.groups[0] for outcome in written)
-    left = Counter(
-        _kind(reason) for outcome in written for reason in (outcome.left or {}).values()
-    )
+    left = Counter(_kind(reason) for outcome in written for reason in (outcome.left or {}).values())
     lines += [f"{groups} groups lost channels; the slowest run took {seconds[-1]:.1f} s"]
     lines += [f"{n:6} groups left whole: {reason}" for reason, n in left.most_common(20)]
     refused = Counter(_kind(o.reason) for o in outcomes if o.verdict == "refused")

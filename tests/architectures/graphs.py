@@ -196,9 +196,10 @@ class Graph(nn.Module):
         else:
             name = self._own(out, channels)
             equation = "bchw,dc->bdhw"
-        return _Step(
-            (at,), lambda net, xs: torch.einsum(equation, xs[0], getattr(net, name))
-        ), (out, width)
+        return _Step((at,), lambda net, xs: torch.einsum(equation, xs[0], getattr(net, name))), (
+            out,
+            width,
+        )
 
     def _gate(self, at: int) -> tuple[_Step, tuple[int, int]]:
         channels, _ = self._shapes[at]
@@ -278,7 +279,7 @@ class Graph(nn.Module):
         """Parts of the channels in another order, or each repeated."""
         channels, width = self._shapes[at]
         if channels % 2 == 0 and self._draw.random() < 0.7:
-            swap = lambda _, xs: torch.cat(xs[0].chunk(2, 1)[::-1], 1)  # noqa: E731
+            swap = lambda _, xs: torch.cat(xs[0].chunk(2, 1)[::-1], 1)
             return _Step((at,), swap), (channels, width)
         if channels > 16:
             return None
