@@ -253,7 +253,7 @@ class _Planner(Proposer):
     def axes(self, units: Sequence[Unit]) -> dict[str, Axes]:
         """Return the axes of every named tensor that loses channels or is known to have zeros.
 
-        Torch-Pruning may name indices that a tensor does not have; nothing goes there.
+        What is broadcast along an axis of one index has none to lose; nothing goes there.
         """
         removed: dict[str, dict[int, dict[int, Owner]]] = {}
         for proposal in (proposal for unit in units for proposal in unit.proposals):
