@@ -1,7 +1,6 @@
 """The README and docs/ are true: their commands are run in order, and print what the pages show."""
 
 import doctest
-import importlib.util
 import os
 import re
 import shutil

@@ -67,7 +67,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-class _Here:
+class Here:
     """Plans in this process, which is one of its own already: it has imported everything."""
 
     def __enter__(self) -> Self:
@@ -181,7 +181,7 @@ def _shrink(architecture: Architecture, whole: nn.Module, folder: Path, amount: 
     else:
         whole.save_pretrained(source)  # type: ignore[operator]
     begun = time.perf_counter()
-    done = shrink_checkpoint(source, small, amount=amount, planner=_Here(), **options)  # type: ignore[arg-type]
+    done = shrink_checkpoint(source, small, amount=amount, planner=Here(), **options)  # type: ignore[arg-type]
     seconds = time.perf_counter() - begun
     plan = done.shrink
     assert plan is not None
@@ -213,7 +213,7 @@ def _check(
         inputs: Inputs = make_inputs([Example((2, *architecture.shape[1:]))], "cpu")
     else:
         whole, loaded = read_folder(source).load(), read_folder(small).load()
-        inputs = _batch_of_two(read_folder(source), whole)
+        inputs = inputs_of(source, whole)
     kept = plan.kept if architecture.is_factory else _by_names_of(source, whole, plan)
     for training in (False, True):
         refuse_other_outputs(whole, loaded, kept, inputs, training=training)
@@ -231,8 +231,9 @@ def _by_names_of(source: Path, whole: nn.Module, plan: ShrinkPlan) -> Kept:
     return {names[name]: dims for name, dims in plan.kept.items()}
 
 
-def _batch_of_two(folder: Any, model: nn.Module) -> Inputs:
-    """Return two samples, of text the second with padding."""
+def inputs_of(source: Path, model: nn.Module) -> Inputs:
+    """Return two samples for the model of a folder, of text the second with padding."""
+    folder = read_folder(source)
     made = make_inputs(
         [replace(e, shape=(2, *e.shape[1:])) for e in folder.examples(model)[0]], "cpu"
     )

@@ -39,9 +39,15 @@ SHRUNK = {
     "Picked": {"b.weight": 12},
     "Gram": {"a.weight": 6, "b.weight": 4},
     "Helped": {"a.weight": 12, "b.weight": 12},
+    "BothWays": {"r.weight_ih_l0": 27},
+    "Halves": {"a.weight": 12, "b.weight": 6, "c.weight": 9},
+    "Upscaled": {"a.weight": 24, "b.weight": 6},
+    "Summed": {"w": 6, "a.weight": 9},
 }
 
-BEYOND = {"Shuffled", "Recurrent", "Experts", "Mixer", "Gram", "Helped"}
+BEYOND = {"Shuffled", "Recurrent", "Experts", "Mixer", "Gram", "Helped"} | {
+    *("BothWays", "Halves", "Upscaled", "Summed")
+}
 """What Torch-Pruning cannot follow, or not all of it."""
 
 
