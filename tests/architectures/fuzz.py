@@ -65,15 +65,17 @@ def try_graph(seed: int) -> Outcome:
 
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
+    """Raise TimeoutError after that many seconds of the processor, whoever else uses it."""
+
     def stop(*_: Any) -> None:
         raise TimeoutError
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(TIME_LIMIT)
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _say(outcomes: list[Outcome]) -> None:
@@ -82,9 +84,7 @@ def _say(outcomes: list[Outcome]) -> None:
     lines = [f"{len(outcomes)} graphs: " + ", ".join(f"{n} {what}" for what, n in counts.items())]
     written = [outcome for outcome in outcomes if outcome.verdict == "written"]
     groups = sum(outcome.groups[0] for outcome in written)
-    left = Counter(
-        _kind(reason) for outcome in written for reason in (outcome.left or {}).values()
-    )
+    left = Counter(_kind(reason) for outcome in written for reason in (outcome.left or {}).values())
     lines += [f"{groups} groups lost channels; the slowest run took {seconds[-1]:.1f} s"]
     lines += [f"{n:6} groups left whole: {reason}" for reason, n in left.most_common(20)]
     refused = Counter(_kind(o.reason) for o in outcomes if o.verdict == "refused")

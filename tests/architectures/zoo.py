@@ -163,7 +163,13 @@ _TO_TEXT = (
 )
 
 _STAGES: dict[str, Any] = {"hidden_sizes": [16, 32], "depths": [2, 2], "embedding_size": 16}
-_SWIN: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 2}
+_SWIN: dict[str, Any] = {
+    "embed_dim": 16,
+    "depths": [1, 1],
+    "num_heads": [2, 2],
+    "window_size": 4,
+    "patch_size": 2,
+}
 
 _VISION = (
     _image("ResNetForImageClassification", **_STAGES),
