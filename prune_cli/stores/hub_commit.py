@@ -1,0 +1,169 @@
+"""One commit to a model of the Hugging Face Hub: large files first, unseen; then all of it at once.
+
+What was uploaded belongs to no revision until the commit, so an interrupted run leaves nothing that
+anybody sees, and the next run uploads no large file again that is there. See also: `hub_files`,
+reading.
+"""
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+)
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import disable_progress_bars, logging
+
+from prune_cli.errors import OutputError
+from prune_cli.stores.hub import HubModel, HubName
+from prune_cli.stores.hub_files import HubFile, HubFiles, explain
+from prune_cli.stores.traffic import note_sent
+
+_CHANGED = (409, 412)
+"""What the Hub answers to a commit whose parent is not the last one any more."""
+
+_COMMIT_ID = re.compile(r"[0-9a-f]{40}")
+
+
+class ChangedError(OutputError):
+    """Another commit came first."""
+
+
+class HubCommit:
+    """A commit that is being put together. A class, because it lasts as long as the run does."""
+
+    def __init__(self, name: HubName) -> None:
+        self.model = name.model
+        self.branch = name.revision or constants.DEFAULT_REVISION
+        self._api = HfApi()
+        self._operations: list[
+            CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
+        ] = []
+        self._parent = ""
+        self.files: Mapping[str, HubFile] = {}
+        """What is there before it."""
+
+    def __str__(self) -> str:
+        at = "" if self.branch == constants.DEFAULT_REVISION else f"@{self.branch}"
+        return f"hf://{self.model}{at}"
+
+    def begin(self, *, create: bool) -> None:
+        """Find out on top of which commit it will be, and what is there.
+
+        Args:
+            create: make a model that is not there, private, without files.
+
+        Raises:
+            OutputError: there is no such branch, or it may not be written.
+        """
+        disable_progress_bars()
+        with self._errors():
+            if _COMMIT_ID.fullmatch(self.branch):
+                raise OutputError(f"{self} is a commit, which stays as it is; name a branch")
+            try:
+                self._look()
+            except RepositoryNotFoundError:
+                if self.branch != constants.DEFAULT_REVISION:
+                    raise
+                if create:
+                    self._api.create_repo(self.model, private=True, exist_ok=True)
+                    self._look()
+
+    def _look(self) -> None:
+        self._parent = str(self._api.model_info(self.model, revision=self.branch).sha)
+        self.files = HubFiles().snapshot(f"{self.model}@{self._parent}").files
+
+    def read(self, path: str) -> bytes | None:
+        """Return a small file that is there; None if it is not."""
+        if path not in self.files:
+            return None
+        place = f"{self.model}@{self._parent}/{path}"
+        [found] = HubFiles().cat_ranges([place], [0], [self.files[path].size])
+        with self._errors():
+            if isinstance(found, Exception):
+                raise found
+        return found
+
+    def add(self, path: str, content: Path | bytes) -> None:
+        """Take a file; a large one is uploaded now, and `content` is not needed any more.
+
+        Raises:
+            OutputError: it cannot be.
+        """
+        added = CommitOperationAdd(path, content)
+        with self._errors():
+            self._api.preupload_lfs_files(
+                self.model, [added], revision=self.branch, free_memory=isinstance(content, Path)
+            )
+        note_sent(added.upload_info.size)
+        if added._should_ignore:
+            raise OutputError(f"{self}/{path} cannot be written: the model's .gitignore names it")
+        if isinstance(content, Path) and not added._is_uploaded:
+            added = CommitOperationAdd(
+                path, content.read_bytes()
+            )  # the Hub takes it for a small one
+        self._operations.append(added)
+
+    def copy(self, path: str, source: HubModel) -> None:
+        """Take a file of a model, this one or another, as it is there; the Hub may refuse that."""
+        other = None if source.name == self.model else source.name
+        kind = "model" if other else None
+        self._operations.append(CommitOperationCopy(source.file, path, source.commit, other, kind))
+
+    def forget_copies(self) -> list[str]:
+        """Leave out what was to be copied, and return the paths of it."""
+        copied = [one for one in self._operations if isinstance(one, CommitOperationCopy)]
+        self._operations = [one for one in self._operations if one not in copied]
+        return [one.path_in_repo for one in copied]
+
+    def delete(self, path: str) -> None:
+        """Have a file go."""
+        self._operations.append(CommitOperationDelete(path))
+
+    def commit(self, message: str) -> str:
+        """Make the commit, and return its id; all is there from now on.
+
+        Raises:
+            ChangedError: somebody else made one before. Nothing was written.
+            OutputError: the Hub refuses it. Nothing was written.
+        """
+        with self._errors():
+            try:
+                made = self._api.create_commit(
+                    self.model,
+                    self._operations,
+                    commit_message=message,
+                    revision=self.branch,
+                    parent_commit=self._parent,
+                )
+            except HfHubHTTPError as error:
+                if error.response.status_code in _CHANGED:
+                    raise ChangedError(
+                        f"{self} was changed by somebody else while this ran, so that nothing was "
+                        "written; run it again"
+                    ) from error
+                raise
+        return str(made.oid)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what huggingface_hub raises into an OutputError, and keep it quiet."""
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                yield
+        except OutputError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(explain(error, self.branch)).split())
+            raise OutputError(f"{self} cannot be written: {reason}") from error
+        finally:
+            logging.set_verbosity(before)
