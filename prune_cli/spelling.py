@@ -42,6 +42,7 @@ _KEYWORDS = {
     "--seed": "seed",
     "--seeds": "seeds",
     "--source": "source",
+    "--strip-prefix": "strip_prefixes",
     "--target": "target",
     "--time-limit": "time_limit",
     "-m": "modules",
@@ -49,6 +50,7 @@ _KEYWORDS = {
     "-x": "exclude",
 }
 _SWITCHES = {
+    "--card": "card=True",
     "--copy-all": "loading=Loading(copy_all=True)",
     "--drop-unwritable": "loading=Loading(drop_unwritable=True)",
     "--dry-run": "dry_run=True",
