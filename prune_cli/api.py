@@ -29,8 +29,8 @@ from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
 from prune_cli.report.card import CARD, describe_deed, find_base, write_card
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
-from prune_cli.stores import Location, locate
-from prune_cli.stores.hub import is_on_hub
+from prune_cli.stores import Location, StorePath, locate
+from prune_cli.stores.hub import is_on_hub, name_of
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.folder import FolderOutput, write_folder
@@ -374,7 +374,7 @@ def _decide_and_write(
     layout = lay_out_target(checkpoint, plan, target)
     work = _Work(checkpoint, plan, target, target.output, execution, zero, layout)
     if is_on_hub(target.output):
-        return _to_hub(work)
+        return _to_hub(work, target.output)
     return _to_folder(work) if target.is_folder else _to_file(work)
 
 
@@ -502,9 +502,9 @@ def _find_folder_writer(folder: Location) -> Callable[..., None]:
     return write_store_folder
 
 
-def _to_hub(work: _Work) -> Report:
+def _to_hub(work: _Work, output: StorePath) -> Report:
     """Write to a model of the Hugging Face Hub, where a file, too, goes with its report and card."""
-    report = work.report(work.output.name)
+    report = work.report(name_of(output))
     is_folder = work.target.is_folder
     write_hub(
         _folder_output(work, report) if is_folder else _hub_file(work, report),

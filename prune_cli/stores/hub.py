@@ -113,6 +113,12 @@ def is_same_branch(one: Location, other: Location) -> bool:
     return len({(name.model, name.revision or DEFAULT) for name in names}) == 1
 
 
+def name_of(path: StorePath) -> str:
+    """Return what a path on the Hub is called, for a whole model without its revision."""
+    name = parse_name(path.key)
+    return (name.file or name.model).rpartition("/")[2]
+
+
 def find_model(path: Location) -> HubModel | None:
     """Return the model of the Hub that `path` is, or is in; None if it is from elsewhere.
 

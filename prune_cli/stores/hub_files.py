@@ -33,6 +33,10 @@ _AT_ONCE = 16
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
+class NoModelError(PermissionError):
+    """There is no such model for whoever asks."""
+
+
 @dataclass(frozen=True, slots=True)
 class HubFile:
     """A file of a model: its size, and the hash that the Hub knows it by.
@@ -218,7 +222,7 @@ def explain(error: Exception, revision: str | None = None) -> Exception:
     if isinstance(error, GatedRepoError):
         return PermissionError(f"the model is gated: ask for access on its page, and {_LOG_IN}")
     if isinstance(error, RepositoryNotFoundError):
-        return PermissionError(f"the Hub has no such model, or it is private: {_LOG_IN}")
+        return NoModelError(f"the Hub has no such model, or it is private: {_LOG_IN}")
     if isinstance(error, RevisionNotFoundError):
         return PermissionError(f"the model has no revision {revision or 'main'!r}")
     if isinstance(error, DisabledRepoError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prune_cli.errors import InputError, UsageError
+from prune_cli.errors import InputError, PruneError, UsageError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -211,7 +211,7 @@ def patiently(action: Callable[[], Result], what: object) -> Result:
     for attempt in range(_ATTEMPTS):
         try:
             return action()
-        except (FileNotFoundError, InputError, UsageError):
+        except (FileNotFoundError, PruneError):
             raise
         except Exception as error:
             if is_final(error) or attempt == _ATTEMPTS - 1:

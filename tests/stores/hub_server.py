@@ -99,6 +99,8 @@ class Hub:
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
     faults: list[Callable[[str, str], int | None]] = field(default_factory=list)
     before_commit: Callable[[Repository], None] | None = None
+    lost_answers: int = 0
+    """To so many commits the answer is lost, though they are made."""
     has_copies: bool = True
     """Whether it can copy large files from another repository."""
 
@@ -201,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def repository(self, name: str) -> Repository:
         """Return a repository that the caller may know of; to others it is as if it were not."""
+        if self.token not in ("", MEMBER, READER):
+            raise HubError(401, "", "Invalid credentials in Authorization header")
         found = self.hub.repositories.get(name)
         if found is None or (found.private and self.token != MEMBER):
             if not self.token:
@@ -415,6 +419,9 @@ class _Handler(BaseHTTPRequestHandler):
         for line in lines[1:]:
             _apply(found, files, line["key"], line["value"])
         oid = found.commit(files, revision, header["summary"])
+        if self.hub.lost_answers:
+            self.hub.lost_answers -= 1
+            raise HubError(504, "", "Gateway Time-out")
         self.answer_json(
             {"success": True, "commitOid": oid, "commitUrl": f"{self.root}/{name}/commit/{oid}"}
         )

@@ -359,10 +359,34 @@ def test_a_commit_that_lost_a_race_is_an_error(run: Run, hub: Hub, tmp_path: Pat
     assert model.head.files == {"notes.txt": b"theirs"}
 
 
+@pytest.mark.parametrize("fault", ["lost", "refused"])
+def test_a_commit_without_an_answer_is_made_once(
+    run: Run, hub: Hub, tmp_path: Path, fault: str
+) -> None:
+    """Whether the Hub had made it or not when the connection broke."""
+    folder(tmp_path / "net")
+    model = hub.add("me/net", {})
+    refusals = iter([503])
+    if fault == "lost":
+        hub.lost_answers = 1
+    else:
+        hub.faults.append(lambda _, path: next(refusals, None) if "/commit/" in path else None)
+
+    done = run("random-structured", tmp_path / "net", *PRUNE, "-o", "hf://me/net")
+
+    assert done.code == 0, done.err
+    assert len(model.commits) == 2
+    assert "model.safetensors" in model.head.files
+
+
 @pytest.mark.parametrize(
     ("token", "reason"),
-    [(READER, "the Hub refuses it (403)"), ("", "the Hub")],
-    ids=["no right", "not logged in"],
+    [
+        ("hf_expired", "the Hub refuses it (401)"),
+        (READER, "the Hub refuses it (403)"),
+        ("", "the Hub"),
+    ],
+    ids=["no login", "no right", "not logged in"],
 )
 def test_who_may_not_write_is_told_so_before_weights_flow(
     run: Run, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str, reason: str
