@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -134,6 +135,12 @@ class HubError(Exception):
 def is_large(path: str) -> bool:
     """Whether Git LFS has a file."""
     return path.endswith(LARGE)
+
+
+@lru_cache(1000)
+def sha256(content: bytes) -> str:
+    """What Git LFS calls a file; found once, for every range of it is asked for by it."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def blob_id(content: bytes) -> str:
@@ -287,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_large(path):
             self._ranged(content, {**headers, "ETag": f'"{blob_id(content)}"'})
             return
-        oid = hashlib.sha256(content).hexdigest()
+        oid = sha256(content)
         headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{oid}"'}
         cdn = self.root.replace("127.0.0.1", "localhost")
         where = f"{cdn}/cdn/{quote(name, safe='')}/{commit.oid}/{quote(path)}"
@@ -296,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
     def cdn(self, name: str, oid: str, path: str, **_: object) -> None:
         """GET a large file from where it is."""
         content = self.hub.repositories[name].commits[oid].files[path]
-        self._ranged(content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+        self._ranged(content, {"ETag": f'"{sha256(content)}"'})
 
     def _ranged(self, content: bytes, headers: Mapping[str, str]) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -389,7 +396,7 @@ class _Handler(BaseHTTPRequestHandler):
         facts = json.loads(body)
         parts = self.hub.parts.pop(f"{name}:{facts['oid']}", {})
         content = b"".join(parts[number] for number in sorted(parts))
-        if hashlib.sha256(content).hexdigest() != facts["oid"] or len(content) != facts["size"]:
+        if sha256(content) != facts["oid"] or len(content) != facts["size"]:
             raise HubError(400, "", "the file is not what it should be")
         self.hub.repositories[name].large[facts["oid"]] = content
         self.answer_json({})
@@ -452,7 +459,7 @@ def _file_entry(path: str, content: bytes) -> dict[str, Any]:
     facts = {"type": "file", "path": path, "size": len(content), "oid": blob_id(content)}
     if not is_large(path):
         return facts
-    oid = hashlib.sha256(content).hexdigest()
+    oid = sha256(content)
     lfs = {"oid": oid, "size": len(content), "pointerSize": 134}
     return {**facts, "oid": blob_id(oid.encode()), "lfs": lfs, "xetHash": oid}
 
@@ -461,7 +468,7 @@ def _stored_id(files: Files, path: str) -> str | None:
     if path not in files:
         return None
     content = files[path]
-    return hashlib.sha256(content).hexdigest() if is_large(path) else blob_id(content)
+    return sha256(content) if is_large(path) else blob_id(content)
 
 
 def _large(found: Repository) -> dict[str, bytes]:
@@ -471,7 +478,7 @@ def _large(found: Repository) -> dict[str, bytes]:
         for path, content in commit.files.items()
         if is_large(path)
     )
-    return found.large | {hashlib.sha256(content).hexdigest(): content for content in committed}
+    return found.large | {sha256(content): content for content in committed}
 
 
 def _apply(found: Repository, files: dict[str, bytes], key: str, value: Mapping[str, Any]) -> None:
