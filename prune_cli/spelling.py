@@ -50,6 +50,7 @@ _KEYWORDS = {
     "-x": "exclude",
 }
 _SWITCHES = {
+    "--as-code": "as_code=True",
     "--card": "card=True",
     "--copy-all": "loading=Loading(copy_all=True)",
     "--drop-unwritable": "loading=Loading(drop_unwritable=True)",

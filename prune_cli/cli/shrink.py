@@ -23,6 +23,15 @@ class Removal:
             rich_help_panel=groups.WHAT,
         ),
     ] = False
+    as_code: Annotated[
+        bool,
+        typer.Option(
+            "--as-code",
+            help="Leave a folder's config.json as it is, which need not be able to say what went: "
+            "the output is for load_shrunk.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = False
 
 
 @grouped
@@ -88,6 +97,7 @@ def shrink(
                 exclude=modules.excluded,
                 rules=rules,
                 from_zeros=removal.from_zeros,
+                as_code=removal.as_code,
                 time_limit=model.time_limit,
                 report=outputs.report,
                 dry_run=outputs.dry_run,

@@ -37,6 +37,7 @@ class ShrinkOptions:
         model: the factory of the model; None where the folder's config.json describes it.
         model_arguments: for the factory, each as a Python literal.
         examples: the model's inputs, as "1x3x224x224".
+        as_code: whether a folder is written for `load_shrunk`, its config.json as it is.
     """
 
     round_to: int
@@ -44,6 +45,7 @@ class ShrinkOptions:
     model: str | None
     model_arguments: Mapping[str, str]
     examples: tuple[str, ...]
+    as_code: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,20 @@ class Latency:
         rounds: how often each was timed.
         threads: how many of torch's worked.
         spread: the interquartile range of each, in milliseconds; None in reports of version 1.
+        batch: the size of the first axis of the inputs.
+        device: what they ran on: "cpu", "cuda".
+        memory: the bytes that one pass holds at the most, beyond the model and its inputs.
+        tokens: tokens a second that a language model generates, the median of each.
     """
 
     milliseconds: Mapping[str, float]
     rounds: int
     threads: int
     spread: Mapping[str, float] | None = None
+    batch: int | None = None
+    device: str | None = None
+    memory: Mapping[str, int] | None = None
+    tokens: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,18 @@ def _tell_latency(plan: "ShrinkPlan") -> Iterator[str]:
         yield (
             f"latency {before:.2f} ms -> {after:.2f} ms ([bold]{before / after:.2f}x[/] as fast; "
             f"medians of {latency.rounds} alternating runs{_tell_spread(latency)}, "
-            f"{format_count(latency.threads, 'thread')})"
+            f"{format_count(latency.threads, 'thread')}{_tell_batch(latency)})"
         )
+        if latency.memory:
+            held = (latency.memory["before"], latency.memory["after"])
+            yield "bytes that one pass holds beyond the model " + format_change(*held)
+        if latency.tokens:
+            before, after = latency.tokens["before"], latency.tokens["after"]
+            yield f"tokens a second {before:.1f} -> {after:.1f} ([bold]{after / before:.2f}x[/])"
+
+
+def _tell_batch(latency: "Latency") -> str:
+    return "" if latency.batch is None else f", batch of {latency.batch} on {latency.device}"
 
 
 def _tell_spread(latency: "Latency") -> str:

@@ -52,6 +52,7 @@ def shrink_checkpoint(
     exclude: str | Sequence[str] = (),
     rules: Sequence[Rule] = (),
     from_zeros: bool = False,
+    as_code: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
     report: str | Location | None = None,
@@ -93,6 +94,8 @@ def shrink_checkpoint(
         exclude: Globs of modules whose channels stay.
         rules: A recipe; the last rule that matches wins. Without one, the above are the rule.
         from_zeros: Remove what is all zero and changes nothing, instead of drawing.
+        as_code: Leave the config.json of a folder as it is, so that it need not be able to say what
+            went; the model's class and `load_shrunk` load the output.
         time_limit: For planning, in seconds.
         memory_limit: For planning, in bytes, beyond what torch itself takes.
         report: Where the JSON report goes; by default beside the output.
@@ -159,7 +162,12 @@ def shrink_checkpoint(
         rules=tuple(rules),
         choice=choice,
         shrink=ShrinkOptions(
-            round_to, from_zeros, model, spell_arguments(model_arguments or {}), as_globs(examples)
+            round_to,
+            from_zeros,
+            model,
+            spell_arguments(model_arguments or {}),
+            as_globs(examples),
+            as_code or None,
         ),
     )
     source = find_source(checkpoint, model, model_arguments or {}, as_globs(examples))
@@ -255,6 +263,7 @@ def _decide(
         seed=options.seed,
         round_to=asked.round_to,
         from_zeros=asked.from_zeros,
+        as_code=bool(asked.as_code),
         choice=options.choice,
         scores=scores,
         workers=workers,
@@ -263,7 +272,7 @@ def _decide(
     if measure:
         from prune_cli.shrink.live import measure_effect
 
-        decided = replace(decided, latency=measure_effect(source, decided))
+        decided = replace(decided, latency=measure_effect(source, decided, is_thorough=True))
     return Plan(SHRUNK, options, (), shrink=decided)
 
 
@@ -297,6 +306,7 @@ def plan_checkpoint(
     seed: int = 0,
     round_to: int = 1,
     from_zeros: bool = False,
+    as_code: bool = False,
     choice: Choice | None = None,
     scores: str | Location | None = None,
     workers: int | None = None,
@@ -312,7 +322,9 @@ def plan_checkpoint(
     """
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
     each = item_bytes(checkpoint, choice)
-    wanted = Request(rules, exclude, seed, round_to, zeros, choice, item_bytes=each)
+    wanted = Request(
+        rules, exclude, seed, round_to, zeros, choice, as_code=as_code, item_bytes=each
+    )
     score = scorer(checkpoint, choice, scores, workers)
     with planner or PlanningChild() as child:
         return child.plan(

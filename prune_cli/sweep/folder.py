@@ -123,12 +123,19 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder while this process lives; the kernel lets go whatever ends it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take_lock(handle, folder)
         yield
-    except BlockingIOError:
-        raise OutputError(f"another sweep runs in {folder}; choose another --output") from None
     finally:
         os.close(handle)
+
+
+def _take_lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"another sweep runs in {folder}; choose another --output") from None
+    except OSError:  # the file system has no locks
+        return
 
 
 def _clear(folder: Path) -> None:
