@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
@@ -25,12 +26,15 @@ from prune_cli.plan.replay import plan_removal, replay
 from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
+from prune_cli.report.card import CARD, describe_deed, find_base, write_card
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
-from prune_cli.stores import Location, locate
+from prune_cli.stores import Location, StorePath, locate
+from prune_cli.stores.hub import is_on_hub, name_of
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.filling import Crew
 from prune_cli.write.folder import FolderOutput, write_folder
+from prune_cli.write.hub import read_there, write_hub
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.locks import lock
@@ -77,6 +81,7 @@ def prune_checkpoint(
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Remove channels at random from the checkpoint at `path`: the main job, from Python.
 
@@ -116,6 +121,8 @@ def prune_checkpoint(
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
         workers: threads; the bytes are the same for any number.
         reads: files that must not be written, such as the recipe that the rules are from.
+        card: whether an output folder gets a model card, README.md; None where the input has one,
+            or one of the two is a model of the Hugging Face Hub.
 
     Returns:
         What was done; `report.tensors` has the channels of each tensor.
@@ -162,6 +169,7 @@ def prune_checkpoint(
         format=format,
         dry_run=dry_run,
         reads=reads if scores is None else [*reads, scores],
+        card=card,
     )
     execution = Execution(device, workers, on_tensor)
     return carry_out(
@@ -204,6 +212,7 @@ def apply_report(
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Prune in the checkpoint at `path` exactly the channels that a report names.
 
@@ -227,6 +236,7 @@ def apply_report(
         device: where channels are zeroed.
         workers: threads.
         reads: files that must not be written.
+        card: as in prune_checkpoint.
 
     Raises:
         RequestError: the report does not fit the checkpoint; every misfit is named.
@@ -247,6 +257,7 @@ def apply_report(
         format=format,
         dry_run=dry_run,
         reads=reads,
+        card=card,
     )
     prefixes = as_globs(strip_prefixes)
     decide = partial(replay, report.plan, checkpoint, bake=bake, prefixes=prefixes)
@@ -269,6 +280,7 @@ def remove_masks(
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Make the masks of a checkpoint permanent: `NAME_orig` and `NAME_mask` become `NAME`.
 
@@ -289,6 +301,7 @@ def remove_masks(
         device: where channels are zeroed; masks are applied on the CPU.
         workers: threads.
         reads: files that must not be written.
+        card: as in prune_checkpoint.
 
     Raises:
         SelectionError: there are no masks.
@@ -306,6 +319,7 @@ def remove_masks(
         format=format,
         dry_run=dry_run,
         reads=reads,
+        card=card,
     )
     execution = Execution(device, workers, on_tensor)
     return carry_out(checkpoint, partial(plan_removal, checkpoint), target, execution)
@@ -362,6 +376,8 @@ def _decide_and_write(
         return report
     layout = lay_out_target(checkpoint, plan, target)
     work = _Work(checkpoint, plan, target, target.output, execution, zero, layout)
+    if is_on_hub(target.output):
+        return _to_hub(work, target.output)
     return _to_folder(work) if target.is_folder else _to_file(work)
 
 
@@ -453,7 +469,7 @@ def _turn(output: Path) -> AbstractContextManager[None]:
 def _to_folder(work: _Work) -> Report:
     report = work.report(work.output.resolve().name)
     _find_folder_writer(work.output)(
-        _folder_output(work, to_json(report).encode()),
+        _folder_output(work, report),
         work.checkpoint,
         Crew(work.write, work.execution),
         force=work.target.force,
@@ -470,14 +486,57 @@ def _find_folder_writer(folder: Location) -> Callable[..., None]:
     return write_store_folder
 
 
-def _folder_output(work: _Work, report: bytes) -> FolderOutput:
+def _to_hub(work: _Work, output: StorePath) -> Report:
+    """Write to a model of the Hugging Face Hub, where a file, too, goes with its report and card."""
+    report = work.report(name_of(output))
+    is_folder = work.target.is_folder
+    write_hub(
+        _folder_output(work, report) if is_folder else _hub_file(work, report),
+        work.checkpoint,
+        work.write,
+        message=f"{describe_deed(report)}, by prune-cli {report.tool.version}",
+        replaces=is_folder,
+        before_commit=work.execution.before_commit,
+    )
+    return report
+
+
+def _hub_file(work: _Work, report: Report) -> FolderOutput:
+    folder, target = work.output.parent, work.target
+    texts, beside = dict[str, bytes](), dict[Location, bytes]()
+    if target.report and target.report.parent == folder:
+        texts[target.report.name] = to_json(report).encode()
+    elif target.report:
+        beside[target.report] = to_json(report).encode()
+    texts |= _card(work, report, next(iter(texts), None))
+    [file] = work.files
+    named = replace(cast(Any, file), name=work.output.name)
+    return FolderOutput(folder, (named,), (), texts, (), beside)
+
+
+def _card(work: _Work, report: Report, report_file: str | None) -> dict[str, bytes]:
+    """Return the model card by its name, if there is to be one."""
+    target, base = work.target, find_base(work.checkpoint)
+    wanted = target.card
+    if wanted is None:
+        wanted = is_on_hub(work.output) or base.is_known
+    if not wanted:
+        return {}
+    folder = work.output if target.is_folder else work.output.parent
+    there = read_there(folder, CARD)
+    return {CARD: write_card(report, base, report_file=report_file, there=there).encode()}
+
+
+def _folder_output(work: _Work, done: Report) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
+    report = to_json(done).encode()
     texts = {**edited_texts(work.plan.shrink, checkpoint.path), **work.layout.indexes}
     names = {file.name for file in files}
     beside: dict[Location, bytes] = {target.report: report} if target.report else {}
     if target.report and target.is_report_inside:
         _refuse_taken(target.report, {*texts, *names, *checkpoint.others})
         texts[target.report.name] = beside.pop(target.report)
+    texts |= _card(work, done, target.report.name if target.report and not beside else None)
     made = {*texts, *names, FOLDER_REPORT}
     others = tuple(name for name in checkpoint.others if name not in made)
     indexes = tuple(work.layout.indexes)

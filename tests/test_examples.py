@@ -47,7 +47,7 @@ def test_the_list_of_examples_is_complete() -> None:
     assert {name for name in PROGRAMS if f"[{name}]({name})" not in text} == set()
 
 
-@needs("sklearn", "matplotlib", "torch_pruning")
+@needs("sklearn", "matplotlib")
 def test_digits_are_pruned_fine_tuned_and_shrunk(tmp_path: Path) -> None:
     """Pruning hurts, training on with the masks kept heals, and shrinking loses nothing of it."""
     shown = run("digits.py", str(tmp_path), "--amounts", "0.5", "--seeds", "0", "1")

@@ -16,7 +16,7 @@ from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.pairs import separate_odd_pairs
 from prune_cli.checkpoint.surroundings import STAGING
 from prune_cli.errors import InputError
-from prune_cli.stores import Location, locate
+from prune_cli.stores import Location, locate_checkpoint
 
 __all__ = [
     "STAGING",
@@ -34,7 +34,8 @@ def open_checkpoint(path: str | Location, loading: Loading | None = None) -> Che
     """Read the headers of the checkpoint at `path`: a file, a folder, its index, or "-" (stdin).
 
     Args:
-        path: where it is: on this machine, or the URL of an object or a folder in a store.
+        path: where it is: on this machine, or the URL of an object or a folder in a store; or
+            "org/model", a model of the Hugging Face Hub.
         loading: which parts of it are wanted.
 
     Raises:
@@ -44,7 +45,7 @@ def open_checkpoint(path: str | Location, loading: Loading | None = None) -> Che
         >>> open_checkpoint("model.safetensors").tensors["fc.weight"].shape
         (10, 64)
     """
-    path = locate(path)
+    path = locate_checkpoint(path)
     try:
         return separate_odd_pairs(_open(path, loading or Loading()))
     except OSError as error:

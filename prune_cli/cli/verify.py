@@ -8,7 +8,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_report
 from prune_cli.cli.grouped import grouped
-from prune_cli.cli.locations import Location, locate
+from prune_cli.cli.locations import Location, locate, locate_checkpoint
 from prune_cli.cli.spreading import Scheduled
 from prune_cli.errors import UsageError, VerificationError
 
@@ -17,7 +17,7 @@ CHECKED = "What is checked"
 Pruned = Annotated[
     Location,
     typer.Argument(
-        parser=locate, metavar="OUTPUT", help="What prune-cli wrote: a file or a folder."
+        parser=locate_checkpoint, metavar="OUTPUT", help="What prune-cli wrote: a file or a folder."
     ),
 ]
 ItsReport = Annotated[
@@ -36,7 +36,7 @@ ItsReport = Annotated[
 SourcePath = Annotated[
     Location | None,
     typer.Argument(
-        parser=locate,
+        parser=locate_checkpoint,
         metavar="SOURCE",
         help="The checkpoint that was pruned, as --source.",
         show_default=False,
@@ -46,7 +46,7 @@ Source = Annotated[
     Location | None,
     typer.Option(
         "--source",
-        parser=locate,
+        parser=locate_checkpoint,
         metavar="PATH",
         help="The checkpoint that was pruned. With it every byte is compared, without it only "
         "what the report names.",

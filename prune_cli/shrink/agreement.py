@@ -212,7 +212,7 @@ class _Walk(Comparison):
 
     def _check_shape(self, ref: Ref, axes: Axes) -> None:
         before, after = self.before.shapes[ref.index], self.after.shapes[ref.index]
-        if any(not axis.known for axis in axes):
-            return
-        if tuple(axis.size for axis in axes) != before or tuple(a.count for a in axes) != after:
+        is_known = all(axis.known for axis in axes)
+        counts = tuple(axis.count for axis in axes)
+        if tuple(axis.size for axis in axes) != before or (is_known and counts != after):
             raise DisagreementError(f"its result is {list(before)} before and {list(after)} after")

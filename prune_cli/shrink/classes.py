@@ -522,6 +522,8 @@ def _reshape(walk: _Walk, part: _Lines, sizes: list[int]) -> Iterable[_Line]:
     ).reshape(sizes)
     onto = max(range(len(sizes)), key=lambda d: (sizes[d], d))
     slabs = np.moveaxis(nodes, onto, 0).reshape(sizes[onto], -1)
+    if len(part[carrying]) == sizes[onto] == nodes.size:  # only axes of one index come and go
+        return [part[carrying] if d == onto else _fixed(size) for d, size in enumerate(sizes)]
     if slabs.shape[1] > 1:
         walk.classes.unite(slabs[:, 1:].ravel(), np.repeat(slabs[:, 0], slabs.shape[1] - 1))
     return [_Line(slabs[:, 0].copy()) if d == onto else _fixed(s) for d, s in enumerate(sizes)]

@@ -137,10 +137,12 @@ def _follow(subject: Subject) -> Classes:
     """Return the classes that evaluation makes and, where it reads other tensors, training."""
     stored = subject.model.state_dict(keep_vars=True)
     names = dict.fromkeys(subject.first_names.values())
+    there = {subject.first_names[name] for name in subject.theirs}
 
     def movable(name: str) -> bool:
-        """Return whether a tensor is in checkpoints: what the code makes itself, it makes whole."""
-        return name in stored and stored[name].is_floating_point()
+        """Return whether a tensor is in the checkpoint: what the code makes itself, it makes whole."""
+        is_there = name in stored and (not subject.theirs or name in there)
+        return is_there and stored[name].is_floating_point()
 
     classes = Classes({name: subject.shape(name) for name in names}, movable)
     for recording in filter(None, (subject.recording, subject.training)):

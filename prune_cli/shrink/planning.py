@@ -42,6 +42,7 @@ from prune_cli.shrink.subject import (
     checkpoint_names,
     make_subject,
     renamed_zeros,
+    thaw,
 )
 from prune_cli.shrink.trace import trace
 
@@ -252,7 +253,7 @@ class _Planner(Proposer):
     def axes(self, units: Sequence[Unit]) -> dict[str, Axes]:
         """Return the axes of every named tensor that loses channels or is known to have zeros.
 
-        Torch-Pruning may name indices that a tensor does not have; nothing goes there.
+        What is broadcast along an axis of one index has none to lose; nothing goes there.
         """
         removed: dict[str, dict[int, dict[int, Owner]]] = {}
         for proposal in (proposal for unit in units for proposal in unit.proposals):
@@ -302,6 +303,7 @@ class _Planner(Proposer):
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
         shrunk, axes, inputs = build(units), self.axes(units), self.subject.inputs
+        thaw(shrunk)
         found = find_disagreements(
             self.subject.recording, trace(shrunk, inputs), axes, exact=self.zeros is not None
         )

@@ -453,6 +453,8 @@ def runs(source: list[int], target: list[int]) -> Iterable[tuple[slice, slice]]:
     while i < len(source) or j < len(target):
         i_end, j_end = min(i + 1, len(source)), min(j + 1, len(target))
         while math.prod(source[i:i_end]) != math.prod(target[j:j_end]):
+            if i_end == len(source) and j_end == len(target):
+                raise ValueError(f"{source} and {target} are not of one tensor")
             if j_end == len(target) or (
                 i_end < len(source) and math.prod(source[i:i_end]) < math.prod(target[j:j_end])
             ):

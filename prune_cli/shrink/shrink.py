@@ -62,6 +62,7 @@ def shrink_checkpoint(
     max_shard_size: int | None = None,
     workers: int | None = None,
     reads: Sequence[str | Location] = (),
+    card: bool | None = None,
     export: str | Location | None = None,
     measure: bool = False,
     loading: Loading | None = None,
@@ -105,6 +106,7 @@ def shrink_checkpoint(
         max_shard_size: In bytes; the output is then a folder of shards.
         workers: Threads; the bytes are the same for any number.
         reads: Files that must not be written, such as the recipe that the rules are from.
+        card: As in prune_checkpoint.
         export: Where a torch.export program of the small model goes (model.pt2).
         measure: Time the model before and after, and report it; its report is not reproducible.
         loading: How a pickle may be loaded.
@@ -149,6 +151,7 @@ def shrink_checkpoint(
         dry_run=dry_run,
         reads=[*reads, *_code(model), *([] if scores is None else [scores])],
         writes=[export] if export else (),
+        card=card,
     )
     if export and place.output:
         _refuse_unreadable(place.output)

@@ -164,7 +164,7 @@ class _Recorder(TorchDispatchMode):
 
     def refer(self, tensor: Tensor) -> Ref:
         ref = self._refs.get(id(tensor))
-        if ref is None:
+        if ref is None or self.shapes[ref.index] != tuple(tensor.shape):  # transpose_ and its like
             ref = self._refs[id(tensor)] = Ref(len(self.shapes))
             self.shapes.append(tuple(tensor.shape))
             self._alive.append(tensor)

@@ -5,6 +5,7 @@ Local paths never come here, and fsspec is imported only once a URL is met. Cred
 endpoints are fsspec's business: its configuration and the environment decide them.
 """
 
+from prune_cli.stores.hub import locate_checkpoint
 from prune_cli.stores.paths import Location, StorePath, is_inside, locate, name_within
 
-__all__ = ["Location", "StorePath", "is_inside", "locate", "name_within"]
+__all__ = ["Location", "StorePath", "is_inside", "locate", "locate_checkpoint", "name_within"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prune_cli.errors import InputError, UsageError
+from prune_cli.errors import InputError, PruneError, UsageError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -73,9 +73,7 @@ class Store:
             UsageError: fsspec does not know it, or a package is missing for it.
         """
         try:
-            import fsspec
-
-            return fsspec.filesystem(self.scheme, use_listings_cache=False)
+            return _open(self.scheme)
         except (ImportError, ValueError) as error:
             raise _cannot_open(self.scheme, error) from error
 
@@ -101,12 +99,15 @@ class Store:
     def ask(self, key: str) -> Fact | None:
         """Ask the store itself what `key` is now."""
         try:
-            info = patiently(
-                lambda: self.filesystem.info(self.place(key)), f"{self.scheme}://{key}"
-            )
+            info = patiently(lambda: self.filesystem.info(self.place(key)), self._shown(key))
         except FileNotFoundError:
             return None
         return read_fact(info)
+
+    def _shown(self, key: str) -> str:
+        """Return what an error calls an object: what follows "?" may be a signature."""
+        is_web = self.scheme in ("http", "https")
+        return f"{self.scheme}://{key.partition('?')[0] if is_web else key}"
 
     def has_below(self, key: str) -> bool:
         """Return whether there are objects below `key`; then they are listed, all at once."""
@@ -144,6 +145,20 @@ class Store:
 
     def _is_listed(self, key: str) -> bool:
         return any(_is_in(key, prefix) and key != prefix for prefix in self._listed)
+
+
+def _open(scheme: str) -> "AbstractFileSystem":
+    if scheme == "hf":
+        from prune_cli.stores.hub_files import HubFiles
+
+        return HubFiles()
+    if scheme in ("http", "https"):
+        from prune_cli.stores.web_files import WebFiles
+
+        return WebFiles()
+    import fsspec
+
+    return fsspec.filesystem(scheme, use_listings_cache=False)
 
 
 def _is_in(key: str, prefix: str) -> bool:
@@ -200,7 +215,7 @@ def patiently(action: Callable[[], Result], what: object) -> Result:
     for attempt in range(_ATTEMPTS):
         try:
             return action()
-        except (FileNotFoundError, InputError, UsageError):
+        except (FileNotFoundError, PruneError):
             raise
         except Exception as error:
             if is_final(error) or attempt == _ATTEMPTS - 1:
@@ -215,7 +230,8 @@ def is_final(error: Exception) -> bool:
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in (408, 425, 429)
-    return isinstance(error, PermissionError | NotImplementedError | TypeError | ValueError) or (
+    refusals = PermissionError | FileNotFoundError | NotImplementedError | TypeError | ValueError
+    return isinstance(error, refusals) or (
         type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "FileExpired")
     )
 

@@ -8,6 +8,7 @@ from prune_cli.errors import RequestError
 from prune_cli.plan.facts import (
     Plan,
 )
+from prune_cli.report.card import is_card
 from prune_cli.report.report import Report
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, Disagreement
@@ -91,11 +92,11 @@ def _tensor_at(file: Shard, offset: int) -> str | None:
 
 
 def _copy_problems(written: Checkpoint, original: Checkpoint) -> Iterator[Disagreement]:
-    """Check that the index and all other files are copies."""
+    """Check that the index and all other files are copies, but for a model card of ours."""
     index = [part.folder + part.index.name for part in original.all_parts if part.index]
     for name in (*index, *original.others):
         copy = written.path / name
         if not copy.is_file():
             yield Disagreement(f"{name} is missing")
-        elif not is_same_content(original.path / name, copy):
+        elif not (is_same_content(original.path / name, copy) or is_card(copy)):
             yield Disagreement(f"{name} is not the source's")

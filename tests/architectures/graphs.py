@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from torch.nn import functional as F  # noqa: N812 - as everywhere
 SHAPE = (1, 6, 8, 8)
 """Of the input: a batch of images."""
 
-_Forward = Callable[["Graph", list[Tensor]], Tensor]
+_Do = Callable[[Any, Sequence[Tensor]], Any]
+"""Gives a result of the net and what the step reads."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class _Step:
     """One operation: the positions of what it reads among all results so far, and what it does."""
 
     reads: tuple[int, ...]
-    do: Callable[[nn.Module, Sequence[Tensor]], Tensor]
+    do: _Do
 
 
 class Graph(nn.Module):
@@ -47,7 +49,8 @@ class Graph(nn.Module):
         results = [x]
         for step in self._steps:
             results.append(step.do(self, [results[number] for number in step.reads]))
-        return self.head(results[-1].mean((2, 3)))
+        told: Tensor = self.head(results[-1].mean((2, 3)))
+        return told
 
     # --- the steps ------------------------------------------------------------------------------
 
@@ -64,7 +67,7 @@ class Graph(nn.Module):
             self._steps.append(made[0])
             self._shapes.append(made[1])
 
-    def _layer(self, layer: nn.Module) -> Callable[[nn.Module, Sequence[Tensor]], Tensor]:
+    def _layer(self, layer: nn.Module) -> _Do:
         name = f"l{len(self.layers)}"
         self.layers[name] = layer
         return lambda net, xs: net.layers[name](xs[0])
@@ -111,8 +114,9 @@ class Graph(nn.Module):
         if not alike:
             return None
         other = self._draw.choice(alike)
-        do = self._draw.choice([torch.add, torch.mul, torch.maximum, torch.sub])
-        return _Step((at, other), lambda _, xs: do(xs[0], xs[1])), self._shapes[at]
+        do = self._draw.choice(["add", "mul", "maximum", "sub"])
+        step = _Step((at, other), lambda _, xs: getattr(torch, do)(xs[0], xs[1]))
+        return step, self._shapes[at]
 
     def _joined(self, at: int) -> tuple[_Step, tuple[int, int]] | None:
         channels, width = self._shapes[at]
@@ -146,11 +150,11 @@ class Graph(nn.Module):
         if channels % 2:
             return None
 
-        def do(_: nn.Module, xs: Sequence[Tensor]) -> Tensor:
+        def do(_: Any, xs: Sequence[Tensor]) -> Any:
             one, other = xs[0].chunk(2, 1)
             return one * torch.sigmoid(other)
 
-        def joined(_: nn.Module, xs: Sequence[Tensor]) -> Tensor:
+        def joined(_: Any, xs: Sequence[Tensor]) -> Any:
             one, other = xs[0].chunk(2, 1)
             return torch.cat([one, other, one + other], 1)
 
@@ -166,7 +170,7 @@ class Graph(nn.Module):
         is_literal = self._draw.random() < 0.3
         quarter = self._draw.choice([2, 4])
 
-        def do(_: nn.Module, xs: Sequence[Tensor]) -> Tensor:
+        def do(_: Any, xs: Sequence[Tensor]) -> Any:
             size = first if is_literal else xs[0].shape[1] // quarter
             one, other = xs[0][:, :size], xs[0][:, size:]
             return torch.cat([other, F.relu(one)], 1)
@@ -181,7 +185,7 @@ class Graph(nn.Module):
         if self._draw.random() < 0.3:
             return _Step((at,), self._layer(nn.ChannelShuffle(groups))), (channels, width)
 
-        def do(_: nn.Module, xs: Sequence[Tensor]) -> Tensor:
+        def do(_: Any, xs: Sequence[Tensor]) -> Any:
             n, c, h, w = xs[0].shape
             return xs[0].view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
@@ -206,7 +210,7 @@ class Graph(nn.Module):
         down, up = f"l{len(self.layers)}", f"l{len(self.layers) + 1}"
         self.layers[down], self.layers[up] = nn.Conv2d(channels, 8, 1), nn.Conv2d(8, channels, 1)
 
-        def do(net: nn.Module, xs: Sequence[Tensor]) -> Tensor:
+        def do(net: Any, xs: Sequence[Tensor]) -> Any:
             gate = F.relu(net.layers[down](F.adaptive_avg_pool2d(xs[0], 1)))
             return xs[0] * torch.sigmoid(net.layers[up](gate))
 
@@ -229,7 +233,7 @@ class Graph(nn.Module):
         self.layers[qkv] = nn.Linear(channels, 3 * channels)
         self.layers[out] = nn.Linear(channels, channels)
 
-        def do(net: nn.Module, xs: Sequence[Tensor]) -> Tensor:
+        def do(net: Any, xs: Sequence[Tensor]) -> Any:
             x = xs[0].flatten(2).transpose(1, 2)
             n, t, _ = x.shape
             q, k, v = net.layers[qkv](x).view(n, t, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -248,7 +252,7 @@ class Graph(nn.Module):
         name = f"l{len(self.layers)}"
         self.layers[name] = kind(channels, 8, layers, batch_first=True, bidirectional=both)
 
-        def do(net: nn.Module, xs: Sequence[Tensor]) -> Tensor:
+        def do(net: Any, xs: Sequence[Tensor]) -> Any:
             row = xs[0].mean(2).transpose(1, 2)
             told = net.layers[name](row)[0].transpose(1, 2)
             return told[:, :, None].expand(-1, -1, xs[0].shape[2], -1)
@@ -279,7 +283,7 @@ class Graph(nn.Module):
         """Parts of the channels in another order, or each repeated."""
         channels, width = self._shapes[at]
         if channels % 2 == 0 and self._draw.random() < 0.7:
-            swap = lambda _, xs: torch.cat(xs[0].chunk(2, 1)[::-1], 1)  # noqa: E731
+            swap = lambda _, xs: torch.cat(xs[0].chunk(2, 1)[::-1], 1)
             return _Step((at,), swap), (channels, width)
         if channels > 16:
             return None

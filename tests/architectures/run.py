@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from prune_cli.errors import PruneError
-from prune_cli.plan.shrink import ShrinkPlan
+from prune_cli.plan.shrink import Kept, ShrinkPlan
 from prune_cli.shrink.huggingface import read_folder
 from prune_cli.shrink.load import load_shrunk
 from prune_cli.shrink.model import Example, make_inputs
@@ -67,7 +67,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-class _Here:
+class Here:
     """Plans in this process, which is one of its own already: it has imported everything."""
 
     def __enter__(self) -> Self:
@@ -121,7 +121,7 @@ def shrink_and_check(architecture: Architecture, folder: Path, amount: float = A
     """Return what becomes of an architecture; its files go to `folder`."""
     try:
         whole = build(architecture)
-    except Exception as error:  # noqa: BLE001 - the config does not suit this version of a package
+    except Exception as error:
         if isinstance(error, TimeoutError):
             raise
         return Outcome(architecture.title, "not built", f"{type(error).__name__}: {error}"[:300])
@@ -181,7 +181,7 @@ def _shrink(architecture: Architecture, whole: nn.Module, folder: Path, amount: 
     else:
         whole.save_pretrained(source)  # type: ignore[operator]
     begun = time.perf_counter()
-    done = shrink_checkpoint(source, small, amount=amount, planner=_Here(), **options)  # type: ignore[arg-type]
+    done = shrink_checkpoint(source, small, amount=amount, planner=Here(), **options)  # type: ignore[arg-type]
     seconds = time.perf_counter() - begun
     plan = done.shrink
     assert plan is not None
@@ -213,8 +213,8 @@ def _check(
         inputs: Inputs = make_inputs([Example((2, *architecture.shape[1:]))], "cpu")
     else:
         whole, loaded = read_folder(source).load(), read_folder(small).load()
-        inputs = _batch_of_two(read_folder(source), whole)
-    kept = _by_names_of(whole, plan)
+        inputs = inputs_of(source, whole)
+    kept = plan.kept if architecture.is_factory else _by_names_of(source, whole, plan)
     for training in (False, True):
         refuse_other_outputs(whole, loaded, kept, inputs, training=training)
 
@@ -224,17 +224,16 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def _by_names_of(whole: nn.Module, plan: ShrinkPlan) -> dict[str, Any]:
+def _by_names_of(source: Path, whole: nn.Module, plan: ShrinkPlan) -> Kept:
     """The channels that stay by the names of the model, where those of the checkpoint are others."""
-    ours = whole.state_dict()
-    unknown = [name for name in plan.kept if name not in ours]
-    if unknown:
-        raise AssertionError(f"the model has no {unknown[:3]}")
-    return dict(plan.kept)
+    shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(source).items()}
+    names = read_folder(source).model_names(whole, shapes)
+    return {names[name]: dims for name, dims in plan.kept.items()}
 
 
-def _batch_of_two(folder: Any, model: nn.Module) -> Inputs:
-    """Return two samples, of text the second with padding."""
+def inputs_of(source: Path, model: nn.Module) -> Inputs:
+    """Return two samples for the model of a folder, of text the second with padding."""
+    folder = read_folder(source)
     made = make_inputs(
         [replace(e, shape=(2, *e.shape[1:])) for e in folder.examples(model)[0]], "cpu"
     )

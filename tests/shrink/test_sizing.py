@@ -27,7 +27,7 @@ from prune_cli.shrink.request import Site
 from prune_cli.shrink.scores import score_sites
 from prune_cli.shrink.shrink import shrink_checkpoint
 from prune_cli.shrink.trace import call_model, tensors_in
-from tests.shrink.builders import NETS, build, inputs, plan, prune_live
+from tests.shrink.builders import NETS, build, inputs, plan
 
 TEN = (
     "Plain",
