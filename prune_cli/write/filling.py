@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.cluster.engine import Call, Engine, run_units, threads
@@ -16,7 +17,9 @@ from prune_cli.write.layout import OutputFile
 from prune_cli.write.narrow import narrow, refuse_unreachable
 from prune_cli.write.progress import tell_all
 from prune_cli.write.shards import ShardUnit, WriteShard, is_whole, write_unit, write_whole
-from prune_cli.write.target import Execution
+
+if TYPE_CHECKING:
+    from prune_cli.write.target import Execution
 
 _MOST_NAMED = 5
 
@@ -31,7 +34,7 @@ class Crew:
     """
 
     write: WriteShard
-    execution: Execution
+    execution: "Execution"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def _fill_here(shards: Sequence[OutputFile], place: Place, crew: Crew) -> None:
 def _fill_elsewhere(
     shards: Sequence[OutputFile],
     place: Place,
-    execution: Execution,
+    execution: "Execution",
     engine: Engine,
     checkpoint: Checkpoint,
 ) -> None:
@@ -120,7 +123,7 @@ def _fill_elsewhere(
 def _units(
     shards: Iterable[OutputFile],
     place: Place,
-    execution: Execution,
+    execution: "Execution",
     checkpoint: Checkpoint,
     mark: RunMark,
 ) -> Iterator[Call]:
