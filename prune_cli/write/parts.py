@@ -42,7 +42,8 @@ def refuse_missing(folder: Path, units: Sequence[str], missing: Collection[str],
     counts = {part.count for part in begun}
     left = [name for name in units if name in missing]
     names = ", ".join(left[:_MOST_NAMED]) + (", ..." if len(left) > _MOST_NAMED else "")
-    fact = f"{len(left):,} of {len(units):,} {what} are missing ({names})"
+    verb = "is" if len(left) == 1 else "are"
+    fact = f"{len(left):,} of {len(units):,} {what} {verb} missing ({names})"
     if not begun:
         raise OutputError(f"{fact}: no part of this run has begun; run --part 1/N to N/N first")
     if len(counts) > 1:
