@@ -18,7 +18,7 @@ from prune_cli.jsontext import check_keys, decode, encode, parse
 from prune_cli.plan.choice import check_choice
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
-from prune_cli.plan.shrink import Latency, ShrinkPlan
+from prune_cli.plan.shrink import Group, Latency, ShrinkOptions, ShrinkPlan
 from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
 from prune_cli.report.tensors import list_tensors
@@ -31,7 +31,7 @@ SCHEMA = 2
 
 _OPTIONAL = {
     entry.name
-    for kind in (Options, ShrinkPlan, Latency)
+    for kind in (Options, ShrinkOptions, ShrinkPlan, Group, Latency)
     for entry in fields(kind)
     if entry.default is None
 }

@@ -73,6 +73,10 @@ def plan_shrink(
     Raises:
         RequestError: The model cannot be followed, does not fit the checkpoint, or loses nothing.
     """
+    if options.units:
+        from prune_cli.shrink.units import plan_units  # which plans channels here
+
+        return plan_units(source, options, checkpoint, on_stage)
     on_stage("recording what the model does")
     folder = read_folder(source.model) if source.is_folder else None
     subject = make_subject(source, folder)
@@ -102,6 +106,19 @@ def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
     if not units:
         raise RequestError(_nothing_goes(planner.whole))
     return _to_plan(planner, units, subject.theirs, None)
+
+
+def plan_channels(subject: Subject, folder: ModelFolder | None, options: Request) -> ShrinkPlan:
+    """Plan to remove channels of a model that other units have left already.
+
+    Raises:
+        RequestError: It cannot be followed, or loses nothing.
+    """
+    planner = _Planner(subject, options, None)
+    units = planner.units_of_config(folder) if folder else planner.units()
+    if not any(proposal.removed for unit in units for proposal in unit.proposals):
+        raise RequestError(_nothing_goes(planner.whole))
+    return _to_plan(planner, units, subject.theirs, folder)
 
 
 def folder_build(folder: ModelFolder) -> Build:
