@@ -21,6 +21,8 @@ from prune_cli.plan.config import CONFIG_NAME, Changes, edit_config, read_config
 from prune_cli.shrink.allowed import allowed_config
 from prune_cli.shrink.model import Example
 
+_PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -32,12 +34,12 @@ class ModelFolder:
     def build(self, changes: Changes | None = None) -> nn.Module:
         """Return the model on meta, with some numbers of the config changed.
 
-        Attention is the plain implementation, which shows every operation.
+        Attention and experts are plain implementations, which show every operation.
 
         Raises:
             RequestError: transformers cannot build it.
         """
-        return self._build(changes or {}, "meta", attn_implementation="eager")
+        return self._build(changes or {}, "meta", **_PLAIN)
 
     def build_to_run(self, changes: Changes | None = None) -> nn.Module:
         """Return the model on the CPU, as it runs, with the weights that its code gives it.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from prune_cli.amounts import Amount
 from prune_cli.errors import RequestError
+from prune_cli.plan.config import Value
 from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.lists import Lists, names_before
 from prune_cli.plan.shrink import Attribute, Group, Whole
@@ -54,7 +56,9 @@ _HEAVY = {
 class Stack:
     """A list of layers: its path in the model, what the checkpoint calls it, and what can go.
 
-    `staying` says of the layers that cannot go why.
+    `staying` says of the layers that cannot go why; `alike` are those that can, and have the same
+    tensors as most of them; `modules` are the paths of each layer and all in it; `key` is the number
+    of a config that counts them.
     """
 
     path: str
@@ -63,6 +67,17 @@ class Stack:
     passing: Mapping[int, Passing]
     staying: Mapping[int, str]
     modules: Mapping[int, tuple[str, ...]]
+    alike: frozenset[int]
+    key: str = ""
+
+    def alike_only(self) -> Stack:
+        """Return the same list, of which only layers can go that are like most others."""
+        odd = {number: "its tensors are not those of the other layers" for number in self.passing}
+        return replace(
+            self,
+            passing={number: self.passing[number] for number in self.passing if number in self.alike},
+            staying={n: self.staying.get(n, odd.get(n, "")) for n in range(self.size) if n not in self.alike or n in self.staying},
+        )
 
     def can_go(self, work: Work) -> list[int]:
         """Return the layers that can go and are selected."""
@@ -117,29 +132,49 @@ def plan_layers(work: Work, amount: Amount) -> Step:
         RequestError: there are none that can go, or not so many.
     """
     stacks = _find_stacks(work)
+    if work.folder is not None:
+        stacks = _counted(work, work.folder, stacks)
+    problems: list[str] = []
+    for tried in (stacks, [stack.alike_only() for stack in stacks]):
+        try:
+            step = _plan(work, tried, amount)
+        except _DifferenceError as error:
+            problems.append(str(error))
+        else:
+            return step
+    raise RequestError(f"no layers can be removed: {'; '.join(dict.fromkeys(problems))}")
+
+
+class _DifferenceError(Exception):
+    """The model without the layers is not the one that passes them over."""
+
+
+def _plan(work: Work, stacks: Sequence[Stack], amount: Amount) -> Step:
     goes = {stack.path: _draw(work, stack, amount) for stack in stacks if stack.is_chosen(work)}
-    kept = {
-        stack.path: stay_of(stack.size, goes[stack.path]) for stack in stacks if goes.get(stack.path)
-    }
+    losing = [stack for stack in stacks if goes.get(stack.path)]
+    kept = {stack.path: stay_of(stack.size, goes[stack.path]) for stack in losing}
     if not kept:
         raise RequestError(_nothing_goes(stacks))
-    masked = _passed_over(work, stacks, goes)
-    step, problems = None, []
+    return replace(
+        _same_model(work, losing, goes, kept),
+        lists=kept,
+        stored_lists={stack.name: kept[stack.path] for stack in losing},
+        groups=tuple(_group(work, stack, amount, goes[stack.path]) for stack in losing),
+        whole=tuple(whole for stack in stacks for whole in stack.wholes(work)),
+    )
+
+
+def _same_model(
+    work: Work, stacks: Sequence[Stack], goes: Mapping[str, tuple[int, ...]], kept: Lists
+) -> Step:
+    """Return the first of the models without the layers that is the one that passes them over."""
+    masked, problems = _passed_over(work, stacks, goes), []
     for shrunk in _models(work, stacks, kept):
         problem = _difference(work, masked, shrunk, kept)
         if problem is None:
-            step = shrunk
-            break
+            return shrunk
         problems.append(problem)
-    if step is None:
-        raise RequestError(f"no layers can be removed: {'; '.join(dict.fromkeys(problems))}")
-    return replace(
-        step,
-        lists=kept,
-        stored_lists={s.name: kept[s.path] for s in stacks if s.path in kept},
-        groups=tuple(_group(work, s, amount, goes[s.path]) for s in stacks if s.path in kept),
-        whole=tuple(whole for s in stacks for whole in s.wholes(work)),
-    )
+    raise _DifferenceError("; ".join(dict.fromkeys(problems)))
 
 
 def _draw(work: Work, stack: Stack, amount: Amount) -> tuple[int, ...]:
@@ -165,6 +200,7 @@ def _nothing_goes(stacks: Sequence[Stack]) -> str:
 
 
 def _find_stacks(work: Work) -> list[Stack]:
+    """Return the lists of layers of which some can go; the inner ones only where the outer have none."""
     model = work.subject.model
     lists = {
         path: list(module)
@@ -172,11 +208,13 @@ def _find_stacks(work: Work) -> list[Stack]:
         if isinstance(module, nn.ModuleList | nn.Sequential) and _is_stack(module)
     }
     runs = _runs(work, [layer for layers in lists.values() for layer in layers])
+    stacks = [_stack(work, path, layers, runs) for path, layers in lists.items()]
     found: list[Stack] = []
-    for path, layers in lists.items():
-        if not any(f"{path}.".startswith(f"{outer.path}.") for outer in found):
-            stack = _stack(work, path, layers, runs)
-            found += [stack] if stack else []
+    for stack in (stack for stack in stacks if stack is not None):
+        holds_others = any(f"{path}.".startswith(f"{stack.path}.") for path in lists.keys() - {stack.path})
+        is_inside = any(f"{stack.path}.".startswith(f"{outer.path}.") for outer in found)
+        if not is_inside and not (holds_others and len(stack.alike) < 2):
+            found.append(stack)
     return found
 
 
@@ -216,10 +254,9 @@ def _stack(
     passing: dict[int, Passing] = {}
     staying: dict[int, str] = {}
     for number, layer in enumerate(layers):
-        found = _passing(runs[layer])
-        if isinstance(found, Passing) and not _is_residual(
-            work.subject.recording, f"{path}.{number}" if path else str(number)
-        ):
+        where = ".".join(filter(None, (path, str(number))))
+        found = _passing(runs[layer], _unread(work.subject.recording, where))
+        if isinstance(found, Passing) and not _is_residual(work.subject.recording, where):
             found = "it is no residual block: what it is given does not reach its output"
         if isinstance(found, Passing):
             passing[number] = found
@@ -234,11 +271,27 @@ def _stack(
         )
         for number, layer in enumerate(layers)
     }
-    return Stack(path, name, len(layers), passing, staying, modules)
+    signatures = {number: _signature(layers[number]) for number in passing}
+    [(most, _)] = Counter(signatures.values()).most_common(1)
+    alike = frozenset(number for number, own in signatures.items() if own == most)
+    return Stack(path, name, len(layers), passing, staying, modules, alike)
 
 
-def _passing(runs: list[_Run]) -> Passing | str:
-    """Return how a layer is passed over, or why it cannot be."""
+def _signature(layer: nn.Module) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset((name, tuple(tensor.shape)) for name, tensor in named_tensors(layer))
+
+
+def _unread(recording: Trace, path: str) -> list[bool]:
+    """Return of each tensor that a layer gives back whether nothing else reads it."""
+    read = {ref.index for ref in recording.outputs}
+    for call in recording.calls:
+        if not f"{call.module}.".startswith(f"{path}."):
+            read.update(ref.index for ref in call.operands)
+    return [ref.index not in read for ref in recording.returned.get(path, ())]
+
+
+def _passing(runs: list[_Run], unread: list[bool]) -> Passing | str:
+    """Return how a layer is passed over, or why it cannot be; what nobody reads may be None."""
     if len(runs) != 1:
         return f"it runs {len(runs)} times in one forward pass"
     [run] = runs
@@ -246,6 +299,7 @@ def _passing(runs: list[_Run]) -> Passing | str:
     is_tuple = isinstance(run.output, tuple)
     output = run.output if is_tuple else (run.output,)
     parts: list[Any] = []
+    is_unread = iter(unread)
     for position, part in enumerate(output):
         if not isinstance(part, Tensor):
             if part is not None:
@@ -254,11 +308,14 @@ def _passing(runs: list[_Run]) -> Passing | str:
             continue
         same = [key for key, given in arguments.items() if given is part]
         alike = [key for key, given in arguments.items() if _is_alike(given, part)]
-        if position and not same:
+        if next(is_unread, False) and position:
+            parts.append(None)
+        elif position and not same:
             return "it makes more than its hidden state"
-        if not (same or alike):
+        elif not (same or alike):
             return "its output has another shape than what it is given"
-        parts.append(_Argument((same or alike)[0] if position else (alike or same)[0]))
+        else:
+            parts.append(_Argument((same or alike)[0] if position else (alike or same)[0]))
     return Passing(tuple(parts), is_tuple)
 
 
@@ -318,8 +375,8 @@ def _models(work: Work, stacks: Sequence[Stack], kept: Lists) -> Iterator[Step]:
     if work.folder is None:
         yield _cut(work, kept)
         return
-    number, lists = _counted_by(work, work.folder, stacks, kept)
-    for changes in (number | lists[0], number | lists[1], number):
+    for wants in (_is_per_layer, lambda _: True, lambda _: False):
+        changes = _changes(work.folder, stacks, kept, wants)
         try:
             yield Step(work.folder.build(changes), changes)
         except RequestError:
@@ -367,39 +424,21 @@ def _places(model: nn.Module, path: str) -> list[tuple[str, str, int]]:
     ]
 
 
-def _counted_by(
-    work: Work, folder: ModelFolder, stacks: Sequence[Stack], kept: Lists
-) -> tuple[dict[str, Any], tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the numbers of a config that count the layers, and the lists beside them.
-
-    Of the lists those come first whose name says that they have something for each layer, then
-    all that are as long.
+def _counted(work: Work, folder: ModelFolder, stacks: Sequence[Stack]) -> list[Stack]:
+    """Return the lists that a number of the config counts, and no other with them, by that number.
 
     Raises:
-        RequestError: no number stands for a list alone.
+        RequestError: there are lists, and none is counted so.
     """
-    numbers: dict[str, Any] = {}
-    by_name: dict[str, Any] = {}
-    by_size: dict[str, Any] = {}
-    left = {stack.path: stack for stack in stacks if stack.path in kept}
+    left = {stack.path: stack for stack in stacks}
+    found: list[Stack] = []
     for key, value in folder.numbers().items():
-        paths = _shortened(work, folder, key, value, left)
-        if not paths:
-            continue
-        stay = {kept[path] for path in paths}
-        numbers[key] = len(kept[paths[0]])
-        for name, values in _lists_beside(folder, key, int(value or 0)):
-            if len(stay) == 1:
-                part = tuple(values[n] for n in kept[paths[0]])
-                by_size[name] = part
-                if _PER_LAYER.fullmatch(name.rpartition(".")[2]):
-                    by_name[name] = part
-        for path in paths:
-            del left[path]
-    if left:
-        names = ", ".join(stack.name for stack in left.values())
+        for path in _shortened(work, folder, key, value, left):
+            found.append(replace(left.pop(path), key=key))
+    if stacks and not found:
+        names = ", ".join(stack.name for stack in stacks)
         raise RequestError(f"no number in config.json counts the layers of {names} alone")
-    return numbers, (by_name, by_size)
+    return found
 
 
 def _shortened(
@@ -409,9 +448,10 @@ def _shortened(
     if type(value) is not int or value not in {stack.size for stack in left.values()}:
         return []
     try:
-        beside = _lists_beside(folder, key, value)
-        shorter = {name: tuple(values[:-1]) for name, values in beside if _is_per_layer(name)}
-        smaller = _sizes(folder.build({**shorter, key: value - 1}))
+        stack = next(stack for stack in left.values() if stack.size == value)
+        one_less = {stack.path: tuple(range(value - 1))}
+        changes = _changes(folder, [replace(stack, key=key)], one_less, _is_per_layer)
+        smaller = _sizes(folder.build(changes))
     except RequestError:
         return []
     sizes = _sizes(work.subject.model)
@@ -423,6 +463,21 @@ def _shortened(
 def _sizes(model: nn.Module) -> dict[str, int]:
     lists = nn.ModuleList | nn.Sequential
     return {path: len(m) for path, m in model.named_modules() if isinstance(m, lists)}
+
+
+def _changes(
+    folder: ModelFolder, stacks: Sequence[Stack], kept: Lists, wants: Callable[[str], bool]
+) -> dict[str, Value]:
+    """Return what is new in a config: numbers, and of the lists beside them those that are wanted."""
+    changes: dict[str, Value] = {}
+    for stack in stacks:
+        stay = kept[stack.path]
+        changes[stack.key] = len(stay)
+        for name, values in _lists_beside(folder, stack.key, stack.size):
+            if wants(name):
+                changes[name] = tuple(values[number] for number in stay)
+        changes |= _last_stage(folder, stack.size, len(stay))
+    return changes
 
 
 def _is_per_layer(key: str) -> bool:
@@ -442,6 +497,19 @@ def _lists_beside(folder: ModelFolder, key: str, size: int) -> list[tuple[str, l
         for name, value in place.items()
         if isinstance(value, list) and len(value) == size
     ]
+
+
+def _last_stage(folder: ModelFolder, before: int, after: int) -> dict[str, Value]:
+    """Return the last stage of what can be a backbone, where its config says that it is that."""
+    stages = folder.raw.get("stage_names")
+    if not isinstance(stages, list) or len(stages) != before + 1:
+        return {}
+    new: dict[str, Value] = {"stage_names": tuple(stages[: after + 1])}
+    if folder.raw.get("out_features") == stages[-1:]:
+        new["out_features"] = (stages[after],)
+    if folder.raw.get("out_indices") == [before]:
+        new["out_indices"] = (after,)
+    return new
 
 
 # --- whether it is the same --------------------------------------------------------------------
@@ -478,5 +546,5 @@ def _changed_attribute(whole: nn.Module, shrunk: nn.Module, kept: Lists) -> str 
                     if not is_plain or name == "training" or (inner, name) in places:
                         continue
                     if inner not in after or vars(after[inner]).get(name) != value:
-                        return f"{name} of layer {old} of {path} would be another one"
+                        return f"{name} of layer {old} of {path} would no longer be {value}"
     return None
