@@ -140,6 +140,15 @@ def _reduce(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [tuple(kept)] * (2 if whole.name == "var_mean" else 1)
 
 
+def _extreme(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
+    """max and min: of two tensors, or over axes; over one axis, with the indices too."""
+    if isinstance(whole.argument("other"), Ref):
+        return _pointwise(c, whole, shrunk)
+    [axes] = _reduce(c, whole, shrunk)
+    axes = tuple(axis.with_zero(()) for axis in axes)
+    return [axes] * len(whole.outputs)
+
+
 def _matrix_product(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     """mm, bmm, addmm, baddbmm: [..., m, k] by [..., k, n], plus what broadcasts to [..., m, n]."""
     *added, left, right = (c.axes(ref) for ref in whole.operands)
@@ -450,6 +459,7 @@ _BY_NAME: Mapping[str, Rule] = {
         _pointwise: "_prelu_kernel hardswish clone _to_copy copy dropout native_dropout lift_fresh",
         _same: "detach alias contiguous",
         _along: "_softmax _log_softmax _safe_softmax cumsum",
+        _extreme: "max min",
         _reduce: "mean sum amax amin var var_mean std linalg_vector_norm any all",
         _matrix_product: "mm bmm addmm baddbmm",
         _convolution: "convolution",
