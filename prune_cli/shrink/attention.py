@@ -6,7 +6,7 @@ See also: heads.py, which takes some out and checks what comes of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -301,8 +301,19 @@ def _attention(
     ]
     axes.append(AxisOfHeads(reader, 1 - sides[reader], read // units, True))
     path = _common_module([*makers, reader])
+    axes += _tables(subject, path, heads, units, {axis.tensor for axis in axes})
     holders = tuple(_holders(modules, path, heads, units, width))
     return Attention(path, tuple(axes), units, heads // units, holders)
+
+
+def _tables(
+    subject: Subject, path: str, heads: int, units: int, known: Collection[str]
+) -> Iterator[AxisOfHeads]:
+    """Yield what has a number for each head, such as biases for relative positions."""
+    for name, _ in subject.model.named_parameters():
+        shape = subject.shape(name)
+        if name.startswith(f"{path}.") and name not in known and shape.count(heads) == 1:
+            yield AxisOfHeads(name, shape.index(heads), heads // units, False)
 
 
 def _out_dim(modules: Mapping[str, nn.Module], tensor: str) -> int:

@@ -317,6 +317,12 @@ def _same(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [c.axes(whole.operands[0])]
 
 
+def _drawn(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
+    """What is drawn for each element, or not set yet: it has the shape of the operand."""
+    c.alias(whole)
+    return [tuple(axis.with_zero(()) for axis in c.axes(whole.operands[0]))]
+
+
 def _rearrange(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     """Transposing and broadcasting: a stride says which axis comes from which."""
     c.alias(whole)
@@ -457,6 +463,7 @@ _BY_NAME: Mapping[str, Rule] = {
     name: rule
     for rule, names in {
         _pointwise: "_prelu_kernel hardswish clone _to_copy copy dropout native_dropout lift_fresh",
+        _drawn: "empty_like rand_like randn_like bernoulli",
         _same: "detach alias contiguous",
         _along: "_softmax _log_softmax _safe_softmax cumsum",
         _extreme: "max min",
