@@ -82,8 +82,18 @@ class ModelFolder:
         return values
 
     def numbers(self) -> dict[str, int | float | None]:
-        """The numbers of the config and what is not set, by key: "mlp_ratio", "hidden_sizes.0"."""
-        return dict(_numbers(self.values(), ""))
+        """The numbers of the config and what is not set, by key: "mlp_ratio", "hidden_sizes.0".
+
+        A key that has two names has the one that stands in config.json.
+        """
+        config = self._config({})
+        other_names = {
+            name: other
+            for other, name in config.attribute_map.items()
+            if other in self.raw and name not in self.raw
+        }
+        numbers = dict(_numbers(config.to_dict(), ""))
+        return {other_names.get(key, key): number for key, number in numbers.items()}
 
     def examples(self, model: nn.Module) -> list[list[Example]]:
         """Inputs of the kind that the model's class names as its main one, in the order to try them.
