@@ -29,6 +29,9 @@ _MOVES = {"t", "transpose", "permute", "view", "_unsafe_view", "reshape", "detac
     "expand",
     "_to_copy",
     "clone",
+    "split",
+    "chunk",
+    "slice",
 }
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 
@@ -275,7 +278,7 @@ def _makers(recording: Trace, weights: Mapping[int, str], begin: int, end: int) 
             and (not path or f"{recording.calls[number].module}.".startswith(f"{path}."))
         ]
         if own or not path:
-            return own
+            return list(dict.fromkeys(own))
         path = path.rpartition(".")[0]
 
 

@@ -6,6 +6,7 @@ See also: agreement.py, where one of the two has fewer channels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def find_difference(one: Trace, other: Trace, names: Mapping[str, str]) -> str |
     for name, ref in other.named.items():
         if not pairing.pair(one.named[names[name]], ref):
             return f"{name} has another shape, or is tied to something else"
-    ours, theirs = _needed(one), _needed(other)
+    ours, theirs = needed(one).calls, needed(other).calls
     for call, twin in zip(ours, theirs):
         if not pairing.is_same(call, twin):
             where = twin.module or "the model itself"
@@ -41,15 +42,17 @@ def find_difference(one: Trace, other: Trace, names: Mapping[str, str]) -> str |
     return None
 
 
-def _needed(recording: Trace) -> list[Call]:
+def needed(recording: Trace) -> Trace:
     """Return the calls that an output depends on; what writes in place may be one of them."""
-    needed = {ref.index for ref in recording.outputs}
+    if recording.failure is not None:
+        return recording
+    read = {ref.index for ref in recording.outputs}
     calls = []
     for call in reversed(recording.calls):
-        if call.writes_in_place or any(ref.index in needed for ref in call.outputs):
-            needed.update(ref.index for ref in call.operands)
+        if call.writes_in_place or any(ref.index in read for ref in call.outputs):
+            read.update(ref.index for ref in call.operands)
             calls.append(call)
-    return calls[::-1]
+    return replace(recording, calls=tuple(calls[::-1]))
 
 
 class _Pairing:

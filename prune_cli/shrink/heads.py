@@ -25,9 +25,12 @@ from prune_cli.shrink.attention import Attention, counted_by_config, found_in_re
 from prune_cli.shrink.axes import Axes, Axis, Owner
 from prune_cli.shrink.channels import changed_attributes
 from prune_cli.shrink.copies import without_copies
+from prune_cli.shrink.equality import needed
+from prune_cli.shrink.fewer_heads import can_lose_heads, let_lose_heads
 from prune_cli.shrink.load import resize
 from prune_cli.shrink.proposals import NOT_SELECTED
 from prune_cli.shrink.step import Step, Work, count_units, draw_units
+from prune_cli.shrink.subject import record_subject
 from prune_cli.shrink.trace import Trace, trace
 
 
@@ -89,6 +92,7 @@ def _plan_by_config(work: Work, amount: Amount) -> Step:
 
 
 def _plan_by_attributes(work: Work, amount: Amount) -> Step:
+    work = _with_own_attention(work)
     found = found_in_recording(work.subject)
     chosen = [each for each in found if work.is_chosen(each.modules)]
     whole = [
@@ -119,6 +123,18 @@ def _plan_by_attributes(work: Work, amount: Amount) -> Step:
     if not steps:
         raise RequestError(f"no heads can be removed: {'; '.join(problems[:4])}")
     return replace(_together(work, steps), whole=tuple(whole))
+
+
+def _with_own_attention(work: Work) -> Work:
+    """Return the model with attentions that can have fewer heads in the place of torch's own."""
+    if not any(map(can_lose_heads, work.subject.model.modules())):
+        return work
+    model = copy.deepcopy(work.subject.model)
+    for module in model.modules():
+        if can_lose_heads(module):
+            let_lose_heads(module)
+    subject = record_subject(model, [work.subject.inputs])
+    return replace(work, subject=replace(subject, theirs=work.subject.theirs))
 
 
 def _alone(
@@ -255,7 +271,8 @@ def _problem(work: Work, model: nn.Module, trial: Trial) -> str | None:
 
 
 def _disagreements(before: Trace, after: Trace, axes: Mapping[str, Axes]) -> list[Disagreement]:
-    return find_disagreements(without_copies(before), without_copies(after), axes, exact=True)
+    recordings = [needed(without_copies(recording)) for recording in (before, after)]
+    return find_disagreements(*recordings, axes, exact=True)
 
 
 def _shape(work: Work, axes: Mapping[str, Axes], name: str) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prune_cli.errors import InputError, RequestError
 from prune_cli.plan.lists import Lists
 from prune_cli.plan.shrink import METADATA_KEY, Resizing
+from prune_cli.shrink.fewer_heads import can_lose_heads, let_lose_heads
 from prune_cli.shrink.trace import named_tensors
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -86,6 +87,13 @@ def resize(model: nn.Module, resizing: Resizing) -> None:
     for module, values in resizing.attributes.items():
         for attribute, value in values.items():
             setattr(model.get_submodule(module), attribute, value)
+    for attention in model.modules():
+        if can_lose_heads(attention) and _lost_heads(attention):
+            let_lose_heads(attention)
+
+
+def _lost_heads(attention: Any) -> bool:
+    return len(attention.in_proj_weight) != 3 * attention.embed_dim
 
 
 def _empty_like(old: Tensor, shape: tuple[int, ...]) -> Tensor:
