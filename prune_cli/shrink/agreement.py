@@ -166,7 +166,8 @@ class _Walk(Comparison):
 
     def _results(self, whole: Call, shrunk: Call) -> list[Axes]:
         try:
-            results = self._by_rule(whole, shrunk)
+            routed = self._routing.rule(self, whole, shrunk) if self._routing else None
+            results = self._by_rule(whole, shrunk) if routed is None else routed
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # A form of the operation that its rule did not foresee: in doubt, the channels stay.
             raise DisagreementError(f"its channels cannot be followed ({error})") from error
@@ -180,9 +181,6 @@ class _Walk(Comparison):
         operands = [self.axes(ref) for ref in whole.operands]
         if self._has_other_numbers(whole, shrunk):
             raise DisagreementError("a number in it depends on how many channels there are")
-        routed = self._routing.rule(self, whole, shrunk) if self._routing else None
-        if routed is not None:
-            return routed
         if not any(
             axis.removed or axis.zero or not axis.known for axes in operands for axis in axes
         ):

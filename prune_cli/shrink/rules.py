@@ -463,10 +463,8 @@ _BY_NAME: Mapping[str, Rule] = {
     name: rule
     for rule, names in {
         _pointwise: "_prelu_kernel hardswish clone _to_copy copy dropout native_dropout lift_fresh",
-        _drawn: "empty_like rand_like randn_like bernoulli",
         _same: "detach alias contiguous",
         _along: "_softmax _log_softmax _safe_softmax cumsum",
-        _extreme: "max min",
         _reduce: "mean sum amax amin var var_mean std linalg_vector_norm any all",
         _matrix_product: "mm bmm addmm baddbmm",
         _convolution: "convolution",
@@ -493,6 +491,8 @@ _BY_NAME: Mapping[str, Rule] = {
         _stack: "stack",
         _view: "view _unsafe_view reshape _reshape_alias",
         _labelled: "pixel_shuffle pixel_unshuffle channel_shuffle flip roll repeat tril triu",
+        _drawn: "empty_like rand_like randn_like bernoulli",
+        _extreme: "max min",
     }.items()
     for name in names.split()
 }
