@@ -10,7 +10,6 @@ from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import grouped
 from prune_cli.cli.modelling import Model
 
-
 if TYPE_CHECKING:
     from prune_cli.amounts import Amount
 

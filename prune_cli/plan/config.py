@@ -58,12 +58,12 @@ def edit_config(raw: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
         place: Any = edited
         for parent in parents:
             place = _inside(place, parent, key)
-        value = list(value) if isinstance(value, tuple) else value
+        new: Any = list(value) if isinstance(value, tuple) else value
         if isinstance(place, list):
             _inside(place, last, key)
-            place[int(last)] = value
+            place[int(last)] = new
         elif isinstance(place, dict):
-            place[last] = value
+            place[last] = new
         else:
             raise _no_place(key, last)
     return edited

@@ -195,9 +195,7 @@ def _clusters(
         path = place[0]
         while path:
             path = path.rpartition(".")[0]
-            inside = {
-                sides[other] for other in lost if not path or other[0].startswith(f"{path}.")
-            }
+            inside = {sides[other] for other in lost if not path or other[0].startswith(f"{path}.")}
             if len(inside) == 2:
                 break
         paths.setdefault(path, []).append(place)
@@ -254,7 +252,7 @@ def _weights_read(recording: Trace) -> dict[int, str]:
     """Return for the number of each product that reads a weight that weight's name."""
     names = {
         ref.index: name
-        for name, ref in reversed(recording.named.items())
+        for name, ref in reversed([*recording.named.items()])
         if len(recording.shapes[ref.index]) == 2
     }
     read = {}

@@ -42,7 +42,9 @@ def _renumbered(recording: Trace, instead: dict[int, int]) -> Trace:
 
     def renumber(value: Any) -> Any:
         return tree_map(
-            lambda leaf: new[instead.get(leaf.index, leaf.index)] if isinstance(leaf, Ref) else leaf,
+            lambda leaf: (
+                new[instead.get(leaf.index, leaf.index)] if isinstance(leaf, Ref) else leaf
+            ),
             value,
         )
 

@@ -144,9 +144,7 @@ def _counted(work: Work, folder: ModelFolder) -> Iterator[Counted]:
             yield Counted(key, size, max(chosen, default=1), mixtures)
 
 
-def _mixtures(
-    work: Work, lost: Mapping[tuple[str, int], int], size: int
-) -> tuple[Mixture, ...]:
+def _mixtures(work: Work, lost: Mapping[tuple[str, int], int], size: int) -> tuple[Mixture, ...]:
     """Sort the axes that got shorter by the smallest module that holds a router and its experts."""
     ranks = {name: len(work.subject.shape(name)) for name, _ in lost}
     routers = {name for name, dim in lost if ranks[name] == 2 and dim == 0 and _is_weight(name)}
@@ -164,16 +162,14 @@ def _mixtures(
     own = {path: routers & axes.keys() for path, axes in paths.items()}
     if any(len(found) != 1 for found in own.values()):
         return ()
-    return tuple(Mixture(path, *own[path], axes) for path, axes in paths.items())
+    return tuple(Mixture(path, own[path].pop(), axes) for path, axes in paths.items())
 
 
 def _is_weight(name: str) -> bool:
     return name.rpartition(".")[2] == "weight"
 
 
-def _axes(
-    work: Work, counted: Counted, removed: Mapping[str, Sequence[int]]
-) -> dict[str, Axes]:
+def _axes(work: Work, counted: Counted, removed: Mapping[str, Sequence[int]]) -> dict[str, Axes]:
     axes: dict[str, Axes] = {}
     for mixture in counted.mixtures:
         root = work.subject.outside(mixture.router)
@@ -247,5 +243,3 @@ def _group(
     )
     seed = derive_seed(work.options.seed, root)
     return Group(root, 0, amount, seed, size, 1, removed, tuple(members), EXPERTS)
-
-

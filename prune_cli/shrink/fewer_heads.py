@@ -19,16 +19,16 @@ class FewerHeads(nn.MultiheadAttention):
     The weights that it gives back are those of its heads, or their mean.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,  # noqa: FBT001, FBT002 - as torch's
+        need_weights: bool = True,
         attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,  # noqa: FBT001, FBT002
-        is_causal: bool = False,  # noqa: FBT001, FBT002
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the output, and the weights or None; the arguments are torch's."""
         if is_causal and attn_mask is None:

@@ -172,9 +172,7 @@ def _together(work: Work, steps: Sequence[Step]) -> Step:
     return Step(model, kept=kept, attributes=attributes, groups=groups)
 
 
-def _resized(
-    work: Work, trial: Trial, values: Mapping[str, Mapping[str, Attribute]]
-) -> nn.Module:
+def _resized(work: Work, trial: Trial, values: Mapping[str, Mapping[str, Attribute]]) -> nn.Module:
     model = copy.deepcopy(work.subject.model)
     shapes = {
         name: tuple(len(axis.kept) for axis in axes) for name, axes in trial.axes(work).items()
@@ -235,9 +233,7 @@ class Trial:
 def _trials(work: Work, attentions: Sequence[Attention], k: int) -> Iterator[Trial]:
     """Yield what is to go: of each attention other heads, or (where they are coupled) the same."""
     for in_parts in (False, True):
-        yield Trial(
-            tuple(_removal(work, [attention], k) for attention in attentions), in_parts
-        )
+        yield Trial(tuple(_removal(work, [attention], k) for attention in attentions), in_parts)
     if len(attentions) > 1:
         for in_parts in (False, True):
             yield Trial((_removal(work, attentions, k),), in_parts)
@@ -271,8 +267,8 @@ def _problem(work: Work, model: nn.Module, trial: Trial) -> str | None:
 
 
 def _disagreements(before: Trace, after: Trace, axes: Mapping[str, Axes]) -> list[Disagreement]:
-    recordings = [needed(without_copies(recording)) for recording in (before, after)]
-    return find_disagreements(*recordings, axes, exact=True)
+    before, after = (needed(without_copies(recording)) for recording in (before, after))
+    return find_disagreements(before, after, axes, exact=True)
 
 
 def _shape(work: Work, axes: Mapping[str, Axes], name: str) -> tuple[int, ...]:
@@ -313,5 +309,3 @@ def _group(work: Work, amount: Amount, removal: Removal) -> Group:
 
 def _too_little(name: str, units: int, amount: Amount) -> str:
     return f"no head is removed: {name}: of {units} units, amount={amount} is none"
-
-

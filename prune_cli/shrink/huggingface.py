@@ -142,7 +142,9 @@ class ModelFolder:
             return {}
         found = _renamed(model, ours, checkpoint)
         return {
-            name: renamed for name, renamed, is_converted in found if is_converted and renamed in ours
+            name: renamed
+            for name, renamed, is_converted in found
+            if is_converted and renamed in ours
         }
 
     def _architecture(self) -> Any:

@@ -72,11 +72,12 @@ class Stack:
 
     def alike_only(self) -> Stack:
         """Return the same list, of which only layers can go that are like most others."""
-        odd = {number: "its tensors are not those of the other layers" for number in self.passing}
+        odd = self.passing.keys() - self.alike
+        reason = "its tensors are not those of the other layers"
         return replace(
             self,
-            passing={number: self.passing[number] for number in self.passing if number in self.alike},
-            staying={n: self.staying.get(n, odd.get(n, "")) for n in range(self.size) if n not in self.alike or n in self.staying},
+            passing={number: self.passing[number] for number in self.passing if number not in odd},
+            staying={**self.staying, **dict.fromkeys(odd, reason)},
         )
 
     def can_go(self, work: Work) -> list[int]:
@@ -211,7 +212,9 @@ def _find_stacks(work: Work) -> list[Stack]:
     stacks = [_stack(work, path, layers, runs) for path, layers in lists.items()]
     found: list[Stack] = []
     for stack in (stack for stack in stacks if stack is not None):
-        holds_others = any(f"{path}.".startswith(f"{stack.path}.") for path in lists.keys() - {stack.path})
+        holds_others = any(
+            f"{path}.".startswith(f"{stack.path}.") for path in lists.keys() - {stack.path}
+        )
         is_inside = any(f"{stack.path}.".startswith(f"{outer.path}.") for outer in found)
         if not is_inside and not (holds_others and len(stack.alike) < 2):
             found.append(stack)
@@ -266,8 +269,7 @@ def _stack(
         return None
     modules = {
         number: tuple(
-            ".".join(filter(None, (path, str(number), inner)))
-            for inner, _ in layer.named_modules()
+            ".".join(filter(None, (path, str(number), inner))) for inner, _ in layer.named_modules()
         )
         for number, layer in enumerate(layers)
     }
@@ -295,7 +297,7 @@ def _passing(runs: list[_Run], unread: list[bool]) -> Passing | str:
     if len(runs) != 1:
         return f"it runs {len(runs)} times in one forward pass"
     [run] = runs
-    arguments = {**dict(enumerate(run.args)), **run.kwargs}
+    arguments: dict[int | str, Any] = {**dict(enumerate(run.args)), **run.kwargs}
     is_tuple = isinstance(run.output, tuple)
     output = run.output if is_tuple else (run.output,)
     parts: list[Any] = []

@@ -93,7 +93,7 @@ def resize(model: nn.Module, resizing: Resizing) -> None:
 
 
 def _lost_heads(attention: Any) -> bool:
-    return len(attention.in_proj_weight) != 3 * attention.embed_dim
+    return bool(len(attention.in_proj_weight) != 3 * attention.embed_dim)
 
 
 def _empty_like(old: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -118,6 +118,16 @@ def plan_channels(subject: Subject, folder: ModelFolder | None, options: Request
     units = planner.units_of_config(folder) if folder else planner.units()
     if not any(proposal.removed for unit in units for proposal in unit.proposals):
         raise RequestError(_nothing_goes(planner.whole))
+    stored = {subject.first_names[name] for name in subject.theirs}
+    odd = [
+        name
+        for name, axes in planner.axes(units).items()
+        if subject.first_names[name] not in stored and any(axis.removed for axis in axes)
+    ]
+    if odd:
+        raise RequestError(
+            f"channels of {odd[0]} cannot be removed: it is stored in another form than the model has it"
+        )
     return _to_plan(planner, units, subject.theirs, folder)
 
 

@@ -47,7 +47,9 @@ class Routing:
             return [_look_up(c, whole, chosen[0])]
         if whole.name == "gather":
             return [_gather(c, whole, chosen[0])]
-        raise DisagreementError("it calculates with the numbers of experts", chosen[0].removed.values())
+        raise DisagreementError(
+            "it calculates with the numbers of experts", chosen[0].removed.values()
+        )
 
     def _follow_logits(self, c: Comparison, whole: Call) -> None:
         """What the router says of each expert may be minus infinity; what keeps that is the same."""

@@ -141,7 +141,7 @@ def _reduce(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
 
 
 def _extreme(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
-    """max and min: of two tensors, or over axes; over one axis, with the indices too."""
+    """The largest or smallest: of two tensors, or over axes; over one axis, with the indices too."""
     if isinstance(whole.argument("other"), Ref):
         return _pointwise(c, whole, shrunk)
     [axes] = _reduce(c, whole, shrunk)

@@ -199,7 +199,9 @@ def wanted_units(
         UsageError: there is no such kind, or it has no amount.
     """
     asked = {kind: amount if own is None else own for kind, own in (units or {}).items()}
-    return {} if asked.keys() <= {CHANNELS} and asked.get(CHANNELS) == amount else check_units(asked)
+    return (
+        {} if asked.keys() <= {CHANNELS} and asked.get(CHANNELS) == amount else check_units(asked)
+    )
 
 
 def _check_units(
@@ -220,7 +222,7 @@ def _check_units(
     }
     odd = [way for way, is_given in ways.items() if is_given]
     if odd:
-        raise UsageError(f"{odd[0]} is for channels alone; leave it or --unit out")
+        raise UsageError(f"{odd[0]}: that is for channels alone; leave it or --unit out")
 
 
 def _check_what_goes(

@@ -117,7 +117,9 @@ def _to_plan(work: Work, step: Step, after: Work) -> ShrinkPlan:
     )
 
 
-def _kept_of_checkpoint(work: Work, step: Step) -> Iterator[tuple[str, Mapping[int, tuple[int, ...]]]]:
+def _kept_of_checkpoint(
+    work: Work, step: Step
+) -> Iterator[tuple[str, Mapping[int, tuple[int, ...]]]]:
     """Yield what stays of each stored tensor.
 
     Raises:
