@@ -297,7 +297,8 @@ def _passing(runs: list[_Run], unread: list[bool]) -> Passing | str:
     if len(runs) != 1:
         return f"it runs {len(runs)} times in one forward pass"
     [run] = runs
-    arguments: dict[int | str, Any] = {**dict(enumerate(run.args)), **run.kwargs}
+    arguments: dict[int | str, Any] = dict(enumerate(run.args))
+    arguments.update(run.kwargs)
     is_tuple = isinstance(run.output, tuple)
     output = run.output if is_tuple else (run.output,)
     parts: list[Any] = []

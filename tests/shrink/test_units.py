@@ -26,32 +26,32 @@ transformers = pytest.importorskip("transformers")
 SCHEMA = json.loads((resources.files("prune_cli.report") / "report.schema.json").read_text())
 
 CASES: dict[tuple[str, ...], dict[str, Any]] = {
-    ("llama", "heads=1", "layers=0.5"): {
+    ("llama", "heads=1", "layers=1"): {
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 12,
     },
     ("gemma2", "layers=1"): {
-        "num_hidden_layers": 3,
-        "layer_types": ("full_attention", "sliding_attention", "full_attention"),
+        "num_hidden_layers": 2,
+        "layer_types": ("full_attention", "sliding_attention"),
     },
     ("phi3", "heads=1"): {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 12},
-    ("gpt2", "layers=2"): {"n_layer": 2},
-    ("bert", "layers=1"): {"num_hidden_layers": 3},
+    ("gpt2", "layers=2"): {"n_layer": 1},
+    ("bert", "layers=1"): {"num_hidden_layers": 2},
     ("modernbert", "layers=1"): {
-        "num_hidden_layers": 3,
-        "layer_types": ("full_attention", "sliding_attention", "full_attention"),
+        "num_hidden_layers": 2,
+        "layer_types": ("full_attention", "sliding_attention"),
     },
     ("t5", "layers=1"): {"num_layers": 2, "num_decoder_layers": 2},
     ("vit", "heads=0.25", "layers=1"): {
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 3,
         "head_dim": 12,
     },
     ("resnet", "layers=1"): {"depths.0": 2, "depths.1": 2},
     ("mixtral", "experts=0.5", "heads=1", "layers=1"): {
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_local_experts": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
@@ -185,11 +185,11 @@ def test_a_layer_that_is_excluded_stays(tmp_path: Path) -> None:
     saved("llama", tmp_path / "whole")
 
     done = shrink_folder(
-        tmp_path / "whole", tmp_path / "small", layers=3, exclude=["model.layers.1"]
+        tmp_path / "whole", tmp_path / "small", layers=2, exclude=["model.layers.1"]
     )
 
     [group] = done.shrink.groups
-    assert group.removed == (0, 2, 3)
+    assert group.removed == (0, 2)
     assert [whole.root for whole in done.shrink.whole] == ["model.layers.1"]
     assert verify_checkpoint(tmp_path / "small", source=tmp_path / "whole").is_verified
 
@@ -197,7 +197,7 @@ def test_a_layer_that_is_excluded_stays(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
     "a norm over all heads": ("olmo2", {"heads": 1}, RequestError, "reduces over the channels"),
     "no width of a head": ("bert", {"heads": 1}, RequestError, "the config has no head_dim"),
-    "all layers": ("llama", {"layers": 4}, AmountError, "would remove all of its 4 layers"),
+    "all layers": ("llama", {"layers": 3}, AmountError, "would remove all of its 3 layers"),
     "chance that depends on depth": ("beit", {"layers": 1}, RequestError, "drop_prob of layer"),
     "experts that are needed": ("mixtral", {"experts": 3}, RequestError, "remove at most 2"),
     "no experts": ("llama", {"experts": 1}, RequestError, "no number in config.json counts"),
@@ -233,12 +233,12 @@ def test_what_cannot_go_is_refused(reason: str, tmp_path: Path) -> None:
 
 def edit_removed(facts: dict[str, Any]) -> None:
     """Say that another layer went."""
-    facts["groups"][0]["removed"] = [(facts["groups"][0]["removed"][0] + 1) % 4]
+    facts["groups"][0]["removed"] = [(facts["groups"][0]["removed"][0] + 1) % 3]
 
 
 def edit_lists(facts: dict[str, Any]) -> None:
     """Keep an element twice."""
-    facts["lists"]["model.layers"] = [0, 0, 1]
+    facts["lists"]["model.layers"] = [0, 0]
 
 
 def edit_amount(facts: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 TEXT = {
     "vocab_size": 99,
     "hidden_size": 48,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "intermediate_size": 40,
     "pad_token_id": 0,
@@ -29,7 +29,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2ForCausalLM", GROUPED),
     "gpt2": (
         "GPT2LMHeadModel",
-        {"vocab_size": 99, "n_embd": 48, "n_layer": 4, "n_head": 4, "n_positions": 32},
+        {"vocab_size": 99, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 32},
     ),
     "neox": ("GPTNeoXForCausalLM", TEXT),
     "bert": ("BertForMaskedLM", TEXT),
