@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from prune_cli.errors import RequestError
 from prune_cli.plan.shrink import Attribute
+from prune_cli.plan.units import HEAD_DIM, HEADS
 from prune_cli.shrink.channels import is_conv1d
 from prune_cli.shrink.config import lost_sizes
 from prune_cli.shrink.huggingface import ModelFolder
@@ -23,6 +24,7 @@ from prune_cli.shrink.trace import Call, Trace
 _KEY_VALUE = re.compile(r".*(kv|key_value).*heads?|.*heads?_kv|multi_query_group_num")
 _HEADS = re.compile(r"(.*_)?(n|num|number|q|query|attention|attn)?_?(of_)?n?heads?(\.\d+)?")
 _WIDTHS = ("head_dim", "d_kv", "attention_head_dim", "attention_head_size", "kv_channels", "d_head")
+_WIDTH = re.compile(r".*(head_?dim|head_?size|d_kv|d_k|d_head|dim_head|head_width|channels)")
 _MODEL_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "embed_dim")
 _MOVES = {"t", "transpose", "permute", "view", "_unsafe_view", "reshape", "detach", "alias"} | {
     "unsqueeze",
@@ -46,7 +48,13 @@ class AxisOfHeads:
     reads: bool
 
     def indices(self, unit: int, attention: Attention, *, in_parts: bool) -> Iterator[int]:
-        """Yield the indices of a unit; `in_parts`: those of queries, keys and values lie apart."""
+        """Yield the indices of a unit; `in_parts`: those of queries, keys and values lie apart.
+
+        A dim of the heads has one index in each head, whatever lies in what order.
+        """
+        if attention.unit == HEAD_DIM:
+            yield from range(unit, self.width * attention.units, attention.units)
+            return
         start = 0
         for width in self._parts(attention) if in_parts else (self.width,):
             yield from range(start + unit * width, start + (unit + 1) * width)
@@ -72,6 +80,7 @@ class Attention:
         units: how many heads have keys and values of their own.
         sharing: how many heads of queries share those.
         holders: the attributes of modules that count heads, and what they are for so many units.
+        unit: heads, or dims that all heads have.
     """
 
     path: str
@@ -79,6 +88,7 @@ class Attention:
     units: int
     sharing: int
     holders: tuple[Holder, ...] = ()
+    unit: str = HEADS
 
     @property
     def reader(self) -> AxisOfHeads:
@@ -130,15 +140,16 @@ class Counted:
         return {**{key: each * (self.units - k) for key, each in self.each.items()}, **self.fixed}
 
 
-def counted_by_config(subject: Subject, folder: ModelFolder) -> Iterator[Counted]:
-    """Yield the numbers of a config that count heads, with the attentions whose heads they count."""
-    for counted in _numbers_of_heads(folder):
+def counted_by_config(subject: Subject, folder: ModelFolder, unit: str) -> Iterator[Counted]:
+    """Yield the numbers of a config that count units, with the attentions that these are of."""
+    numbers = _numbers_of_heads if unit == HEADS else _numbers_of_dims
+    for counted in numbers(folder):
         try:
             smaller = folder.build(counted.changes(1))
         except RequestError:
             continue
         lost = lost_sizes(subject, smaller)
-        attentions = _clusters(subject, lost, counted)
+        attentions = _clusters(subject, lost, counted, unit)
         if attentions:
             yield Counted(counted.key, counted.units, counted.each, counted.fixed, attentions)
 
@@ -171,6 +182,12 @@ def _numbers_of_heads(folder: ModelFolder) -> Iterator[Counted]:
             yield Counted(key, units, each, fixed)
 
 
+def _numbers_of_dims(folder: ModelFolder) -> Iterator[Counted]:
+    for key, width in folder.numbers().items():
+        if key.rpartition(".")[2] in _WIDTHS and type(width) is int and width > 1:
+            yield Counted(key, width, {key: 1}, {})
+
+
 def _widths(beside: Mapping[str, Any], heads: int) -> Iterator[dict[str, int]]:
     """Yield what to say of the width of a head, which would follow from their number otherwise."""
     for name in _WIDTHS:
@@ -185,7 +202,7 @@ def _widths(beside: Mapping[str, Any], heads: int) -> Iterator[dict[str, int]]:
 
 
 def _clusters(
-    subject: Subject, lost: Mapping[tuple[str, int], int], counted: Counted
+    subject: Subject, lost: Mapping[tuple[str, int], int], counted: Counted, unit: str
 ) -> tuple[Attention, ...]:
     """Sort the axes that got shorter by the smallest module that holds makers and a reader."""
     modules = dict(subject.model.named_modules())
@@ -206,6 +223,7 @@ def _clusters(
             tuple(AxisOfHeads(*place, lost[place], sides[place]) for place in places),
             counted.units,
             sharing,
+            unit=unit,
         )
         for path, places in paths.items()
     )
@@ -229,8 +247,9 @@ def _reads(modules: Mapping[str, nn.Module], tensor: str, dim: int) -> bool:
 # --- by what a model does ----------------------------------------------------------------------
 
 
-def found_in_recording(subject: Subject) -> list[Attention]:
+def found_in_recording(subject: Subject, unit: str) -> list[Attention]:
     """Return the attentions that a recording shows: a softmax between projections."""
+    find = _attention if unit == HEADS else _dims_of_heads
     recording = subject.recording
     weights = _weights_read(recording)
     ends = [
@@ -243,7 +262,7 @@ def found_in_recording(subject: Subject) -> list[Attention]:
         makers = _makers(recording, weights, begin, end)
         reader = next((weights[n] for n in range(end, stop) if n in weights), None)
         if makers and reader:
-            attention = _attention(subject, recording.calls[end], makers, reader)
+            attention = find(subject, recording.calls[end], makers, reader)
             found += [attention] if attention else []
     return found
 
@@ -278,6 +297,35 @@ def _makers(recording: Trace, weights: Mapping[int, str], begin: int, end: int) 
         if own or not path:
             return list(dict.fromkeys(own))
         path = path.rpartition(".")[0]
+
+
+def _dims_of_heads(
+    subject: Subject, softmax: Call, makers: Sequence[str], reader: str
+) -> Attention | None:
+    """Return an attention whose units are dims: each has one index in every head."""
+    heads = _attention(subject, softmax, makers, reader)
+    if heads is None:
+        return None
+    width = heads.reader.width // heads.sharing
+    axes = [
+        replace(axis, width=subject.shape(axis.tensor)[axis.dim] // width)
+        for axis in heads.axes
+        if subject.shape(axis.tensor)[axis.dim] % width == 0
+    ]
+    modules = dict(subject.model.named_modules())
+    holders = _holders_of_width(modules, heads.path, heads.units * heads.sharing, width)
+    return Attention(heads.path, tuple(axes), width, 1, tuple(holders), HEAD_DIM)
+
+
+def _holders_of_width(
+    modules: Mapping[str, nn.Module], path: str, heads: int, width: int
+) -> Iterator[Holder]:
+    """Yield the attributes of an attention that are the width of a head, or that of all of them."""
+    for where, name, value in _numbers_inside(modules, path):
+        if value == width and _WIDTH.fullmatch(name):
+            yield Holder(where, name, 1, 0)
+        elif value == heads * width and not _HEADS.fullmatch(name):
+            yield Holder(where, name, heads, 1)
 
 
 def _attention(
@@ -353,15 +401,20 @@ def _holders(
     modules: Mapping[str, nn.Module], path: str, heads: int, units: int, width: int
 ) -> Iterator[Holder]:
     """Yield the attributes of an attention that count heads, and those that may count their channels."""
+    for where, name, value in _numbers_inside(modules, path):
+        if _KEY_VALUE.fullmatch(name) and value == units:
+            yield Holder(where, name, 1, 0)
+        elif _HEADS.fullmatch(name) and value == heads:
+            yield Holder(where, name, heads // units, 0)
+        elif value == heads * width:
+            yield Holder(where, name, heads // units * width, 1)
+
+
+def _numbers_inside(modules: Mapping[str, nn.Module], path: str) -> Iterator[tuple[str, str, int]]:
+    """Yield the module, the name and the value of each number in an attention but its projections'."""
     for where, module in modules.items():
-        if not (f"{where}.".startswith(f"{path}.") or not path) or isinstance(module, nn.Linear):
-            continue
-        for name, value in vars(module).items():
-            if type(value) is not int:
-                continue
-            if _KEY_VALUE.fullmatch(name) and value == units:
-                yield Holder(where, name, 1, 0)
-            elif _HEADS.fullmatch(name) and value == heads:
-                yield Holder(where, name, heads // units, 0)
-            elif value == heads * width and not is_conv1d(module):
-                yield Holder(where, name, heads // units * width, 1)
+        is_inside = f"{where}.".startswith(f"{path}.") or not path
+        if is_inside and not isinstance(module, nn.Linear) and not is_conv1d(module):
+            for name, value in vars(module).items():
+                if type(value) is int:
+                    yield where, name, value

@@ -3,7 +3,7 @@
 A head that has its own keys and values is a unit; where several share them, they go together. A head
 is masked by zeros in the columns of the projection that reads it: with those known to be zero,
 agreement.py proves that the model without the head gives what the whole one does. How heads lie in a
-fused projection is not known but tried.
+fused projection is not known but tried. A dim of the heads is masked in all projections.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prune_cli.amounts import Amount
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.shrink import Attribute, Group, Resizing, Whole
-from prune_cli.plan.units import HEADS
+from prune_cli.plan.units import HEAD_DIM, HEADS
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
 from prune_cli.shrink.attention import Attention, counted_by_config, found_in_recording
 from prune_cli.shrink.axes import Axes, Axis, Owner
@@ -40,39 +40,41 @@ def plan_heads(work: Work, amount: Amount) -> Step:
     Raises:
         RequestError: there are none that can go.
     """
-    if work.folder is not None:
-        return _plan_by_config(work, amount)
-    return _plan_by_attributes(work, amount)
+    return _plan(work, amount, HEADS)
 
 
 def plan_head_dim(work: Work, amount: Amount) -> Step:
-    """Refuse: what remains of a head cannot be told from its neighbours yet.
+    """Return what goes with dims of heads: the same ones of all heads of an attention.
+
+    Where scores are divided by the root of the width, or rotated by the place in it, none can go.
 
     Raises:
-        RequestError: always.
+        RequestError: there are none that can go.
     """
-    raise RequestError(
-        f"dims of heads (amount={amount}) cannot be removed yet: scores are scaled by the width of "
-        "a head and rotated by the place in it; remove heads"
-    )
+    return _plan(work, amount, HEAD_DIM)
+
+
+def _plan(work: Work, amount: Amount, unit: str) -> Step:
+    plan = _plan_by_attributes if work.folder is None else _plan_by_config
+    return plan(work, amount, unit)
 
 
 # --- models that a config describes ------------------------------------------------------------
 
 
-def _plan_by_config(work: Work, amount: Amount) -> Step:
+def _plan_by_config(work: Work, amount: Amount, unit: str) -> Step:
     assert work.folder is not None
     problems: list[str] = []
-    for counted in counted_by_config(work.subject, work.folder):
+    for counted in counted_by_config(work.subject, work.folder, unit):
         left = [each for each in counted.attentions if not work.is_chosen(each.modules)]
         if left:
             raise RequestError(
                 f"config.json has one number for all heads, and those of {left[0].path} are not "
                 "selected; select all of them"
             )
-        k = count_units(amount, counted.units, HEADS, counted.key)
+        k = count_units(amount, counted.units, unit, counted.key)
         if not k:
-            raise RequestError(_too_little(counted.key, counted.units, amount))
+            raise RequestError(_too_little(counted.key, counted.units, amount, unit))
         changes = counted.changes(k)
         model = work.folder.build(changes)
         for trial in _trials(work, counted.attentions, k):
@@ -81,19 +83,24 @@ def _plan_by_config(work: Work, amount: Amount) -> Step:
                 return replace(_step(work, amount, trial, model), config=changes)
             problems.append(problem)
     raise RequestError(
-        f"no heads can be removed: {'; '.join(dict.fromkeys(problems))}"
-        if problems
-        else "no heads can be removed: no number in config.json counts them alone (the width of a head "
-        "would follow from it, where the config has no head_dim); name the model's code with --model"
+        f"no {unit} can be removed: {'; '.join(dict.fromkeys(problems)) or _UNCOUNTED[unit]}"
     )
+
+
+_UNCOUNTED = {
+    HEADS: "no number in config.json counts heads alone: where the config has no head_dim, the width "
+    "of a head follows from their number; name the model's code with --model",
+    HEAD_DIM: "no number in config.json can make heads narrower; what rotates or scales by their width "
+    "needs all of it",
+}
 
 
 # --- models of code ----------------------------------------------------------------------------
 
 
-def _plan_by_attributes(work: Work, amount: Amount) -> Step:
+def _plan_by_attributes(work: Work, amount: Amount, unit: str) -> Step:
     work = _with_own_attention(work)
-    found = found_in_recording(work.subject)
+    found = found_in_recording(work.subject, unit)
     chosen = [each for each in found if work.is_chosen(each.modules)]
     whole = [
         Whole(_root(work, each), each.reader.dim, each.units, NOT_SELECTED)
@@ -107,9 +114,9 @@ def _plan_by_attributes(work: Work, amount: Amount) -> Step:
             if not found
             else "no heads are selected"
         )
-    counts = {e.path: count_units(amount, e.units, HEADS, _root(work, e)) for e in chosen}
+    counts = {e.path: count_units(amount, e.units, unit, _root(work, e)) for e in chosen}
     if not any(counts.values()):
-        raise RequestError(_too_little(_root(work, chosen[0]), chosen[0].units, amount))
+        raise RequestError(_too_little(_root(work, chosen[0]), chosen[0].units, amount, unit))
     steps: list[Step] = []
     problems: list[str] = []
     for each in chosen:
@@ -121,7 +128,7 @@ def _plan_by_attributes(work: Work, amount: Amount) -> Step:
         else:
             steps.append(step)
     if not steps:
-        raise RequestError(f"no heads can be removed: {'; '.join(problems[:4])}")
+        raise RequestError(f"no {unit} can be removed: {'; '.join(problems[:4])}")
     return replace(_together(work, steps), whole=tuple(whole))
 
 
@@ -215,7 +222,8 @@ class Trial:
                         for unit in removal.removed
                         for index in axis.indices(unit, attention, in_parts=self.in_parts)
                     }
-                    cuts.setdefault(first[axis.tensor], {})[axis.dim] = (owners, axis.reads)
+                    is_zero = axis.reads or attention.unit == HEAD_DIM
+                    cuts.setdefault(first[axis.tensor], {})[axis.dim] = (owners, is_zero)
         return {
             name: tuple(
                 self._axis(size, *cuts[own].get(dim, ({}, False)))
@@ -241,8 +249,8 @@ def _trials(work: Work, attentions: Sequence[Attention], k: int) -> Iterator[Tri
 
 def _removal(work: Work, attentions: Sequence[Attention], k: int) -> Removal:
     root = _root(work, attentions[0])
-    units = attentions[0].units
-    return Removal(root, tuple(attentions), draw_units(work, root, [*range(units)], k, HEADS))
+    units, unit = attentions[0].units, attentions[0].unit
+    return Removal(root, tuple(attentions), draw_units(work, root, [*range(units)], k, unit))
 
 
 def _root(work: Work, attention: Attention) -> str:
@@ -287,7 +295,8 @@ def _step(work: Work, amount: Amount, trial: Trial, model: nn.Module) -> Step:
 
 
 def _group(work: Work, amount: Amount, removal: Removal) -> Group:
-    reader, units = removal.attentions[0].reader, removal.attentions[0].units
+    first = removal.attentions[0]
+    reader, units, unit = first.reader, first.units, first.unit
     members = {
         (work.subject.outside(axis.tensor), axis.dim)
         for attention in removal.attentions
@@ -302,10 +311,10 @@ def _group(work: Work, amount: Amount, removal: Removal) -> Group:
         blocks=1,
         removed=removal.removed,
         members=tuple(sorted(members)),
-        unit=HEADS,
-        width=reader.width,
+        unit=unit,
+        width=reader.width if unit == HEADS else None,
     )
 
 
-def _too_little(name: str, units: int, amount: Amount) -> str:
-    return f"no head is removed: {name}: of {units} units, amount={amount} is none"
+def _too_little(name: str, units: int, amount: Amount, unit: str) -> str:
+    return f"no {unit} is removed: {name}: of {units}, amount={amount} is none"

@@ -12,6 +12,7 @@ from prune_cli.channels import draw_channels
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.shrink import Group, ShrinkPlan
+from prune_cli.plan.units import HEAD_DIM
 
 
 def unit_problems(plan: ShrinkPlan, group: Group, seed: int) -> Iterator[str]:
@@ -41,6 +42,8 @@ def _kept_units(plan: ShrinkPlan, group: Group) -> set[int]:
     kept = plan.kept.get(group.root, {}).get(group.dim)
     if kept is None:
         return {*range(group.channels)}
+    if group.unit == HEAD_DIM:  # one index in every head
+        return {index % group.channels for index in kept}
     width = group.width or 1
     return {index // width for index in kept}
 

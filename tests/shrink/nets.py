@@ -369,7 +369,7 @@ class FusedAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.n_head, self.n_embd = heads, width
+        self.n_head, self.n_embd, self.scale = heads, width, (width // heads) ** -0.5
         self.c_attn, self.c_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x):
@@ -378,7 +378,7 @@ class FusedAttention(nn.Module):
             part.view(batch, length, self.n_head, -1).transpose(1, 2)
             for part in self.c_attn(x).split(self.n_embd, dim=2)
         )
-        scores = (q @ k.transpose(-2, -1)) * k.shape[-1] ** -0.5
+        scores = (q @ k.transpose(-2, -1)) * self.scale
         y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, self.n_embd)
         return self.c_proj(y)
 

@@ -43,7 +43,7 @@ CASES: dict[tuple[str, ...], dict[str, Any]] = {
         "num_hidden_layers": 2,
         "layer_types": ("full_attention", "sliding_attention"),
     },
-    ("t5", "layers=1"): {"num_layers": 2, "num_decoder_layers": 2},
+    ("t5", "layers=1", "head-dim=3"): {"num_layers": 2, "num_decoder_layers": 2, "d_kv": 9},
     ("vit", "heads=0.25", "layers=1"): {
         "num_hidden_layers": 2,
         "num_attention_heads": 3,
@@ -197,6 +197,7 @@ def test_a_layer_that_is_excluded_stays(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
     "a norm over all heads": ("olmo2", {"heads": 1}, RequestError, "reduces over the channels"),
     "no width of a head": ("bert", {"heads": 1}, RequestError, "the config has no head_dim"),
+    "a width that scales": ("vit", {"head-dim": 2}, RequestError, "no head-dim can be removed"),
     "all layers": ("llama", {"layers": 3}, AmountError, "would remove all of its 3 layers"),
     "chance that depends on depth": ("beit", {"layers": 1}, RequestError, "drop_prob of layer"),
     "experts that are needed": ("mixtral", {"experts": 3}, RequestError, "remove at most 2"),

@@ -59,8 +59,16 @@ def masked(name: str, plan: Any) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", ["Blocks", "TorchLayers"])
-@pytest.mark.parametrize("units", [{"heads": 1}, {"layers": 1}, {"layers": 1, "heads": 0.5}])
+UNITS: list[tuple[str, dict[str, Any]]] = [
+    ("Blocks", {"heads": 1}),
+    ("Blocks", {"head-dim": 2}),
+    ("Blocks", {"layers": 1, "heads": 0.5}),
+    ("TorchLayers", {"heads": 1}),
+    ("TorchLayers", {"layers": 1, "heads": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "units"), UNITS)
 def test_load_shrunk_gives_the_masked_model(
     name: str, units: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -133,7 +133,7 @@ def shrink_folder(folder: Path, output: Path, **units: Any) -> Any:
 def mask(model: nn.Module, state: dict[str, Tensor], plan: Any) -> nn.Module:
     """The whole model with everything masked that a plan removes.
 
-    Heads by zeros in the columns that read them, layers by giving back what they are given, experts
+    Heads by zeros in the columns that read them, dims of heads wherever they are, layers by giving back what they are given, experts
     by minus infinity in what their router says of them.
     """
     for group in plan.groups:
@@ -143,6 +143,11 @@ def mask(model: nn.Module, state: dict[str, Tensor], plan: Any) -> nn.Module:
                 if name.split(".")[-2:] == same:
                     for head in group.removed:
                         state[name].narrow(dim, head * group.width, group.width).zero_()
+        elif group.unit == "head-dim":
+            for name, dim in group.members:
+                every = range(state[name].shape[dim])
+                gone = [index for index in every if index % group.channels in group.removed]
+                state[name].index_fill_(dim, torch.tensor(gone), 0)
     return model
 
 
