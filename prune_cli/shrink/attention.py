@@ -144,14 +144,20 @@ def counted_by_config(subject: Subject, folder: ModelFolder, unit: str) -> Itera
     """Yield the numbers of a config that count units, with the attentions that these are of."""
     numbers = _numbers_of_heads if unit == HEADS else _numbers_of_dims
     for counted in numbers(folder):
-        try:
-            smaller = folder.build(counted.changes(1))
-        except RequestError:
+        possible = possible_counts(folder, counted)
+        if not possible:
             continue
-        lost = lost_sizes(subject, smaller)
-        attentions = _clusters(subject, lost, counted, unit)
-        if attentions:
-            yield Counted(counted.key, counted.units, counted.each, counted.fixed, attentions)
+        lost = lost_sizes(subject, folder.build(counted.changes(possible[0])))
+        if all(count % possible[0] == 0 for count in lost.values()):
+            each = {place: count // possible[0] for place, count in lost.items()}
+            attentions = _clusters(subject, each, counted, unit)
+            if attentions:
+                yield replace(counted, attentions=attentions)
+
+
+def possible_counts(folder: ModelFolder, counted: Counted) -> list[int]:
+    """Return how many units can go as far as the config checks itself."""
+    return [k for k in range(1, counted.units) if folder.is_possible(counted.changes(k))]
 
 
 def _numbers_of_heads(folder: ModelFolder) -> Iterator[Counted]:

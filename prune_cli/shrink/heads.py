@@ -21,12 +21,19 @@ from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.shrink import Attribute, Group, Resizing, Whole
 from prune_cli.plan.units import HEAD_DIM, HEADS
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
-from prune_cli.shrink.attention import Attention, counted_by_config, found_in_recording
+from prune_cli.shrink.attention import (
+    Attention,
+    Counted,
+    counted_by_config,
+    found_in_recording,
+    possible_counts,
+)
 from prune_cli.shrink.axes import Axes, Axis, Owner
 from prune_cli.shrink.channels import changed_attributes
 from prune_cli.shrink.copies import without_copies
 from prune_cli.shrink.equality import needed
 from prune_cli.shrink.fewer_heads import can_lose_heads, let_lose_heads
+from prune_cli.shrink.huggingface import ModelFolder
 from prune_cli.shrink.load import resize
 from prune_cli.shrink.proposals import NOT_SELECTED
 from prune_cli.shrink.step import Step, Work, count_units, draw_units
@@ -76,7 +83,7 @@ def _plan_by_config(work: Work, amount: Amount, unit: str) -> Step:
         if not k:
             raise RequestError(_too_little(counted.key, counted.units, amount, unit))
         changes = counted.changes(k)
-        model = work.folder.build(changes)
+        model = _built(work.folder, counted, k)
         for trial in _trials(work, counted.attentions, k):
             problem = _problem(work, model, trial)
             if problem is None:
@@ -85,6 +92,19 @@ def _plan_by_config(work: Work, amount: Amount, unit: str) -> Step:
     raise RequestError(
         f"no {unit} can be removed: {'; '.join(dict.fromkeys(problems)) or _UNCOUNTED[unit]}"
     )
+
+
+def _built(folder: ModelFolder, counted: Counted, k: int) -> nn.Module:
+    """Return the model that the config describes without `k` units.
+
+    Raises:
+        RequestError: transformers refuses that number; the message has those that it takes.
+    """
+    try:
+        return folder.build(counted.changes(k))
+    except RequestError as error:
+        possible = ", ".join(map(str, possible_counts(folder, counted)))
+        raise RequestError(f"{error}; of {counted.units}, {possible} can be removed") from error
 
 
 _UNCOUNTED = {

@@ -41,6 +41,14 @@ class ModelFolder:
         """
         return self._build(changes or {}, "meta", **_PLAIN)
 
+    def is_possible(self, changes: Changes) -> bool:
+        """Return whether transformers takes the config with some numbers changed."""
+        try:
+            self._config(changes)
+        except RequestError:
+            return False
+        return True
+
     def build_to_run(self, changes: Changes | None = None) -> nn.Module:
         """Return the model on the CPU, as it runs, with the weights that its code gives it.
 
