@@ -25,6 +25,7 @@ The tour of the code, from the bottom up; a room imports only what stands above 
     amounts.py          3 channels, 0.25 or 25% of them: what people write and mean
     jsontext.py         how JSON is laid out, and facts read back from it
     spelling.py         what messages call --force, in the words of Python
+    stores/             REACH: objects in a store, by URL: their facts, and ranges of their bytes
     checkpoint/         READ: any checkpoint as shards of TensorInfo, from its headers
     channels.py         which channels go, and how they become zero: on bits, by NumPy
     torch_channels.py   the same on tensors of torch

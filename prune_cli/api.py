@@ -9,13 +9,15 @@ and `shrink` go through `carry_out` as well.
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from prune_cli.amounts import Amount, check_amount
 from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.checkpoint.liveness import DeadRowError
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import DeviceError, OutputError
 from prune_cli.plan.choice import make_choice
@@ -25,13 +27,18 @@ from prune_cli.plan.replay import plan_removal, replay
 from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
+from prune_cli.report.card import CARD, describe_deed, find_base, write_card
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
+from prune_cli.stores import Location, StorePath, locate
+from prune_cli.stores.hub import is_on_hub, name_of
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.folder import FolderOutput, write_folder
+from prune_cli.write.hub import read_there, write_hub
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.locks import lock
+from prune_cli.write.objects import PendingObject
 from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
@@ -40,8 +47,8 @@ from prune_cli.write.target import Execution, Target, check_target, find_target
 
 
 def prune_checkpoint(
-    path: str | Path,
-    output: str | Path | None = None,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     amount: Amount | None = None,
     dim: int = -1,
@@ -58,13 +65,13 @@ def prune_checkpoint(
     target: str | None = None,
     is_global: bool = False,
     criterion: str | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     round_to: int = 1,
     at_least: int = 0,
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -72,7 +79,8 @@ def prune_checkpoint(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Remove channels at random from the checkpoint at `path`: the main job, from Python.
 
@@ -112,6 +120,8 @@ def prune_checkpoint(
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
         workers: threads; the bytes are the same for any number.
         reads: files that must not be written, such as the recipe that the rules are from.
+        card: whether an output folder gets a model card, README.md; None where the input has one,
+            or one of the two is a model of the Hugging Face Hub.
 
     Returns:
         What was done; `report.tensors` has the channels of each tensor.
@@ -141,7 +151,7 @@ def prune_checkpoint(
             target=target,
             is_global=is_global,
             criterion=criterion,
-            scores=None if scores is None else Path(scores).name,
+            scores=None if scores is None else locate(scores).name,
             round_to=round_to,
             at_least=at_least,
         ),
@@ -158,6 +168,7 @@ def prune_checkpoint(
         format=format,
         dry_run=dry_run,
         reads=reads if scores is None else [*reads, scores],
+        card=card,
     )
     execution = Execution(device, workers, on_tensor)
     return carry_out(
@@ -169,7 +180,7 @@ def prune_checkpoint(
 
 
 def plan_choice(
-    checkpoint: Checkpoint, options: Options, scores: str | Path | None, workers: int
+    checkpoint: Checkpoint, options: Options, scores: str | Location | None, workers: int
 ) -> Plan:
     """Return the plan of `options`, with the score file that they are about.
 
@@ -182,16 +193,16 @@ def plan_choice(
 
 
 def apply_report(
-    report: str | Path | Report,
-    path: str | Path,
-    output: str | Path | None = None,
+    report: str | Location | Report,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     bake: bool | None = None,
     strip_prefixes: str | Sequence[str] = (),
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    output_report: str | Path | None = None,
+    output_report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -199,7 +210,8 @@ def apply_report(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Prune in the checkpoint at `path` exactly the channels that a report names.
 
@@ -223,6 +235,7 @@ def apply_report(
         device: where channels are zeroed.
         workers: threads.
         reads: files that must not be written.
+        card: as in prune_checkpoint.
 
     Raises:
         RequestError: the report does not fit the checkpoint; every misfit is named.
@@ -230,7 +243,7 @@ def apply_report(
     """
     if not isinstance(report, Report):
         reads = [*reads, report]
-        report = read_report(Path(report))
+        report = read_report(report)
     checkpoint = open_checkpoint(path, loading)
     target = find_target(
         checkpoint,
@@ -243,6 +256,7 @@ def apply_report(
         format=format,
         dry_run=dry_run,
         reads=reads,
+        card=card,
     )
     prefixes = as_globs(strip_prefixes)
     decide = partial(replay, report.plan, checkpoint, bake=bake, prefixes=prefixes)
@@ -250,13 +264,13 @@ def apply_report(
 
 
 def remove_masks(
-    path: str | Path,
-    output: str | Path | None = None,
+    path: str | Location,
+    output: str | Location | None = None,
     *,
     dry_run: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -264,7 +278,8 @@ def remove_masks(
     format: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
+    reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Make the masks of a checkpoint permanent: `NAME_orig` and `NAME_mask` become `NAME`.
 
@@ -285,6 +300,7 @@ def remove_masks(
         device: where channels are zeroed; masks are applied on the CPU.
         workers: threads.
         reads: files that must not be written.
+        card: as in prune_checkpoint.
 
     Raises:
         SelectionError: there are no masks.
@@ -302,6 +318,7 @@ def remove_masks(
         format=format,
         dry_run=dry_run,
         reads=reads,
+        card=card,
     )
     execution = Execution(device, workers, on_tensor)
     return carry_out(checkpoint, partial(plan_removal, checkpoint), target, execution)
@@ -333,6 +350,21 @@ def carry_out(
     check_target(checkpoint, target)
     refuse_unloadable(checkpoint)
     zero = find_zero_channels(execution.device)
+    try:
+        return _decide_and_write(checkpoint, decide, target, execution, zero)
+    except DeadRowError:
+        checkpoint.liveness.look()
+        again = replace(target, resume=False)  # what is left there is of the plan that was wrong
+        return _decide_and_write(checkpoint, decide, again, execution, zero)
+
+
+def _decide_and_write(
+    checkpoint: Checkpoint,
+    decide: Callable[[], Plan],
+    target: Target,
+    execution: Execution,
+    zero: ZeroChannels,
+) -> Report:
     plan = decide()
     if target.output is None:
         report = make_report(checkpoint, plan, None)
@@ -341,6 +373,8 @@ def carry_out(
         return report
     layout = lay_out_target(checkpoint, plan, target)
     work = _Work(checkpoint, plan, target, target.output, execution, zero, layout)
+    if is_on_hub(target.output):
+        return _to_hub(work, target.output)
     return _to_folder(work) if target.is_folder else _to_file(work)
 
 
@@ -378,7 +412,7 @@ class _Work:
     checkpoint: Checkpoint
     plan: Plan
     target: Target
-    output: Path
+    output: Location
     execution: Execution
     zero: ZeroChannels
     layout: Layout
@@ -428,7 +462,11 @@ def _to_file(work: _Work) -> Report:
         output.set_size(file.nbytes)
         work.write(file, output.sink)
         work.execution.before_commit()
-        with _turn(work.output):
+        if isinstance(output, PendingObject):  # which refuses if another run came first
+            output.commit()
+            write_report(report, work.target)
+            return report
+        with _turn(output.path):
             check_target(work.checkpoint, work.target)  # another run may have come first
             write_report(report, work.target)
             output.commit()
@@ -444,8 +482,8 @@ def _turn(output: Path) -> AbstractContextManager[None]:
 
 def _to_folder(work: _Work) -> Report:
     report = work.report(work.output.resolve().name)
-    write_folder(
-        _folder_output(work, to_json(report).encode()),
+    _find_folder_writer(work.output)(
+        _folder_output(work, report),
         work.checkpoint,
         work.write,
         workers=work.execution.threads,
@@ -456,20 +494,71 @@ def _to_folder(work: _Work) -> Report:
     return report
 
 
-def _folder_output(work: _Work, report: bytes) -> FolderOutput:
+def _find_folder_writer(folder: Location) -> Callable[..., None]:
+    if isinstance(folder, Path):
+        return write_folder
+    from prune_cli.write.store_folder import write_store_folder  # and with it all of asyncio
+
+    return write_store_folder
+
+
+def _to_hub(work: _Work, output: StorePath) -> Report:
+    """Write to a model of the Hugging Face Hub, where a file, too, goes with its report and card."""
+    report = work.report(name_of(output))
+    is_folder = work.target.is_folder
+    write_hub(
+        _folder_output(work, report) if is_folder else _hub_file(work, report),
+        work.checkpoint,
+        work.write,
+        message=f"{describe_deed(report)}, by prune-cli {report.tool.version}",
+        replaces=is_folder,
+        before_commit=work.execution.before_commit,
+    )
+    return report
+
+
+def _hub_file(work: _Work, report: Report) -> FolderOutput:
+    folder, target = work.output.parent, work.target
+    texts, beside = dict[str, bytes](), dict[Location, bytes]()
+    if target.report and target.report.parent == folder:
+        texts[target.report.name] = to_json(report).encode()
+    elif target.report:
+        beside[target.report] = to_json(report).encode()
+    texts |= _card(work, report, next(iter(texts), None))
+    [file] = work.files
+    named = replace(cast(Any, file), name=work.output.name)
+    return FolderOutput(folder, (named,), (), texts, (), beside)
+
+
+def _card(work: _Work, report: Report, report_file: str | None) -> dict[str, bytes]:
+    """Return the model card by its name, if there is to be one."""
+    target, base = work.target, find_base(work.checkpoint)
+    wanted = target.card
+    if wanted is None:
+        wanted = is_on_hub(work.output) or base.is_known
+    if not wanted:
+        return {}
+    folder = work.output if target.is_folder else work.output.parent
+    there = read_there(folder, CARD)
+    return {CARD: write_card(report, base, report_file=report_file, there=there).encode()}
+
+
+def _folder_output(work: _Work, done: Report) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
+    report = to_json(done).encode()
     texts = {**edited_texts(work.plan.shrink, checkpoint.path), **work.layout.indexes}
     names = {file.name for file in files}
-    beside = {target.report: report} if target.report else {}
+    beside: dict[Location, bytes] = {target.report: report} if target.report else {}
     if target.report and target.is_report_inside:
         _refuse_taken(target.report, {*texts, *names, *checkpoint.others})
         texts[target.report.name] = beside.pop(target.report)
+    texts |= _card(work, done, target.report.name if target.report and not beside else None)
     made = {*texts, *names, FOLDER_REPORT}
     others = tuple(name for name in checkpoint.others if name not in made)
     indexes = tuple(work.layout.indexes)
     return FolderOutput(work.output, files, others, texts, indexes, beside, target.fsync)
 
 
-def _refuse_taken(report: Path, names: Collection[str]) -> None:
+def _refuse_taken(report: Location, names: Collection[str]) -> None:
     if report.name in names and report.name != FOLDER_REPORT:
         raise OutputError(f"{report} is another file of the output; choose another --report")

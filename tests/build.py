@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import deserialize
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 from torch.nn.utils import prune
 
@@ -23,12 +23,23 @@ from prune_cli.plan.facts import derive_seed
 Tensors = dict[str, torch.Tensor]
 Saver = Callable[[Path, Any], Path]
 
+
+def _is_in_both(dtype: str | None) -> bool:
+    if dtype is None or not hasattr(torch, dtype):
+        return False
+    try:
+        save({"a": torch.zeros(16, dtype=torch.uint8).view(getattr(torch, dtype))})
+    except KeyError:  # the oldest safetensors knows fewer
+        return False
+    return True
+
+
 TORCH_DTYPES = {
-    name: getattr(torch, dtype.torch)
+    name: getattr(torch, str(dtype.torch))
     for name, dtype in DTYPES.items()
-    if dtype.torch and hasattr(torch, dtype.torch)
+    if _is_in_both(dtype.torch)
 }
-"""Every dtype that both torch and safetensors have, as safetensors spells it."""
+"""Every dtype that both torch and safetensors have here, as safetensors spells it."""
 
 
 def random_bits(dtype: str, *shape: int, seed: int = 0) -> torch.Tensor:

@@ -100,3 +100,13 @@ def test_the_package_is_typed_and_has_its_schema() -> None:
 
     assert (home / "py.typed").exists()
     assert (home / "report" / "report.schema.json").exists()
+
+
+def test_files_of_this_machine_need_no_library_of_stores_or_clusters(tmp_path: Path) -> None:
+    """A whole run imports neither fsspec nor what comes with it."""
+    path = build.safetensors(tmp_path / "x.safetensors", build.tensors())
+    arguments = ["random-structured", str(path), "-a", "1", "-d", "0", "-o", f"{tmp_path}/out.st"]
+
+    loaded = modules_after(CALL.format(arguments))
+
+    assert loaded.isdisjoint({"fsspec", "asyncio", "distributed", "dask", "aiohttp"})

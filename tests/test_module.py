@@ -397,7 +397,7 @@ def test_stock_torch_breaks_the_promise(check: Check) -> None:
         (1.1, AmountError),
         (20.0, AmountError),
     ],
-    ids=repr,
+    ids=lambda value: f"{type(value).__name__} {value!r}",  # NumPy 1 spells np.True_ "True"
 )
 def test_what_is_no_amount_is_refused_at_construction(
     amount: object, error: type[PruneError]

@@ -1,7 +1,6 @@
 """The README and docs/ are true: their commands are run in order, and print what the pages show."""
 
 import doctest
-import importlib.util
 import os
 import re
 import shutil
@@ -99,8 +98,6 @@ def test_page(fence: Fence, folders: dict[Path, Path], monkeypatch: pytest.Monke
     folder = folders[fence.page]
     tools = [tool for tool in ("jq", "make") if re.search(rf"\b{tool}\b", fence.text)]
     missing = [tool for tool in tools if not shutil.which(tool)]
-    if "prune-cli shrink" in fence.text and not importlib.util.find_spec("torch_pruning"):
-        missing.append("torch-pruning")
     if missing and not fence.file:
         pytest.skip(f"{', '.join(missing)} is not installed")
     if fence.file:

@@ -13,10 +13,11 @@ See also: `folder`, which reads them; `surroundings`, what else there is.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from prune_cli.errors import InputError
 from prune_cli.jsontext import parse
+from prune_cli.stores import Location
 
 _WEIGHTS = (
     re.compile(r".+\.safetensors"),
@@ -56,7 +57,7 @@ class Layout:
         return self.index or self.files[0]
 
 
-def find_layout(folder: Path, names: Sequence[str]) -> Layout | None:
+def find_layout(folder: Location, names: Sequence[str]) -> Layout | None:
     """Return the one checkpoint among the files `names` of `folder`; None if there is none.
 
     Raises:
@@ -75,7 +76,7 @@ def find_layout(folder: Path, names: Sequence[str]) -> Layout | None:
     return None
 
 
-def find_indexed(folder: Path, names: Sequence[str], index: str) -> Layout:
+def find_indexed(folder: Location, names: Sequence[str], index: str) -> Layout:
     """Return the checkpoint of the index file `index`, and pass over other variants of it.
 
     Raises:
@@ -92,7 +93,7 @@ def find_indexed(folder: Path, names: Sequence[str], index: str) -> Layout:
     return _over(layout, others)
 
 
-def read_index(folder: Path, name: str) -> Layout:
+def read_index(folder: Location, name: str) -> Layout:
     """Return what the index file `name` of `folder` names.
 
     Raises:
@@ -152,7 +153,7 @@ def _variant_in(stem: str) -> str | None:
 # --- every checkpoint of one kind ------------------------------------------------------------
 
 
-def _layouts(folder: Path, names: Sequence[str], kind: re.Pattern[str]) -> Iterator[Layout]:
+def _layouts(folder: Location, names: Sequence[str], kind: re.Pattern[str]) -> Iterator[Layout]:
     """Yield those with an index, shards without one, and single files."""
     files = [name for name in names if kind.fullmatch(name)]
     indexes = [
@@ -176,7 +177,7 @@ def _layouts(folder: Path, names: Sequence[str], kind: re.Pattern[str]) -> Itera
         yield Layout(tuple(group), stale=stale)
 
 
-def _groups(folder: Path, shards: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _groups(folder: Location, shards: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Shards without an index, those of one checkpoint together."""
     groups: dict[str, list[str]] = {}
     for name in shards:

@@ -3,13 +3,15 @@
 The pickles are a magic number, a version, the system, the object, and the keys of the storages.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from prune_cli.checkpoint.pickled import CorruptPickleError, Octets, RefusedPickleError
 from prune_cli.checkpoint.pickles import Program, run_pickle
 from prune_cli.checkpoint.torch_names import Storage, StorageType
+from prune_cli.stores.ranges import Extent, StoreBytes
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number; the protocol of the pickle precedes it, and from 4 on a frame."""
@@ -92,6 +94,7 @@ def _locate(program: Program, at: int, keys: object, storages: _Storages) -> Non
     """Fill in where each storage begins: the sizes of those before it say so."""
     if not isinstance(keys, list) or not all(type(key) is str for key in keys):
         raise CorruptPickleError("its list of storages is none")
+    _look_ahead(program, at, [storages.by_key[key] for key in keys if key in storages.by_key])
     for key in keys:
         storage = storages.by_key.get(key)
         if storage is None or storage.start >= 0:
@@ -106,6 +109,13 @@ def _locate(program: Program, at: int, keys: object, storages: _Storages) -> Non
         raise CorruptPickleError("it refers to a storage that it does not hold")
     for part, root, start in storages.views:
         part.start = root.start + start
+
+
+def _look_ahead(program: Program, at: int, storages: Sequence[Storage]) -> None:
+    """Have the counts before all storages read at once, where that is a way to a store each."""
+    if isinstance(program.buffer, StoreBytes):
+        starts = accumulate((8 + storage.nbytes for storage in storages), initial=at)
+        program.buffer.ask_ahead([Extent(start, start + 8) for start in starts])
 
 
 def bytes_as_legacy(

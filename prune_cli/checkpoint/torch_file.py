@@ -16,8 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prune_cli.checkpoint.archive import (
     ZIP_MAGIC,
@@ -52,6 +51,10 @@ from prune_cli.checkpoint.torch_names import (
 )
 from prune_cli.checkpoint.unwritable import problems_of, refuse_blow_up, refuse_unwritable
 from prune_cli.errors import InputError
+from prune_cli.stores import Location
+
+if TYPE_CHECKING:
+    from prune_cli.checkpoint.contents import Mapped
 
 _SMALL_PICKLE = 64 << 20
 _STEPS_PER_BYTE, _STEPS = 4, 1_000_000
@@ -59,7 +62,7 @@ _CODE_LIMIT = 32 << 20
 _VERSIONS = range(1, 11)  # as caffe2/serialize/versions.h has them
 
 
-def open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
+def open_torch(path: Location, file: Shard, loading: Loading) -> Checkpoint:
     """Return the Checkpoint of one shard that `file`, which the user calls `path`, is.
 
     Raises:
@@ -101,7 +104,7 @@ class _Unpickled(NamedTuple):
     format: str
 
 
-def _unpickle(file: Shard, path: Path) -> _Unpickled:
+def _unpickle(file: Shard, path: Location) -> _Unpickled:
     start = bytes(file.mapped[:32])
     if start.startswith(ZIP_MAGIC):
         return _unpickle_archive(file, path)
@@ -138,7 +141,7 @@ def _table(program: Program) -> Mapping[tuple[str, str], object]:
     return {**TABLE, ("torch.storage", "_load_from_bytes"): Maker("storage", load, copies=True)}
 
 
-def _unpickle_archive(file: Shard, path: Path) -> _Unpickled:
+def _unpickle_archive(file: Shard, path: Location) -> _Unpickled:
     archive = read_archive(file.mapped, path)
     pickled = archive.stored("data.pkl")
     if pickled is None:
@@ -154,7 +157,7 @@ def _unpickle_archive(file: Shard, path: Path) -> _Unpickled:
     return _Unpickled(replace(unpickled.content, scripts=scripts), "torchscript")
 
 
-def _check_byte_order(file: Shard, archive: Archive, path: Path) -> None:
+def _check_byte_order(file: Shard, archive: Archive, path: Location) -> None:
     order = _small_text(file, archive.stored("byteorder"))
     if order == "big":
         raise InputError(f"{path} was written on a big-endian machine; save it again on this one")
@@ -186,7 +189,7 @@ def _program(file: Shard, member: Member) -> Program:
     return Program(file.buffer, member.start, member.stop)
 
 
-def read_member_program(content: memoryview, member: Member) -> Program:
+def read_member_program(content: "Mapped", member: Member) -> Program:
     """Return the pickle that a member is, copied."""
     return Program(read_member(content, member), 0, member.nbytes, member.start)
 
@@ -232,7 +235,7 @@ def _script_classes(file: Shard, archive: Archive) -> Iterator[tuple[str, Script
             )
 
 
-def _length(mapped: memoryview, text: Text) -> int:
+def _length(mapped: "Mapped", text: Text) -> int:
     """Return how many characters a Text has."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
     stop = text.at + text.nbytes
@@ -245,7 +248,9 @@ def _length(mapped: memoryview, text: Text) -> int:
 # --- Its tensors ------------------------------------------------------------------------------
 
 
-def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Loading) -> Checkpoint:
+def _to_checkpoint(
+    path: Location, file: Shard, unpickled: _Unpickled, loading: Loading
+) -> Checkpoint:
     content = unpickled.content
     found = content.find(path, loading.state_dict_keys)
     weights = unique_weights(path, found)

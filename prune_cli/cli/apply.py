@@ -1,6 +1,5 @@
 """`prune-cli apply`: the channels of a report, in another checkpoint."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,13 +7,15 @@ import typer
 from prune_cli.cli import groups
 from prune_cli.cli.completion import complete_report
 from prune_cli.cli.grouped import grouped
+from prune_cli.cli.locations import Location, locate
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Plan
 
 AppliedReport = Annotated[
-    Path,
+    Location,
     typer.Argument(
+        parser=locate,
         metavar="REPORT",
         help="A report of prune-cli, or what it is about: a pruned file or folder. An edited "
         "--dry-run report also works.",

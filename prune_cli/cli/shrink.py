@@ -46,6 +46,15 @@ class Removal:
             rich_help_panel=groups.WHAT,
         ),
     ] = False
+    as_code: Annotated[
+        bool,
+        typer.Option(
+            "--as-code",
+            help="Leave a folder's config.json as it is, which need not be able to say what went: "
+            "the output is for load_shrunk.",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = False
 
     def units(self, amount: "Amount | None") -> "dict[str, Amount]":
         """Return how much of each kind goes; nothing without --unit."""
@@ -86,8 +95,8 @@ def shrink(
     rules = amounts.rules(modules.patterns, ("weight",), 0)
     with signals.Orderly(), PlanningChild() as planner:  # imports torch while this process does
         opened = open_input(checkpoint, loading, messages)
-        files = {"reads": [amounts.recipe, choosing.scores], "writes": [model.export]}
-        target = outputs.target(opened, suffix="shrunk", **files)
+        reads = [amounts.recipe, choosing.scores]
+        target = outputs.target(opened, suffix="shrunk", reads=reads, writes=[model.export])
         refuse_two_on_stdout(target, shown)
         from prune_cli.shrink.request import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
@@ -119,6 +128,7 @@ def shrink(
                 exclude=modules.excluded,
                 rules=rules,
                 from_zeros=removal.from_zeros,
+                as_code=removal.as_code,
                 time_limit=model.time_limit,
                 report=outputs.report,
                 dry_run=outputs.dry_run,

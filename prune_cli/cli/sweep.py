@@ -10,6 +10,7 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import ENVIRONMENT_PREFIX, grouped
+from prune_cli.cli.locations import Location
 from prune_cli.cli.modelling import MeasuredCode
 from prune_cli.errors import SweepError, UsageError
 
@@ -413,12 +414,14 @@ class Folder:
         ),
     ] = field(default_factory=list)
 
-    def chosen(self, checkpoint: Path) -> Path:
+    def chosen(self, checkpoint: Location) -> Path:
         """Return the folder of the results."""
         if self.output is not None:
             return self.output
         if str(checkpoint) == "-":
             raise UsageError("the input is not a file, so say where the results go: --output")
+        if not isinstance(checkpoint, Path):
+            raise UsageError("the input is in a store, so say where the results go: --output")
         path = checkpoint.resolve() if checkpoint.is_dir() else checkpoint
         return path.with_name(f"{path.name if path.is_dir() else path.stem}.sweep")
 
@@ -493,7 +496,7 @@ def sweep(
 
 
 def _maker(
-    checkpoint: Path,
+    checkpoint: Location,
     trials: Trials,
     channels: groups.Channels,
     modules: groups.Modules,
@@ -526,7 +529,7 @@ def _maker(
 
 
 def _shrinker(
-    checkpoint: Path,
+    checkpoint: Location,
     trials: Trials,
     modules: groups.Modules,
     choices: Choices,
@@ -580,7 +583,7 @@ def _rules(
 
 
 def _request(
-    checkpoint: Path,
+    checkpoint: Location,
     maker: "Maker",
     grid: "Grid",
     evaluating: Evaluating,

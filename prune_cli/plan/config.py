@@ -8,10 +8,10 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from prune_cli.errors import InputError, RequestError
+from prune_cli.stores import Location
 
 CONFIG_NAME = "config.json"
 
@@ -22,7 +22,7 @@ Changes = Mapping[str, Value]
 """Dotted key to new value."""
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Location) -> dict[str, Any]:
     """Read the config of a folder.
 
     Raises:

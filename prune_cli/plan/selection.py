@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
+from typing import NamedTuple
 
 from prune_cli.amounts import Amount
 from prune_cli.checkpoint.tensors import Parameter
@@ -67,8 +68,7 @@ class Selection:
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
+class Selected(NamedTuple):
     """A parameter and the rule for it; `by_name`: patterns without wildcards named it."""
 
     parameter: Parameter
@@ -130,7 +130,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _join(pair: tuple[str, str]) -> str:
-    return ".".join(filter(None, pair))
+    module, param = pair
+    return f"{module}.{param}" if module and param else module or param
 
 
 def _pair_matcher(

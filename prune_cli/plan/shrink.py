@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from prune_cli.amounts import Amount
 from prune_cli.errors import InputError
@@ -21,6 +20,7 @@ from prune_cli.plan.config import (
     read_config,
 )
 from prune_cli.plan.lists import Lists, name_after
+from prune_cli.stores import Location
 
 METADATA_KEY = "prune_cli.shrink"
 """The key in the `__metadata__` of a safetensors file under which the Resizing stands, as JSON."""
@@ -45,6 +45,7 @@ class ShrinkOptions:
         model: the factory of the model; None where the folder's config.json describes it.
         model_arguments: for the factory, each as a Python literal.
         examples: the model's inputs, as "1x3x224x224".
+        as_code: whether a folder is written for `load_shrunk`, its config.json as it is.
         units: how much of each kind of unit goes; None where only channels do.
     """
 
@@ -53,6 +54,7 @@ class ShrinkOptions:
     model: str | None
     model_arguments: Mapping[str, str]
     examples: tuple[str, ...]
+    as_code: bool | None = None
     units: Mapping[str, Amount] | None = None
 
 
@@ -116,12 +118,20 @@ class Latency:
         rounds: how often each was timed.
         threads: how many of torch's worked.
         spread: the interquartile range of each, in milliseconds; None in reports of version 1.
+        batch: the size of the first axis of the inputs.
+        device: what they ran on: "cpu", "cuda".
+        memory: the bytes that one pass holds at the most, beyond the model and its inputs.
+        tokens: tokens a second that a language model generates, the median of each.
     """
 
     milliseconds: Mapping[str, float]
     rounds: int
     threads: int
     spread: Mapping[str, float] | None = None
+    batch: int | None = None
+    device: str | None = None
+    memory: Mapping[str, int] | None = None
+    tokens: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +243,7 @@ def added_metadata(plan: ShrinkPlan | None) -> dict[str, str]:
     return {} if plan is None or plan.config else {METADATA_KEY: plan.resizing.to_json()}
 
 
-def edited_texts(plan: ShrinkPlan | None, folder: Path) -> dict[str, bytes]:
+def edited_texts(plan: ShrinkPlan | None, folder: Location) -> dict[str, bytes]:
     """Return the files that replace those of the input folder: its config.json.
 
     Raises:

@@ -22,20 +22,15 @@ from prune_cli.plan.shrink import Group, Latency, ShrinkOptions, ShrinkPlan
 from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
 from prune_cli.report.tensors import list_tensors
+from prune_cli.stores import Location, locate
+from prune_cli.stores.hub import find_model
 from prune_cli.write.atomic import write_file
 from prune_cli.write.checks import check_can_write
 
 SCHEMA = 2
 """What is written. Version 1, which is read too, had no `options.shrink`."""
 
-
-_OPTIONAL = {
-    entry.name
-    for kind in (Options, ShrinkOptions, ShrinkPlan, Group, Latency)
-    for entry in fields(kind)
-    if entry.default is None
-}
-"""What is written only if there is something to say."""
+_COLUMNS = tuple(entry.name for entry in fields(PlanItem))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +44,16 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The checkpoint that was read; `path` is its name, without the folders above it."""
+    """The checkpoint that was read; `path` is its name, without the folders above it.
+
+    `revision` is the commit of a model of the Hugging Face Hub, whose `path` is ORG/MODEL.
+    """
 
     path: str
     format: str
     tensors: int
     bytes: int
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +153,7 @@ def make_report(
         tool=Tool("prune-cli", prune_cli.__version__, torch_version()),
         method=plan.method,
         options=plan.options,
-        input=Input(
-            path=checkpoint.path.name or checkpoint.path.resolve().name,
-            format=checkpoint.format,
-            tensors=len(checkpoint.tensors),
-            bytes=checkpoint.nbytes,
-        ),
+        input=_describe_input(checkpoint),
         output=output,
         totals=sum_up(plan.items),
         tensors=plan.items,
@@ -169,8 +163,19 @@ def make_report(
         notes=(
             *checkpoint.notes,
             *(_tied(checkpoint) if drops else ()),
-            *find_notes(checkpoint, plan),
+            *find_notes(checkpoint, plan, is_dry_run=output is None),
         ),
+    )
+
+
+def _describe_input(checkpoint: Checkpoint) -> Input:
+    model = find_model(checkpoint.path)
+    return Input(
+        path=model.path if model else checkpoint.path.name or checkpoint.path.resolve().name,
+        format=checkpoint.format,
+        tensors=len(checkpoint.tensors),
+        bytes=checkpoint.nbytes,
+        revision=model.commit if model else None,
     )
 
 
@@ -209,6 +214,15 @@ def sum_up(items: Sequence[PlanItem]) -> Totals:
 # --- to JSON ---------------------------------------------------------------------------------
 
 
+_OPTIONAL = {
+    entry.name
+    for kind in (Options, ShrinkOptions, ShrinkPlan, Group, Latency, Input)
+    for entry in fields(kind)
+    if entry.default is None
+}
+"""What is written only if there is something to say."""
+
+
 def to_json(report: Report) -> str:
     """Return the report as JSON, a line for each tensor, ending in a newline."""
     facts: dict[str, Any] = {
@@ -216,21 +230,23 @@ def to_json(report: Report) -> str:
         "tool": asdict(report.tool),
         "method": report.method,
         "options": _given(report.options),
-        "input": asdict(report.input),
+        "input": _given(report.input),
         "output": asdict(report.output) if report.output else None,
         "totals": asdict(report.totals),
-        "tensors": [_row(item) for item in report.tensors],
+        "tensors": map(_row, report.tensors),
         "skipped": [asdict(skip) for skip in report.skipped],
         "dropped": [asdict(drop) for drop in report.dropped],
     }
     if report.shrink:
         facts["shrink"] = _given(report.shrink)
     text = encode(facts)
+    if text.isascii():
+        return text
     # A file's name can have bytes that are no text; JSON cannot.
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _given(fact: Options | ShrinkPlan) -> dict[str, Any]:
+def _given(fact: Options | ShrinkPlan | Input) -> dict[str, Any]:
     """Its fields and theirs, but for those that are there only if there is something to say."""
     return asdict(
         fact,
@@ -241,7 +257,7 @@ def _given(fact: Options | ShrinkPlan) -> dict[str, Any]:
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
-    row = {entry.name: getattr(item, entry.name) for entry in fields(item)}
+    row = {name: getattr(item, name) for name in _COLUMNS}
     if item.follows is None:
         del row["follows"]
     return row
@@ -250,14 +266,14 @@ def _row(item: PlanItem) -> dict[str, Any]:
 # --- from JSON -------------------------------------------------------------------------------
 
 
-def read_report(path: str | Path) -> Report:
+def read_report(path: str | Location) -> Report:
     """Return the Report in the file at `path`, or in stdin ("-").
 
     Raises:
         InputError: the file cannot be read, is no report, or one of a newer version.
     """
     try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == "-" else locate(path).read_bytes()
         return from_json(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error

@@ -17,6 +17,7 @@ from rich.console import Console
 from prune_cli.checkpoint.names import make_printable
 from prune_cli.errors import OutputError, PruneError
 from prune_cli.report.numbers import format_bytes, format_count
+from prune_cli.stores import Location, locate
 from prune_cli.write.atomic import write_file
 from prune_cli.write.paths import STDOUT
 
@@ -120,14 +121,15 @@ def show_interrupted() -> None:
     )
 
 
-def show_written(paths: Iterable[Path | None]) -> None:
+def show_written(paths: Iterable[Location | None]) -> None:
     """Show where each file or folder is, and its size."""
-    for path in paths:
-        if path and (path.is_file() or path.is_dir()):
+    for path in filter(None, paths):
+        path = path if isinstance(path, Path) else locate(str(path))  # as the store has it now
+        if path.is_file() or path.is_dir():
             say(f"[bold]wrote[/] {escape(str(path))} ({_size(path)})")
 
 
-def _size(path: Path) -> str:
+def _size(path: Location) -> str:
     if path.is_dir():
         return format_count(sum(1 for _ in path.iterdir()), "file")
     return format_bytes(path.stat().st_size)

@@ -4,7 +4,6 @@ See also: pruned.py for runs that write zeros.
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from prune_cli.show.choices import describe_amount, describe_choice
 from prune_cli.show.console import escape, say, show_written, stderr
 from prune_cli.show.pruned import tell_dropped
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
+from prune_cli.stores import Location
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Options
@@ -25,7 +25,7 @@ _SINGULAR = {"heads": "head", "head-dim": "head dim", "experts": "expert", "laye
 
 
 def show_shrunk(
-    report: "Report", *, written: Iterable[Path | None] = (), quiet: bool = False
+    report: "Report", *, written: Iterable[Location | None] = (), quiet: bool = False
 ) -> None:
     """Show what shrink did, and where its files are."""
     if not quiet:
@@ -98,8 +98,18 @@ def _tell_latency(plan: "ShrinkPlan") -> Iterator[str]:
         yield (
             f"latency {before:.2f} ms -> {after:.2f} ms ([bold]{before / after:.2f}x[/] as fast; "
             f"medians of {latency.rounds} alternating runs{_tell_spread(latency)}, "
-            f"{format_count(latency.threads, 'thread')})"
+            f"{format_count(latency.threads, 'thread')}{_tell_batch(latency)})"
         )
+        if latency.memory:
+            held = (latency.memory["before"], latency.memory["after"])
+            yield "bytes that one pass holds beyond the model " + format_change(*held)
+        if latency.tokens:
+            before, after = latency.tokens["before"], latency.tokens["after"]
+            yield f"tokens a second {before:.1f} -> {after:.1f} ([bold]{after / before:.2f}x[/])"
+
+
+def _tell_batch(latency: "Latency") -> str:
+    return "" if latency.batch is None else f", batch of {latency.batch} on {latency.device}"
 
 
 def _tell_spread(latency: "Latency") -> str:

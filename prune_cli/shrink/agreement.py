@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Protocol
 
 from prune_cli.shrink.axes import Axes, Axis, DisagreementError, Owner, whole_axes
-from prune_cli.shrink.rules import Comparison, rule_of
+from prune_cli.shrink.rules import Comparison, fills, follows_alike, rule_of
 from prune_cli.shrink.trace import Call, Ref, Trace
 
 
@@ -181,11 +181,12 @@ class _Walk(Comparison):
         operands = [self.axes(ref) for ref in whole.operands]
         if self._has_other_numbers(whole, shrunk):
             raise DisagreementError("a number in it depends on how many channels there are")
-        if not any(
-            axis.removed or axis.zero or not axis.known for axes in operands for axis in axes
-        ):
-            return [whole_axes(self.before.shapes[ref.index]) for ref in whole.outputs]
-        is_whole = not any(axis.removed or not axis.known for axes in operands for axis in axes)
+        each = [axis for axes in operands for axis in axes]
+        is_whole = not any(a.removed or not a.known or a.left is not None for a in each)
+        if is_whole and not any(axis.zero for axis in each):
+            return [self._untouched(whole, ref) for ref in whole.outputs]
+        if any(axis.left is not None for axis in each):
+            self._check_alike(whole)
         rule = rule_of(whole)
         if rule is not None:
             try:
@@ -195,9 +196,23 @@ class _Walk(Comparison):
                     raise
                 first = []  # only zeros could not be followed, and those it need not know
             return [*first, *map(self._as_it_is, whole.outputs[len(first) :])]
-        if any(axis.removed for axes in operands for axis in axes):
+        if any(axis.removed for axis in each):
             raise DisagreementError("it is not known what this operation does to channels")
         return [self._as_it_is(ref) for ref in whole.outputs]
+
+    def _untouched(self, whole: Call, ref: Ref) -> Axes:
+        """Return the axes of what reads nothing that lost channels."""
+        return self.filled(ref) if fills(whole) else whole_axes(self.before.shapes[ref.index])
+
+    def _check_alike(self, whole: Call) -> None:
+        """Refuse what would make indices differ of which only the number is known."""
+        written = whole.operands[0]
+        if not follows_alike(whole) or (
+            whole.writes_in_place
+            and written.index in self.aliases
+            and any(axis.left is not None for axis in self.axes(written))
+        ):
+            raise DisagreementError("it reads channels of which only the number is known")
 
     def _has_other_numbers(self, whole: Call, shrunk: Call) -> bool:
         constants = [
@@ -220,7 +235,7 @@ class _Walk(Comparison):
 
     def _check_shape(self, ref: Ref, axes: Axes) -> None:
         before, after = self.before.shapes[ref.index], self.after.shapes[ref.index]
-        if any(not axis.known for axis in axes):
-            return
-        if tuple(axis.size for axis in axes) != before or tuple(len(a.kept) for a in axes) != after:
+        is_known = all(axis.known for axis in axes)
+        counts = tuple(axis.count for axis in axes)
+        if tuple(axis.size for axis in axes) != before or (is_known and counts != after):
             raise DisagreementError(f"its result is {list(before)} before and {list(after)} after")

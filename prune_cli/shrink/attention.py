@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from prune_cli.errors import RequestError
 from prune_cli.plan.shrink import Attribute
 from prune_cli.plan.units import HEAD_DIM, HEADS
 from prune_cli.shrink.channels import is_conv1d

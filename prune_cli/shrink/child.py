@@ -50,7 +50,7 @@ DEFAULT_TIME_LIMIT = 300.0
 DEFAULT_MEMORY_LIMIT = 8 << 30
 """Bytes beyond the child's imports. Models are followed without their weights."""
 
-_TO_IMPORT = ("prune_cli.shrink.planning", "torch_pruning", "torch._dynamo")
+_TO_IMPORT = ("prune_cli.shrink.planning", "torch._dynamo")
 """What planning imports, torch._dynamo because models that are built on meta do."""
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

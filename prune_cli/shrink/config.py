@@ -28,6 +28,9 @@ Changes = Mapping[str, int | float]
 """What is new in a config: dotted key to new value."""
 
 _HIDDEN_SIZES = {"n_inner", "intermediate_size", "ffn_dim", "ffn_hidden_size", "hidden_dim", "d_ff"}
+NO_NUMBER = "no number in config.json stands for it alone"
+"""Why a group stays whole that the model itself could lose."""
+
 _MOST_ROUNDING = 0.1
 """What part of the channels may go beyond what was asked for: MobileNet rounds by as much."""
 
@@ -58,7 +61,7 @@ def by_number(
                 del rest[root]
             units += [unit] if unit else []
     for proposal in rest.values():
-        proposer.leave(proposal.coupling, "no number in config.json stands for it alone")
+        proposer.leave(proposal.coupling, NO_NUMBER)
     return units
 
 

@@ -109,7 +109,8 @@ def _built(folder: ModelFolder, counted: Counted, k: int) -> nn.Module:
 
 _UNCOUNTED = {
     HEADS: "no number in config.json counts heads alone: where the config has no head_dim, the width "
-    "of a head follows from their number; name the model's code with --model",
+    "of a head follows from their number; --as-code leaves the config as it is and writes what "
+    "load_shrunk reads",
     HEAD_DIM: "no number in config.json can make heads narrower; what rotates or scales by their width "
     "needs all of it",
 }

@@ -20,6 +20,9 @@ from prune_cli.errors import InputError, RequestError, UsageError
 from prune_cli.plan.config import CONFIG_NAME, Changes, edit_config, read_config
 from prune_cli.shrink.allowed import allowed_config
 from prune_cli.shrink.model import Example
+from prune_cli.stores import Location, locate
+
+_PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
 
 _PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
 
@@ -28,7 +31,7 @@ _PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"
 class ModelFolder:
     """A folder with a config.json; `raw` is what stands in it."""
 
-    path: Path
+    path: Location
     raw: Mapping[str, Any]
 
     def build(self, changes: Changes | None = None) -> nn.Module:
@@ -76,6 +79,11 @@ class ModelFolder:
         Raises:
             RequestError: transformers cannot load it.
         """
+        if not isinstance(self.path, Path):
+            raise RequestError(
+                f"{self.path} is in a store, and transformers runs what is on this machine; shrink "
+                "it to a local folder first, and measure that"
+            )
         try:
             model: nn.Module = self._architecture().from_pretrained(
                 self.path, config=self._config({}), local_files_only=True, use_safetensors=True
@@ -213,13 +221,14 @@ class _RealNumbers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def read_folder(path: str | Path) -> ModelFolder:
+def read_folder(path: str | Location) -> ModelFolder:
     """Read the config of a folder.
 
     Raises:
         InputError: It has none, or it is no JSON object.
     """
-    return ModelFolder(Path(path), read_config(Path(path)))
+    folder = locate(path)
+    return ModelFolder(folder, read_config(folder))
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float | None]]:

@@ -143,6 +143,11 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
+def is_shrunk(path: Path) -> bool:
+    """Return whether a file or folder says itself what was shrunk."""
+    return any(METADATA_KEY in metadata for _, metadata in _open_each(_files(path)))
+
+
 def _read_resizing(files: list[Path]) -> Resizing:
     for _, metadata in _open_each(files):
         if METADATA_KEY in metadata:

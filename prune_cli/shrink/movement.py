@@ -22,7 +22,10 @@ Move = Callable[[list[Tensor]], list[Tensor]]
 
 def moved(whole: Move, shrunk: Move, operands: list[Axes]) -> list[Axes]:
     """Move numbered positions as both models do, and read off which indices of each axis are left."""
-    require(all(axis.known for axes in operands for axis in axes), "what it moves is not known")
+    require(
+        all(axis.known and axis.left is None for axes in operands for axis in axes),
+        "what it moves is not known",
+    )
     require(
         sum(math.prod(axis.size for axis in axes) for axes in operands) <= LARGEST_LABELLED,
         "it moves more elements than can be followed",

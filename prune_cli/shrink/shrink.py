@@ -26,14 +26,15 @@ from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.request import OnStage, Request, Score, Source
 from prune_cli.shrink.scores import score_sites
+from prune_cli.stores import Location, StorePath, locate
 from prune_cli.write.paths import STDOUT, is_special
 from prune_cli.write.progress import OnTensor
 from prune_cli.write.target import Execution, find_target
 
 
 def shrink_checkpoint(
-    path: str | Path | Checkpoint,
-    output: str | Path | None = None,
+    path: str | Location | Checkpoint,
+    output: str | Location | None = None,
     *,
     model: str | None = None,
     model_arguments: Mapping[str, Any] | None = None,
@@ -45,7 +46,7 @@ def shrink_checkpoint(
     between: tuple[float, float] | None = None,
     is_global: bool = False,
     criterion: str | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     seed: int = 0,
     round_to: int = 1,
     at_least: int = 0,
@@ -53,16 +54,18 @@ def shrink_checkpoint(
     exclude: str | Sequence[str] = (),
     rules: Sequence[Rule] = (),
     from_zeros: bool = False,
+    as_code: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     dry_run: bool = False,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
     workers: int | None = None,
-    reads: Sequence[str | Path] = (),
-    export: str | Path | None = None,
+    reads: Sequence[str | Location] = (),
+    card: bool | None = None,
+    export: str | Location | None = None,
     measure: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
@@ -95,6 +98,8 @@ def shrink_checkpoint(
         exclude: Globs of modules whose channels stay.
         rules: A recipe; the last rule that matches wins. Without one, the above are the rule.
         from_zeros: Remove what is all zero and changes nothing, instead of drawing.
+        as_code: Leave the config.json of a folder as it is, so that it need not be able to say what
+            went; the model's class and `load_shrunk` load the output.
         time_limit: For planning, in seconds.
         memory_limit: For planning, in bytes, beyond what torch itself takes.
         report: Where the JSON report goes; by default beside the output.
@@ -104,6 +109,7 @@ def shrink_checkpoint(
         max_shard_size: In bytes; the output is then a folder of shards.
         workers: Threads; the bytes are the same for any number.
         reads: Files that must not be written, such as the recipe that the rules are from.
+        card: As in prune_checkpoint.
         export: Where a torch.export program of the small model goes (model.pt2).
         measure: Time the model before and after, and report it; its report is not reproducible.
         loading: How a pickle may be loaded.
@@ -128,7 +134,7 @@ def shrink_checkpoint(
         target=target,
         is_global=is_global,
         criterion=criterion,
-        scores=None if scores is None else Path(scores).name,
+        scores=None if scores is None else locate(scores).name,
         at_least=at_least,
     )
     kinds = wanted_units(units, amount)
@@ -137,6 +143,7 @@ def shrink_checkpoint(
     if dry_run and (export or measure):
         raise UsageError("a dry run writes no model that could be exported or measured")
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, loading)
+    checkpoint.liveness.look()  # what a smaller tensor is made of is read in any case
     place = find_target(
         checkpoint,
         output,
@@ -148,9 +155,10 @@ def shrink_checkpoint(
         dry_run=dry_run,
         reads=[*reads, *_code(model), *([] if scores is None else [scores])],
         writes=[export] if export else (),
+        card=card,
     )
-    if export and place.output and (place.output == STDOUT or is_special(place.output)):
-        raise UsageError("--export reads the output back, so the output has to be a file")
+    if export and place.output:
+        _refuse_unreadable(place.output)
     options = Options(
         amount=None if amount is None else check_amount(amount),
         dim=0,
@@ -165,6 +173,7 @@ def shrink_checkpoint(
             model,
             spell_arguments(model_arguments or {}),
             as_globs(examples),
+            as_code or None,
             kinds or None,
         ),
     )
@@ -183,11 +192,16 @@ def shrink_checkpoint(
         planner=planner,
     )
     written = carry_out(checkpoint, decide, place, Execution("cpu", workers, on_tensor))
-    if export and place.output:
+    if export and isinstance(place.output, Path):
         from prune_cli.shrink.live import export_shrunk
 
-        export_shrunk(source, place.output, Path(export))
+        export_shrunk(source, place.output, locate(export))
     return written
+
+
+def _refuse_unreadable(output: Location) -> None:
+    if isinstance(output, StorePath) or output == STDOUT or is_special(output):
+        raise UsageError("--export reads the output back, so that has to be a file on this machine")
 
 
 def wanted_units(
@@ -281,7 +295,7 @@ def _decide(
     source: Source,
     options: Options,
     *,
-    scores: str | Path | None,
+    scores: str | Location | None,
     workers: int | None,
     measure: bool,
     **planning: Unpack[_Planning],
@@ -299,6 +313,7 @@ def _decide(
         round_to=asked.round_to,
         from_zeros=asked.from_zeros,
         units=units,
+        as_code=bool(asked.as_code),
         choice=options.choice,
         scores=scores,
         workers=workers,
@@ -307,7 +322,7 @@ def _decide(
     if measure:
         from prune_cli.shrink.live import measure_effect
 
-        decided = replace(decided, latency=measure_effect(source, decided))
+        decided = replace(decided, latency=measure_effect(source, decided, is_thorough=True))
     return Plan(SHRUNK, options, (), shrink=decided)
 
 
@@ -342,8 +357,9 @@ def plan_checkpoint(
     round_to: int = 1,
     from_zeros: bool = False,
     units: Mapping[str, Amount] | None = None,
+    as_code: bool = False,
     choice: Choice | None = None,
-    scores: str | Path | None = None,
+    scores: str | Location | None = None,
     workers: int | None = None,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
@@ -358,7 +374,15 @@ def plan_checkpoint(
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
     each = item_bytes(checkpoint, choice)
     wanted = Request(
-        rules, exclude, seed, round_to, zeros, choice, item_bytes=each, units=units or {}
+        rules,
+        exclude,
+        seed,
+        round_to,
+        zeros,
+        choice,
+        as_code=as_code,
+        item_bytes=each,
+        units=units or {},
     )
     score = scorer(checkpoint, choice, scores, workers)
     with planner or PlanningChild() as child:
@@ -386,7 +410,10 @@ def _refuse_shared(checkpoint: Checkpoint, plan: ShrinkPlan) -> None:
 
 
 def scorer(
-    checkpoint: Checkpoint, choice: Choice | None, scores: str | Path | None, workers: int | None
+    checkpoint: Checkpoint,
+    choice: Choice | None,
+    scores: str | Location | None,
+    workers: int | None,
 ) -> Score | None:
     """Return what ranks the channels for the planning; None where they are drawn.
 

@@ -34,7 +34,6 @@ class Work:
         subject: the model.
         folder: its config, where that describes it.
         options: what was asked for.
-        stored: the names of the tensors in the checkpoint.
         converted: for each tensor of the checkpoint that from_pretrained makes others of, the
             tensor of the model.
     """
@@ -42,7 +41,6 @@ class Work:
     subject: Subject
     folder: ModelFolder | None
     options: Request
-    stored: tuple[str, ...]
     converted: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property

@@ -21,7 +21,7 @@ from prune_cli.shrink.heads import plan_head_dim, plan_heads
 from prune_cli.shrink.huggingface import ModelFolder, read_folder
 from prune_cli.shrink.layers import plan_layers
 from prune_cli.shrink.model import count_parameters
-from prune_cli.shrink.planning import plan_channels
+from prune_cli.shrink.planning import plan_channels, refuse_other_names
 from prune_cli.shrink.request import OnStage, Request, Source
 from prune_cli.shrink.step import Step, Work
 from prune_cli.shrink.subject import Shapes, checkpoint_names, make_subject, record_subject
@@ -68,8 +68,10 @@ def _begin(source: Source, options: Request, checkpoint: Shapes | None) -> Work:
     subject = make_subject(source, folder)
     converted = folder.converted(subject.model, checkpoint) if folder and checkpoint else {}
     names = checkpoint_names(subject, checkpoint, folder, made={*converted.values()})
-    stored = tuple(checkpoint or names)
-    return Work(replace(subject, theirs=names), folder, options, stored, converted)
+    if options.as_code:
+        refuse_other_names(names)
+    described = None if options.as_code else folder
+    return Work(replace(subject, theirs=names), described, options, converted)
 
 
 def _after(work: Work, step: Step) -> Work:

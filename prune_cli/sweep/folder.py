@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import InputError, OutputError
+from prune_cli.stores import is_inside
 from prune_cli.sweep.record import Record, latest, mend, read_records
 from prune_cli.sweep.settings import SETTINGS, Settings, read_settings, to_json
 from prune_cli.sweep.trial import RECORD, TRIALS
@@ -52,7 +53,7 @@ def taken(folder: Path, settings: Settings, *, resume: bool, force: bool) -> Ite
 
 def refuse_inside(source: Checkpoint, folder: Path) -> None:
     """Raise OutputError where `folder` is the checkpoint's own folder, or inside it."""
-    if source.is_folder and folder.resolve().is_relative_to(source.path.resolve()):
+    if source.is_folder and is_inside(folder.resolve(), source.path.resolve()):
         raise OutputError(f"{folder} is the input folder or inside it; choose another --output")
 
 
@@ -122,12 +123,19 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder while this process lives; the kernel lets go whatever ends it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take_lock(handle, folder)
         yield
-    except BlockingIOError:
-        raise OutputError(f"another sweep runs in {folder}; choose another --output") from None
     finally:
         os.close(handle)
+
+
+def _take_lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"another sweep runs in {folder}; choose another --output") from None
+    except OSError:  # the file system has no locks
+        return
 
 
 def _clear(folder: Path) -> None:

@@ -52,7 +52,7 @@ class Work:
     maker: Maker
     evaluation: Evaluation
     input_digest: str
-    input_stamp: tuple[tuple[int, int, int], ...]
+    input_stamp: tuple[str, ...]
     format: Format
     suffix: str
     keeps: bool

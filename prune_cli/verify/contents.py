@@ -1,10 +1,10 @@
 """The output and the source: every byte of files of safetensors."""
 
-import filecmp
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from prune_cli.checkpoint import Checkpoint, Part, Shard
+from prune_cli.checkpoint.source import is_same_content, open_source
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.plan.facts import (
@@ -13,6 +13,7 @@ from prune_cli.plan.facts import (
 )
 from prune_cli.plan.replay import misfits
 from prune_cli.plan.shrink import ShrinkPlan, edited_texts
+from prune_cli.report.card import is_card
 from prune_cli.report.report import Report
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import Disagreement
@@ -103,7 +104,10 @@ def _folder_problems(
     files: Sequence[SafetensorsFile],
     shrink: ShrinkPlan | None,
 ) -> Iterator[Disagreement]:
-    """Check that each index has the source's metadata, and that all other files are copies."""
+    """Check that each index has the source's metadata, and that all other files are copies.
+
+    But for a model card, which tells of the run.
+    """
     made = {FOLDER_REPORT, *(file.name for file in files)}
     there = {part.folder: part for part in written.all_parts}
     is_split = not {file.name for file in files} <= {output_name(s.name) for s in original.shards}
@@ -121,7 +125,7 @@ def _folder_problems(
         elif other in texts:
             if copy.read_bytes() != texts[other]:
                 yield Disagreement(f"{other} is not the source's, edited as the report says")
-        elif not filecmp.cmp(original.path / other, copy, shallow=False):
+        elif not (is_same_content(original.path / other, copy) or is_card(copy)):
             yield Disagreement(f"{other} is not the source's")
 
 
@@ -157,8 +161,8 @@ def _compare(
         for tensor in file.content
         if _is_alike(tensor.info, there.get(tensor.info.name))
     ]
-    with shard.path.open("rb") as stream:
-        sink = ComparingSink(stream.fileno(), places)
+    with open_source(shard.path) as is_there:
+        sink = ComparingSink(is_there, places)
         told = ToldSink(sink, places, on_tensor) if on_tensor else sink
         write_segments(places, original, told, workers=workers)
     for place in places:

@@ -1,13 +1,14 @@
 """The output and the source: every byte of files of torch."""
 
-import filecmp
 from collections.abc import Iterator, Sequence
 
 from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.checkpoint.source import is_same_content, open_source
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import (
     Plan,
 )
+from prune_cli.report.card import is_card
 from prune_cli.report.report import Report
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, Disagreement
@@ -67,8 +68,8 @@ def _compare_file(
     workers: int,
     on_tensor: OnTensor | None,
 ) -> Iterator[Disagreement]:
-    with there.path.open("rb") as stream:
-        sink = ComparingSink(stream.fileno(), file.segments)
+    with open_source(there.path) as is_there:
+        sink = ComparingSink(is_there, file.segments)
         told = ToldSink(sink, file.segments, on_tensor) if on_tensor else sink
         write_segments(file.segments, original, told, workers=workers)
     for segment in file.segments:
@@ -91,11 +92,11 @@ def _tensor_at(file: Shard, offset: int) -> str | None:
 
 
 def _copy_problems(written: Checkpoint, original: Checkpoint) -> Iterator[Disagreement]:
-    """Check that the index and all other files are copies."""
+    """Check that the index and all other files are copies, but for a model card of ours."""
     index = [part.folder + part.index.name for part in original.all_parts if part.index]
     for name in (*index, *original.others):
         copy = written.path / name
         if not copy.is_file():
             yield Disagreement(f"{name} is missing")
-        elif not filecmp.cmp(original.path / name, copy, shallow=False):
+        elif not (is_same_content(original.path / name, copy) or is_card(copy)):
             yield Disagreement(f"{name} is not the source's")

@@ -20,9 +20,10 @@ plan against it before it writes.
 import glob
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.checkpoint.liveness import DeadRowError
 from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import encode
 from prune_cli.plan.facts import (
@@ -32,6 +33,7 @@ from prune_cli.plan.facts import (
     SHRUNK,
 )
 from prune_cli.report.report import Report, read_report
+from prune_cli.stores import Location, locate
 from prune_cli.verify.contents import check_contents
 from prune_cli.verify.decisions import check_decisions
 from prune_cli.verify.facts import Disagreement, Verification
@@ -40,16 +42,16 @@ from prune_cli.verify.rows import check_report
 from prune_cli.write.progress import OnTensor
 from prune_cli.write.target import report_path
 
-STDIN = Path("-")
+STDIN = "-"
 """Means standard input, where a file is meant."""
 
 
 def verify_checkpoint(
-    output: str | Path,
+    output: str | Location,
     *,
-    report: str | Path | None = None,
-    source: str | Path | None = None,
-    scores: str | Path | None = None,
+    report: str | Location | None = None,
+    source: str | Location | None = None,
+    scores: str | Location | None = None,
     loading: Loading | None = None,
     workers: int = 1,
     on_tensor: OnTensor | None = None,
@@ -74,7 +76,7 @@ def verify_checkpoint(
         True
     """
     _refuse_stdin(output, report, source)
-    written, told = _open_with_report(Path(output), report, loading or Loading())
+    written, told = _open_with_report(locate(output), report, loading or Loading())
     if source is not None and scores is None and told.method == "scores_structured":
         raise UsageError("the channels were chosen by a score file; name it: --scores")
     if told.output is None:
@@ -84,14 +86,34 @@ def verify_checkpoint(
         found += check_channels(told.tensors, told, written)
     else:
         original = open_checkpoint(source, _as_written(loading or Loading(), written))
-        found += check_decisions(told, original, scores, workers)
-        found += check_contents(told, written, original, workers, on_tensor)
+        found += _check_source(told, written, original, scores, workers, on_tensor)
     return Verification(
         tensors=len(written.tensors),
         nbytes=sum(info.nbytes for info in written.tensors.values()),
         with_source=source is not None,
         disagreements=_in_order(found),
     )
+
+
+def _check_source(
+    told: Report,
+    written: Checkpoint,
+    original: Checkpoint,
+    scores: str | Location | None,
+    workers: int,
+    on_tensor: OnTensor | None,
+) -> list[Disagreement]:
+    """Check the output and its report against the source, which is read once if it can be."""
+    try:
+        return [
+            *check_decisions(told, original, scores, workers),
+            *check_contents(told, written, original, workers, on_tensor),
+        ]
+    except DeadRowError:
+        if original.liveness.looks:
+            raise
+        original.liveness.look()
+        return _check_source(told, written, original, scores, workers, on_tensor)
 
 
 def to_json(verification: Verification) -> str:
@@ -101,25 +123,27 @@ def to_json(verification: Verification) -> str:
     return encode({"verified": verification.is_verified, **facts})
 
 
-def _refuse_stdin(output: str | Path, report: str | Path | None, source: str | Path | None) -> None:
-    stdin = [name for name in (output, report, source) if name and Path(name) == STDIN]
+def _refuse_stdin(
+    output: str | Location, report: str | Location | None, source: str | Location | None
+) -> None:
+    stdin = [name for name in (output, report, source) if name and str(name) == STDIN]
     if len(stdin) > 1:
         raise UsageError("only one of output, report and source can be stdin")
-    if Path(output) == STDIN and report is None:
+    if str(output) == STDIN and report is None:
         raise UsageError("the output is stdin, so say where its report is: --report")
 
 
 def _open_with_report(
-    output: Path, named: str | Path | None, loading: Loading
+    output: Location, named: str | Location | None, loading: Loading
 ) -> tuple[Checkpoint, Report]:
     """The output, and its report, which tells whether the output is several in subfolders."""
     alone = replace(loading, subfolders=())
     if not output.is_dir():
         written = open_checkpoint(output, alone)
         place = report_path(written.path, is_folder=written.is_folder)
-        return written, _read_report(Path(named or place), is_named=named is not None)
+        return written, _read_report(locate(named or place), is_named=named is not None)
     place = report_path(output, is_folder=True)
-    report = _read_report(Path(named or place), is_named=named is not None)
+    report = _read_report(locate(named or place), is_named=named is not None)
     files = report.output.files if report.output else ()
     folders = dict.fromkeys(glob.escape(str(PurePosixPath(file).parent)) for file in files)
     try:
@@ -138,7 +162,7 @@ def _as_written(loading: Loading, written: Checkpoint) -> Loading:
     return replace(loading, subfolders=loading.subfolders or tuple(map(glob.escape, folders)))
 
 
-def _read_report(path: Path, *, is_named: bool) -> Report:
+def _read_report(path: Location, *, is_named: bool) -> Report:
     if not is_named and not path.exists():
         raise InputError(f"{path}, where the report would be, is not there; name it: --report")
     report = read_report(path)

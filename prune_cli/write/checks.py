@@ -3,17 +3,17 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import DTYPES
 from prune_cli.errors import InputError, OutputError
+from prune_cli.stores import Location, StorePath
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 
 _MOST_NAMED = 5
 
 
-def check_can_write(paths: Iterable[Path], inputs: Iterable[Path], *, force: bool) -> None:
+def check_can_write(paths: Iterable[Location], inputs: Iterable[Location], *, force: bool) -> None:
     """Refuse outputs that are inputs, that exist (unless `force`), or that have no folder.
 
     Raises:
@@ -45,7 +45,7 @@ def refuse_unloadable(checkpoint: Checkpoint) -> None:
         )
 
 
-def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
+def _problems(path: Location, inputs: list[Location], force: bool) -> Iterator[str]:
     if path == STDOUT or is_special(path):
         return
     if any(_is_same(path, other) for other in inputs):
@@ -54,6 +54,8 @@ def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
         yield f"{path} is a folder; name a file in it"
     elif path.exists() and not force:
         yield f"{path} exists; --force replaces it"
+    if isinstance(path, StorePath):  # a store needs no folder, and tells only when it is written
+        return
     if not path.parent.is_dir():
         fact = "is a file" if path.parent.exists() else "does not exist"
         yield f"{path} cannot be created: folder {path.parent} {fact}"
@@ -61,7 +63,9 @@ def _problems(path: Path, inputs: list[Path], force: bool) -> Iterator[str]:
         yield f"{path} cannot be written: {path.parent} allows no new files"
 
 
-def _is_same(path: Path, other: Path) -> bool:
+def _is_same(path: Location, other: Location) -> bool:
+    if isinstance(path, StorePath) or isinstance(other, StorePath):
+        return path == other
     with contextlib.suppress(OSError):
         return path.samefile(other)
     return False

@@ -15,8 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
+from prune_cli.checkpoint.source import changed_at, identity_of, open_source
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
-from prune_cli.errors import InputError, OutputError
+from prune_cli.errors import OutputError
+from prune_cli.stores import Location
 from prune_cli.write.atomic import pending, sync_folder, write_file
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.locks import alone_in
@@ -27,8 +29,8 @@ from prune_cli.write.workers import Job, run
 _FINGERPRINT = "fingerprint"
 _MOVING = "moving"
 _FILES = "files"
-_INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json$")
-_SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
+INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json$")
+SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 
 WriteShard = Callable[[OutputFile, Sink, threading.Event], None]
 """Writes all the bytes of a shard to a sink, unless the event is set before."""
@@ -48,18 +50,24 @@ class FolderOutput:
         fsync: whether each step waits for the disk: files, then their names, then the indexes.
     """
 
-    folder: Path
+    folder: Location
     shards: tuple[OutputFile, ...]
     others: tuple[str, ...]
     texts: Mapping[str, bytes]
     indexes: tuple[str, ...]
-    beside: Mapping[Path, bytes] = field(default_factory=dict)
+    beside: Mapping[Location, bytes] = field(default_factory=dict)
     fsync: bool = False
+
+    @property
+    def here(self) -> Path:
+        """It, on this machine; `store_folder` is for those in a store."""
+        assert isinstance(self.folder, Path)
+        return self.folder
 
     @property
     def staging(self) -> Path:
         """What is there only until the run ends."""
-        return self.folder / STAGING
+        return self.here / STAGING
 
     @property
     def files(self) -> Path:
@@ -98,16 +106,16 @@ def write_folder(
         OutputError: the folder cannot be written, is not empty, is being written by another run,
             or holds another run's leftovers.
     """
-    with output_errors(output.folder), alone_in(output.folder):
-        fingerprint = _fingerprint(output, checkpoint)
-        is_complete = resume and _is_complete(output, checkpoint)
-        if not is_complete:
+    with output_errors(output.here), alone_in(output.here):
+        fingerprint = fingerprint_of(output, checkpoint)
+        is_there = resume and is_complete(output, checkpoint)
+        if not is_there:
             _check_leftovers(output, fingerprint, force=force, resume=resume)
             _fill(output, checkpoint, write_shard, workers, fingerprint)
         before_commit()
         for path, content in output.beside.items():
             write_file(path, content, fsync=output.fsync)
-        if not is_complete:
+        if not is_there:
             _move(output)
         shutil.rmtree(output.staging, ignore_errors=True)
 
@@ -115,18 +123,17 @@ def write_folder(
 # --- before ----------------------------------------------------------------------------------
 
 
-def _fingerprint(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
+def fingerprint_of(output: FolderOutput, checkpoint: Checkpoint) -> bytes:
     """Return a digest of the plan (the report has it), every output header and the input's files."""
     digest = hashlib.sha256()
     for content in (*output.texts.values(), *(shard.head for shard in output.shards)):
         digest.update(hashlib.sha256(content).digest())
     for file in checkpoint.files:
-        facts = file.path.stat()
-        digest.update(f"{file.name}:{facts.st_size}:{facts.st_mtime_ns};".encode())
+        digest.update(f"{file.name}:{identity_of(file.path)};".encode())
     return digest.hexdigest().encode()
 
 
-def _is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
+def is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
     """Return whether an earlier run wrote all of this.
 
     Its report, which has the plan, is then the same, and younger than the input.
@@ -140,12 +147,8 @@ def _is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
         and all(path.is_file() and path.read_bytes() == texts[path] for path in texts)
         and all(_is_whole(output.folder / shard.name, shard) for shard in output.shards)
         and all((output.folder / name).exists() for name in output.others)
-        and max(_changed(file.path) for file in checkpoint.files) <= _changed(reports[0])
+        and max(changed_at(file.path) for file in checkpoint.files) <= changed_at(reports[0])
     )
-
-
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 def _check_leftovers(
@@ -157,19 +160,19 @@ def _check_leftovers(
         shutil.rmtree(output.staging)
     if mark.exists() and mark.read_bytes() != fingerprint:
         raise OutputError(
-            f"{output.folder} holds the leftovers of another run: the options, the input or the "
+            f"{output.here} holds the leftovers of another run: the options, the input or the "
             "version of prune-cli were not the same; --force without --resume starts over"
         )
-    others = [path for path in _listed(output.folder) if path.name != STAGING]
+    others = [path for path in _listed(output.here) if path.name != STAGING]
     if others and not mark.exists() and not force:
-        raise OutputError(f"{output.folder} is not empty; --force replaces the checkpoint in it")
+        raise OutputError(f"{output.here} is not empty; --force replaces the checkpoint in it")
 
 
 def _listed(folder: Path) -> Iterable[Path]:
     return folder.iterdir() if folder.exists() else ()
 
 
-def _is_whole(path: Path, shard: OutputFile) -> bool:
+def _is_whole(path: Location, shard: OutputFile) -> bool:
     """Return whether the file is as long as `shard` and has its first bytes."""
     if not path.is_file() or path.stat().st_size != shard.nbytes:
         return False
@@ -225,14 +228,10 @@ def _write_shard(
         file.commit()
 
 
-def _copy(source: Path, target: Path, *, fsync: bool) -> None:
+def _copy(path: Location, target: Path, *, fsync: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        reader = source.open("rb")
-    except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror}") from error
-    with reader, pending(target, fsync=fsync) as file:
-        file.sink.copy(reader.fileno(), 0, source.stat().st_size, 0)
+    with open_source(path) as source, pending(target, fsync=fsync) as file:
+        file.sink.copy(source, 0, path.stat().st_size, 0)
         file.commit()
 
 
@@ -242,19 +241,19 @@ def _copy(source: Path, target: Path, *, fsync: bool) -> None:
 def _move(output: FolderOutput) -> None:
     """Move every file to its place; the old index goes first and the new one comes last."""
     for name in _replaced(output):
-        (output.folder / name).unlink()
+        (output.here / name).unlink()
     _move_files(output, [name for name in output.names if name not in output.indexes])
     _move_files(output, output.indexes)
 
 
 def _move_files(output: FolderOutput, names: Iterable[str]) -> None:
-    folders = {output.folder, output.folder.parent}
+    folders = {output.here, output.here.parent}
     for name in names:
-        staged, place = output.files / name, output.folder / name
+        staged, place = output.files / name, output.here / name
         if staged.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             staged.replace(place)
-            folders |= {output.folder / above for above in Path(name).parents}
+            folders |= {output.here / above for above in Path(name).parents}
     if output.fsync:
         for folder in folders:
             sync_folder(folder)
@@ -265,25 +264,23 @@ def _replaced(output: FolderOutput) -> list[str]:
 
     These, its shards and its report, and no file that only may be part of it.
     """
-    folders = dict.fromkeys(
-        (output.folder, *((output.folder / s.name).parent for s in output.shards))
-    )
+    folders = dict.fromkeys((output.here, *((output.here / s.name).parent for s in output.shards)))
     names = [
-        path.relative_to(output.folder).as_posix()
+        path.relative_to(output.here).as_posix()
         for folder in folders
         if folder.is_dir()
         for path in folder.iterdir()
         if path.is_file()
     ]
-    single = {_SHARD_NUMBER.sub("", shard.name) for shard in output.shards}
+    single = {SHARD_NUMBER.sub("", shard.name) for shard in output.shards}
     indexes = [
         name
         for name in names
-        if _INDEX.search(name) and (name not in output.names or (output.files / name).exists())
+        if INDEX.search(name) and (name not in output.names or (output.files / name).exists())
     ]
     return indexes + [
         name
         for name in names
         if name not in output.names
-        and (_SHARD_NUMBER.search(name) or name in single or name == FOLDER_REPORT)
+        and (SHARD_NUMBER.search(name) or name in single or name == FOLDER_REPORT)
     ]

@@ -29,7 +29,7 @@ AMOUNT = 0.25
 _MODULE = "tests.benchmarks.models"
 _IMPORTS = Command(
     "imports",
-    (sys.executable, "-c", "import prune_cli.shrink.planning, torch_pruning, torch._dynamo"),
+    (sys.executable, "-c", "import prune_cli.shrink.planning, torch._dynamo"),
 )
 _WRITER = Command("imports to write", (sys.executable, "-c", "import prune_cli.shrink.shrink"))
 _LARGE, _TINY = (4096, 11008), (64, 172)

@@ -351,6 +351,63 @@ class Gram(nn.Module):
         return self.c((u @ u.transpose(1, 2)) @ self.b(x))
 
 
+@example("2x5x8")
+class BothWays(nn.Module):
+    """A GRU of two layers that reads both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r = nn.GRU(8, 12, 2, batch_first=True, bidirectional=True)
+        self.o = nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.r(x)[0])
+
+
+@example("2x3x8x8")
+class Halves(nn.Module):
+    """Like a C2f of YOLO: a layer is cut in two, one half goes on, and all are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.c, self.o = nn.Conv2d(24, 12, 1), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.a(x).chunk(2, 1))
+        parts.append(F.silu(self.b(parts[-1])))
+        return self.o(F.silu(self.c(torch.cat(parts, 1))))
+
+
+@example("2x3x4x4")
+class Upscaled(nn.Module):
+    """Channels become pixels, and a transposed convolution goes by groups, then by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.shuffle = nn.Conv2d(3, 32, 1), nn.PixelShuffle(2)
+        self.b = nn.ConvTranspose2d(8, 16, 3, groups=2)
+        self.c = nn.ConvTranspose2d(16, 32, 2, groups=16)
+        self.o = nn.Conv2d(32, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.c(F.relu(self.b(F.relu(self.shuffle(self.a(x)))))))
+
+
+@example("2x6x16")
+class Summed(nn.Module):
+    """Products by einsum with bare parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(16, 12)
+        self.w, self.v = nn.Parameter(torch.zeros(12, 8)), nn.Parameter(torch.zeros(3, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.einsum("btc,cd->btd", F.relu(self.a(x)), self.w)
+        return torch.einsum("btd,ed->bte", F.gelu(x), self.v)
+
+
 def eats_memory() -> nn.Module:
     """A factory that takes more and more."""
     held = []

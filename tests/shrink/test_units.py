@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from prune_cli.errors import AmountError, RequestError, SelectionError
+from prune_cli.shrink.load import load_shrunk
 from prune_cli.verify.verify import verify_checkpoint
 from tests.shrink.units import (
     inputs_of,
@@ -110,6 +111,24 @@ def test_the_small_model_is_the_masked_one(case: tuple[str, ...], tmp_path: Path
     jsonschema.validate(json.loads(done.to_json()), SCHEMA)
 
 
+@pytest.mark.parametrize("name", ["bert", "gpt2", "neox"])
+def test_what_no_config_can_say_is_written_for_load_shrunk(name: str, tmp_path: Path) -> None:
+    """Heads whose width would follow from their number; fused projections of two kinds."""
+    whole = saved(name, tmp_path / "whole")
+
+    done = shrink_folder(tmp_path / "whole", tmp_path / "small", heads=1, layers=1, as_code=True)
+
+    small = load_shrunk(type(whole)(whole.config), tmp_path / "small").eval()
+    masked = masked_model(whole, tmp_path / "whole", done.shrink, tmp_path / "masked")
+    inputs = inputs_of(whole)
+    assert {group.unit for group in done.shrink.groups} == {"heads", "layers"}
+    assert not done.shrink.config
+    torch.testing.assert_close(
+        outputs(small, inputs), outputs(masked, inputs), atol=1e-5, rtol=1e-5
+    )
+    assert verify_checkpoint(tmp_path / "small", source=tmp_path / "whole").is_verified
+
+
 def test_every_tensor_is_a_slice_of_the_source(tmp_path: Path) -> None:
     """Layers are numbered anew, and nothing else is renamed."""
     saved("llama", tmp_path / "whole")
@@ -196,7 +215,7 @@ def test_a_layer_that_is_excluded_stays(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
     "a norm over all heads": ("olmo2", {"heads": 1}, RequestError, "reduces over the channels"),
-    "no width of a head": ("bert", {"heads": 1}, RequestError, "the config has no head_dim"),
+    "no width of a head": ("bert", {"heads": 1}, RequestError, "where the config has no head_dim"),
     "a width that scales": ("vit", {"head-dim": 2}, RequestError, "no head-dim can be removed"),
     "all layers": ("llama", {"layers": 3}, AmountError, "would remove all of its 3 layers"),
     "chance that depends on depth": ("beit", {"layers": 1}, RequestError, "drop_prob of layer"),

@@ -39,7 +39,7 @@ def shrink(name: str, folder: Path, **units: Any) -> Any:
     checkpoint = open_checkpoint(folder / "whole.pt")
     source = Source(f"{NETS}:{name}", examples=("1x6x8",))
     rules = (Rule(("*",), ("weight",), 0, 0),)
-    asked = ShrinkOptions(1, False, source.model, {}, source.examples, units)
+    asked = ShrinkOptions(1, False, source.model, {}, source.examples, units=units)
 
     def decide() -> Plan:
         plan = plan_shrink(source, Request(rules, units=units), shapes_of(checkpoint))

@@ -114,16 +114,16 @@ def shrink_folder(folder: Path, output: Path, **units: Any) -> Any:
     from prune_cli.shrink.shrink import find_source, shapes_of
     from prune_cli.write.target import Execution, find_target
 
-    exclude = tuple(units.pop("exclude", ()))
+    exclude, as_code = tuple(units.pop("exclude", ())), units.pop("as_code", False)
     seed, amounts = units.pop("seed", 0), check_units(units)
     checkpoint = open_checkpoint(folder)
     rule = Rule(("*",), ("weight",), amounts.get(CHANNELS, 0), 0)
-    asked = ShrinkOptions(1, False, None, {}, (), amounts)
+    asked = ShrinkOptions(1, False, None, {}, (), as_code or None, amounts)
     options = Options(None, 0, seed, exclude=exclude, shrink=asked)
 
     def decide() -> Plan:
         source = find_source(checkpoint, None, {}, ())
-        wanted = Request((rule,), exclude, seed, units=amounts)
+        wanted = Request((rule,), exclude, seed, as_code=as_code, units=amounts)
         return Plan(SHRUNK, options, (), shrink=plan_shrink(source, wanted, shapes_of(checkpoint)))
 
     target = find_target(checkpoint, output, suffix="shrunk")

@@ -18,6 +18,7 @@ from torch import nn
 
 from prune_cli import apply_report, prune_checkpoint, remove_masks, verify_checkpoint
 from prune_cli.checkpoint import Loading, open_checkpoint
+from prune_cli.checkpoint.source import FileSource
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.errors import InputError, UsageError
 from prune_cli.plan.selection import Rule
@@ -1016,7 +1017,7 @@ def test_the_sink_finds_the_first_difference_of_each_channel(
     with path.open("rb") as file:
         empty = OutputTensor(TensorInfo("none", width, (0, 3), 0, 16), None)
         tensor = OutputTensor(info, info, dim=dim, zero=(0,))
-        sink = ComparingSink(file.fileno(), [Place(16, tensor), Place(16, empty)])
+        sink = ComparingSink(FileSource(file.fileno()), [Place(16, tensor), Place(16, empty)])
         steps = list(range(0, info.nbytes, pieces * itemsize))
         order.shuffle(steps)
         for at in steps:

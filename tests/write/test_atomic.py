@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prune_cli.checkpoint.reading import read_pieces
+from prune_cli.checkpoint.source import FileSource
 from prune_cli.errors import InputError, OutputError
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import check_can_write
@@ -122,7 +122,7 @@ def test_where_there_is_no_kernel_copy_it_is_done_by_hand(
 def test_a_source_that_ends_early_is_an_input_error(tmp_path: Path, source: int) -> None:
     """A file that was cut while it was read is told as such, by a file and by a stream."""
     with pytest.raises(InputError, match=r"the input ended at byte 2,304,000"):
-        list(read_pieces(source, 0, len(CONTENT) + 1))
+        list(FileSource(source).pieces(0, len(CONTENT) + 1))
     with pytest.raises(InputError, match="ended"), pending(tmp_path / "out") as file:
         file.sink.copy(source, 0, len(CONTENT) + 1, 0)
 
@@ -134,7 +134,7 @@ def test_a_source_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
 
     with pytest.raises(InputError, match="cannot be read"):
-        list(read_pieces(descriptor, 0, 1))
+        list(FileSource(descriptor).pieces(0, 1))
     os.close(descriptor)
 
 

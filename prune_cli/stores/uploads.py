@@ -1,0 +1,241 @@
+"""Objects written to a store: in order, with little memory, and there only when they are whole.
+
+An upload replaces what was at its path when it began, and nothing else: where the store takes
+conditions, it refuses to commit what another run has changed since; elsewhere it is looked at last.
+
+See also: `s3`, uploads in parts that are sent at once; `paths`, objects that are read.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from prune_cli.errors import OutputError, PruneError
+from prune_cli.stores.paths import StorePath
+from prune_cli.stores.store import Fact, describe, read_fact
+from prune_cli.stores.traffic import note_sent
+
+BUFFERED_BYTES = 64 << 20
+"""What all uploads of a run hold between them, besides the part that each is filling."""
+
+S3 = ("s3", "s3a")
+_FILES = ("gs", "gcs", "az", "abfs", "abfss", "adl")
+_BLOCK_BYTES = 8 << 20
+
+
+class Upload(Protocol):
+    """One object that is being written."""
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Add `data` to it."""
+
+    def copy(self, source: StorePath, start: int, nbytes: int) -> bool:
+        """Have the store itself add bytes of another object; False: it cannot, nothing is added."""
+
+    @property
+    def least_before_copy(self) -> int:
+        """How many bytes more have to be written before the store can copy."""
+
+    def commit(self) -> None:
+        """Make it appear.
+
+        Raises:
+            FileExistsError: another run changed what was there.
+        """
+
+    def discard(self) -> None:
+        """Leave nothing of it; to be called unless it was committed, even if it never began."""
+
+
+def begin_upload(
+    path: StorePath, before: Fact | None, *, nbytes: int = 0, shared_by: int = 1
+) -> Upload:
+    """Return an Upload to `path`.
+
+    Args:
+        path: where it will be.
+        before: what is there; None for nothing.
+        nbytes: how many bytes it will have at most.
+        shared_by: how many uploads there are at a time.
+
+    Raises:
+        OutputError: prune-cli cannot write to such a store.
+    """
+    if path.scheme in S3:
+        from prune_cli.stores.s3 import S3Upload
+
+        return S3Upload(path, before, nbytes, BUFFERED_BYTES // shared_by)
+    if path.scheme in _FILES:
+        return FileUpload(path, before)
+    if path.scheme == "memory":
+        return MemoryUpload(path, before)
+    raise OutputError(
+        f"{path} cannot be written: prune-cli writes to {', '.join((*S3, *_FILES))} and hf, as these "
+        "show an object only when it is whole; write to a folder, and upload that"
+    )
+
+
+def find_now(path: StorePath) -> Fact | None:
+    """Return what the store has at `path` now, whatever it said before.
+
+    Raises:
+        OutputError: it does not answer.
+    """
+    filesystem = path.store.filesystem
+    filesystem.invalidate_cache()
+    with writing(path):
+        try:
+            return read_fact(filesystem.info(path.place))
+        except FileNotFoundError:
+            return None
+
+
+def read_now(path: StorePath) -> bytes | None:
+    """Return the bytes of a small object as they are now; None if it is not there.
+
+    Raises:
+        OutputError: the store does not answer.
+    """
+    with writing(path):
+        try:
+            return bytes(path.store.filesystem.cat_file(path.place))
+        except FileNotFoundError:
+            return None
+
+
+def put_now(path: StorePath, content: bytes) -> None:
+    """Put a small object at `path`, whatever is there.
+
+    Raises:
+        OutputError: the store refuses.
+    """
+    with writing(path):
+        path.store.filesystem.pipe_file(path.place, content)
+    note_sent(len(content))
+
+
+def remove_object(path: StorePath) -> None:
+    """Remove an object; nothing if it is not there.
+
+    Raises:
+        OutputError: the store refuses.
+    """
+    with writing(path), contextlib.suppress(FileNotFoundError):
+        path.store.filesystem.rm_file(path.place)
+
+
+def copy_object(source: StorePath, target: StorePath) -> bool:
+    """Have the store copy a whole object; False if it cannot, and nothing was done.
+
+    Raises:
+        OutputError: the copy has another size.
+    """
+    if not is_same_store(source, target) or (source.scheme in S3 and _is_too_large(source)):
+        return False
+    version = source.fact.version if source.fact else ""
+    unchanged = {"CopySourceIfMatch": f'"{version}"'} if source.scheme in S3 and version else {}
+    try:
+        target.store.filesystem.cp_file(source.place, target.place, **unchanged)
+    except Exception:  # noqa: BLE001 - whatever it is, the bytes can be sent, and then it is told
+        return False
+    return True
+
+
+def is_same_store(source: StorePath, target: StorePath) -> bool:
+    """Return whether one connection reaches both."""
+    return source.store.filesystem is target.store.filesystem
+
+
+_LARGEST_COPY = 5 << 30
+
+
+def _is_too_large(source: StorePath) -> bool:
+    return source.stat().st_size > _LARGEST_COPY
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turn whatever a store raises into an OutputError that names `path`."""
+    try:
+        yield
+    except PruneError:
+        raise
+    except FileExistsError as error:
+        raise OutputError(
+            f"{path} is not what this run found or left there: another run wrote to it, or an answer "
+            "of the store was lost; look at it, then start again"
+        ) from error
+    except Exception as error:
+        raise OutputError(f"{path} cannot be written: {describe(error)}") from error
+
+
+# --- stores without parts of their own ------------------------------------------------------
+
+
+class FileUpload:
+    """An object of a store that fsspec writes as a file: of Google or of Azure."""
+
+    least_before_copy = 0
+
+    def __init__(self, path: StorePath, before: Fact | None) -> None:
+        self._path, self._mode = path, "wb" if before else "xb"
+        self._file: Any = None
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Add `data`; what fills a block is sent."""
+        self._opened().write(data)
+        note_sent(len(data))
+
+    def copy(self, source: StorePath, start: int, nbytes: int) -> bool:  # noqa: ARG002
+        """Return False: it has no parts."""
+        return False
+
+    def commit(self) -> None:
+        """Send the rest. Azure commits when the file is closed, Google when it is told to."""
+        file = self._opened()
+        file.close()
+        file.commit()
+        self._file = None
+
+    def discard(self) -> None:
+        """Drop it, and keep its finalizer from closing it: that would commit what there is."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(Exception):
+                file.discard()
+            file.closed = True
+
+    def _opened(self) -> Any:
+        if self._file is None:
+            self._file = self._path.store.filesystem.open(
+                self._path.place, self._mode, block_size=_BLOCK_BYTES, autocommit=False
+            )
+        return self._file
+
+
+class MemoryUpload:
+    """An object of fsspec's own memory, where a file is visible as soon as it is opened."""
+
+    least_before_copy = 0
+
+    def __init__(self, path: StorePath, before: Fact | None) -> None:
+        self._path, self._before, self._content = path, before, io.BytesIO()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Add `data`."""
+        self._content.write(data)
+
+    def copy(self, source: StorePath, start: int, nbytes: int) -> bool:  # noqa: ARG002
+        """Return False: it is here already."""
+        return False
+
+    def commit(self) -> None:
+        """Put it there."""
+        mode = "overwrite" if self._before else "create"
+        content = self._content.getvalue()
+        self._path.store.filesystem.pipe_file(self._path.place, content, mode=mode)
+
+    def discard(self) -> None:
+        """Forget it."""
+        self._content = io.BytesIO()

@@ -1,0 +1,229 @@
+"""Write to a model of the Hugging Face Hub: large files one by one, then one commit, or nothing.
+
+Each file of weights is made in a temporary file without a name, for the Hub wants to know its hash
+before it gets its bytes. See also: `stores.hub_commit`, the commit itself.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from prune_cli.checkpoint import Checkpoint
+from prune_cli.checkpoint.surroundings import FOLDER_REPORT
+from prune_cli.errors import InputError, OutputError
+from prune_cli.stores.hub import find_model, is_on_hub, is_same_branch, parse_name
+from prune_cli.stores.paths import Location, StorePath
+from prune_cli.write.atomic import write_file
+from prune_cli.write.folder import INDEX, SHARD_NUMBER, FolderOutput, WriteShard
+from prune_cli.write.layout import OutputFile
+from prune_cli.write.originals import find_original
+from prune_cli.write.paths import output_errors
+from prune_cli.write.sinks import FileSink
+
+if TYPE_CHECKING:
+    from prune_cli.stores.hub_commit import HubCommit
+
+_WEIGHTS = re.compile(r".+\.(safetensors|bin|pt|pth|ckpt|(safetensors|bin)\.index(\..+)?\.json)")
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+def check_hub(
+    output: StorePath,
+    checkpoint: Checkpoint,
+    beside: Iterable[Location],
+    *,
+    is_folder: bool,
+    force: bool,
+) -> None:
+    """Refuse a folder of the Hub that is the input or holds weights already, or a file that is there.
+
+    Args:
+        output: the folder, or the file.
+        checkpoint: the input.
+        beside: what else is written; on the Hub, that has to be in the same folder.
+        is_folder: which of the two the output is.
+        force: whether to replace what is there.
+
+    Raises:
+        OutputError: so it is; or the Hub does not say.
+    """
+    folder = output if is_folder else output.parent
+    for path in beside:
+        if is_on_hub(path) and path.parent != folder:
+            raise OutputError(f"{path} is not in {folder}, where all of the commit goes")
+    if is_same_branch(folder, checkpoint.path):
+        raise OutputError(f"{output} is in the input; choose another model, or a branch: @BRANCH")
+    commit, below = _open_commit(folder, create=False)
+    names = [name.removeprefix(below) for name in commit.files if name.startswith(below)]
+    if not force and not is_folder and output.name in names:
+        raise OutputError(f"{output} exists; --force replaces it")
+    weights = [name for name in names if is_folder and _WEIGHTS.fullmatch(name)]
+    if not force and weights:
+        raise OutputError(
+            f"{output} holds {weights[0]} already; --force replaces the checkpoint in it"
+        )
+
+
+def read_there(folder: Location, name: str) -> str | None:
+    """Return a small text of a folder of the Hub; None if it is not there, or it is elsewhere."""
+    if not is_on_hub(folder):
+        return None
+    commit, below = _open_commit(folder, create=False)
+    content = commit.read(below + name)
+    return None if content is None else content.decode("utf-8", "replace")
+
+
+def write_hub(
+    output: FolderOutput,
+    checkpoint: Checkpoint,
+    write_shard: WriteShard,
+    *,
+    message: str,
+    replaces: bool,
+    before_commit: Callable[[], None] = lambda: None,
+) -> None:
+    """Write `output` in one commit on top of what its branch has now.
+
+    Args:
+        output: what to write; its folder is on the Hub.
+        checkpoint: the input, from which other files are copied.
+        write_shard: writes one shard.
+        message: of the commit.
+        replaces: whether what is left of another checkpoint in the folder goes.
+        before_commit: called when all was uploaded.
+
+    Raises:
+        OutputError: it cannot be written, or somebody else was faster.
+    """
+    commit, below = _open_commit(output.folder, create=True)
+    upload = _Upload(commit, below, output, checkpoint, write_shard)
+    for name, content in output.texts.items():  # first: the Hub tells by them who may write
+        commit.add(below + name, content)
+    for name in output.others:
+        upload.add_other(name)
+    for shard in output.shards:
+        upload.add_shard(shard)
+    for name in _replaced(upload) if replaces else ():
+        commit.delete(name)
+    before_commit()
+    for path, content in output.beside.items():
+        write_file(path, content, fsync=output.fsync)
+    upload.commit_all(message)
+
+
+def _open_commit(folder: Location, *, create: bool) -> "tuple[HubCommit, str]":
+    """Return a commit to the model of `folder`, and what the names in that begin with."""
+    from prune_cli.stores.hub_commit import HubCommit
+
+    assert isinstance(folder, StorePath)
+    name = parse_name(folder.key)
+    commit = HubCommit(name)
+    commit.begin(create=create)
+    return commit, f"{name.file}/" if name.file else ""
+
+
+@dataclass(frozen=True)
+class _Upload:
+    """An output that is being put into a commit, below a folder of it."""
+
+    commit: "HubCommit"
+    below: str
+    output: FolderOutput
+    checkpoint: Checkpoint
+    write_shard: WriteShard
+
+    def add_other(self, name: str) -> None:
+        """Take a file of the input as it is."""
+        source = self.checkpoint.path / name
+        try:
+            reader = source.open("rb")
+        except OSError as error:
+            raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
+        with reader, _spool() as spool:
+            shutil.copyfileobj(reader, spool.file)
+            spool.file.flush()
+            self.commit.add(self.below + name, spool.path)
+
+    def add_shard(self, shard: OutputFile) -> None:
+        """Take a file of weights: one that the Hub can copy, or the bytes."""
+        source = find_original(shard, self.checkpoint)
+        model = find_model(source) if is_on_hub(source) else None
+        if model:
+            self.commit.copy(self.below + shard.name, model)
+        else:
+            self.add_bytes(shard)
+
+    def add_bytes(self, shard: OutputFile) -> None:
+        """Take a file of weights by its bytes."""
+        with _spool() as spool:
+            self.write_shard(shard, spool.sink(shard.nbytes), threading.Event())
+            self.commit.add(self.below + shard.name, spool.path)
+
+    def commit_all(self, message: str) -> None:
+        """Make the commit; if the Hub refuses to copy files, with their bytes instead."""
+        from prune_cli.stores.hub_commit import ChangedError
+
+        try:
+            self.commit.commit(message)
+        except ChangedError:
+            raise
+        except OutputError:
+            copied = self.commit.forget_copies()
+            if not copied:
+                raise
+            for shard in self.output.shards:
+                if self.below + shard.name in copied:
+                    self.add_bytes(shard)
+            self.commit.commit(message)
+
+
+def _replaced(upload: _Upload) -> Iterator[str]:
+    """Yield what has to go of the checkpoint that was in the folder, and its report."""
+    names = {upload.below + name for name in upload.output.names}
+    single = {SHARD_NUMBER.sub("", name) for name in names}
+    folders = {name.rpartition("/")[0] for name in names}
+    for name in upload.commit.files:
+        if name in names or name.rpartition("/")[0] not in folders:
+            continue
+        is_part = INDEX.search(name) or SHARD_NUMBER.search(name)
+        if is_part or name in (*single, upload.below + FOLDER_REPORT):
+            yield name
+
+
+# --- temporary files -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Spool:
+    """A temporary file, and a path that leads to it for as long as it is open."""
+
+    file: IO[bytes]
+    path: Path
+
+    def sink(self, nbytes: int) -> FileSink:
+        """Return what takes its bytes, of which there will be `nbytes`."""
+        folder = Path(tempfile.gettempdir())
+        with output_errors(folder):
+            os.ftruncate(self.file.fileno(), nbytes)
+        return FileSink(folder, self.file.fileno())
+
+
+@contextlib.contextmanager
+def _spool() -> Iterator[_Spool]:
+    """Yield a temporary file, without a name where the system has such: then nothing is left."""
+    with contextlib.ExitStack() as closing:
+        with output_errors(Path(tempfile.gettempdir())):
+            if not _DESCRIPTORS.exists():
+                named = closing.enter_context(tempfile.NamedTemporaryFile(prefix="prune-cli-"))
+                spool = _Spool(named.file, Path(named.name))
+            else:
+                file = closing.enter_context(tempfile.TemporaryFile(prefix="prune-cli-"))
+                spool = _Spool(file, _DESCRIPTORS / str(file.fileno()))
+        yield spool
