@@ -18,7 +18,7 @@ from prune_cli.jsontext import check_keys, decode, encode, parse
 from prune_cli.plan.choice import check_choice
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
-from prune_cli.plan.shrink import Latency, ShrinkOptions, ShrinkPlan
+from prune_cli.plan.shrink import Group, Latency, ShrinkOptions, ShrinkPlan
 from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
 from prune_cli.report.tensors import list_tensors
@@ -216,7 +216,7 @@ def sum_up(items: Sequence[PlanItem]) -> Totals:
 
 _OPTIONAL = {
     entry.name
-    for kind in (Options, ShrinkOptions, ShrinkPlan, Latency, Input)
+    for kind in (Options, ShrinkOptions, ShrinkPlan, Group, Latency, Input)
     for entry in fields(kind)
     if entry.default is None
 }

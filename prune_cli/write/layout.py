@@ -23,6 +23,7 @@ from prune_cli.checkpoint.tensors import (
 )
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import Plan, PlanItem
+from prune_cli.plan.lists import name_after
 from prune_cli.plan.shrink import added_metadata, kept_channels
 from prune_cli.write.header import encode_header, in_layout_order
 from prune_cli.write.segments import New, OutputTensor, Place, Segment
@@ -223,13 +224,16 @@ _Group = tuple[Shard, list[OutputTensor]]
 def _output_tensors(checkpoint: Checkpoint, plan: Plan) -> list[_Group]:
     """What becomes of each shard of the input; one of which nothing is left is not among them."""
     items, kept = {item.name: item for item in plan.items}, kept_channels(plan.shrink)
+    lists = (plan.shrink.lists if plan.shrink else None) or {}
     groups: list[_Group] = [(shard, []) for shard in checkpoint.shards]
     for parameter in checkpoint.parameters:
         item = items.get(parameter.name)
         make = _baked if plan.options.bake else _masked
         for tensor in make(parameter, item):
             group = groups[parameter.tensor.shard][1]
-            group.append(_shrunk(tensor, kept.get(parameter.name, {})))
+            name = name_after(lists, tensor.info.name)
+            if name is not None:
+                group.append(_shrunk(_renamed(tensor, name), kept.get(parameter.name, {})))
     return [(shard, group) for shard, group in groups if group or not shard.tensors]
 
 
@@ -248,6 +252,12 @@ def _masked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTenso
     new = (mask or tensor)._replace(name=parameter.name + MASK_SUFFIX)
     dead = sorted((*item.already_pruned, *item.pruned)) if item else ()
     yield OutputTensor(new, mask, dim=item.dim if item else 0, zero=tuple(dead))
+
+
+def _renamed(tensor: OutputTensor, name: str) -> OutputTensor:
+    if name == tensor.info.name:
+        return tensor
+    return replace(tensor, info=tensor.info._replace(name=name))
 
 
 def _shrunk(tensor: OutputTensor, kept: Mapping[int, tuple[int, ...]]) -> OutputTensor:
