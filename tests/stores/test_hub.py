@@ -315,6 +315,33 @@ def test_a_file_goes_into_a_model_with_its_report_and_card(
     assert len(hub.asked("POST .*/commit/")) == 1
 
 
+def test_a_run_that_was_done_is_resumed_in_no_time(run: Run, hub: Hub, tmp_path: Path) -> None:
+    """Nothing is uploaded; the output of other options is not taken for it."""
+    folder(tmp_path / "net")
+    command = ("random-structured", tmp_path / "net", *PRUNE, "-o", "hf://me/net", "--resume")
+    first = run(*command)
+    asked = len(hub.asked("preupload"))
+
+    again = run(*command)
+    other = run(*command, "--seed", "3")
+
+    assert (first.code, again.code, other.code) == (0, 0, 6), first.err + again.err
+    assert len(hub.asked("preupload")) == asked
+    assert "hf://me/net holds the output of another run" in other.text
+
+
+def test_a_model_of_somebody_else_is_not_resumed(run: Run, hub: Hub, tmp_path: Path) -> None:
+    """It has no report, so it is no output of this run."""
+    files = folder(tmp_path / "net")
+    model = hub.add("me/net", files)
+
+    done = run("random-structured", tmp_path / "net", *PRUNE, "-o", "hf://me/net", "--resume")
+
+    assert done.code == 6
+    assert "holds the output of another run" in done.text
+    assert model.head.files == files
+
+
 def test_a_report_alone_is_a_commit_of_its_own(run: Run, hub: Hub, tmp_path: Path) -> None:
     """Of a dry run, or of an output that goes elsewhere."""
     folder(tmp_path / "net")
