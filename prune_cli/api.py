@@ -496,6 +496,7 @@ def _to_hub(work: _Work, output: StorePath) -> Report:
         work.write,
         message=f"{describe_deed(report)}, by prune-cli {report.tool.version}",
         replaces=is_folder,
+        resume=work.target.resume and is_folder,
         before_commit=work.execution.before_commit,
     )
     return report

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import prune_cli
@@ -117,13 +116,13 @@ class Report:
         """Return the report as JSON, as the command line writes it."""
         return to_json(self)
 
-    def save(self, path: str | Path, *, force: bool = False) -> None:
+    def save(self, path: str | Location, *, force: bool = False) -> None:
         """Write the report as JSON to `path`; `read_report` reads it.
 
         Raises:
             OutputError: it cannot be written, or it is there and `force` is not given.
         """
-        path = Path(path)
+        path = locate(path)
         check_can_write([path], (), force=force)
         write_file(path, self.to_json().encode())
 

@@ -234,7 +234,8 @@ def check_target(checkpoint: Checkpoint, target: Target) -> None:
     files = [*_reports(target), *target.writes]
     if is_on_hub(target.output):
         beside, files = files, [path for path in files if not is_on_hub(path)]
-        is_folder, force = target.is_folder, target.force
+        is_folder = target.is_folder
+        force = target.force or (target.resume and is_folder)
         check_hub(target.output, checkpoint, beside, is_folder=is_folder, force=force)
     elif target.output and target.is_folder:
         _check_folder(target.output, checkpoint, target)
