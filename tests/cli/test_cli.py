@@ -275,7 +275,7 @@ BAD_REQUESTS = {
         2,
         "there is no option --amuont tip: did you mean --amount?",
     ),
-    "zero-workers": (["-a", "1", "--workers", "0"], 2, "greater than or equal to 1"),
+    "zero-workers": (["-a", "1", "--workers", "0"], 2, "--workers: "),
 }
 
 

@@ -93,7 +93,7 @@ def test_norms_are_those_of_torch(dtype: str, by: Criterion) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (12, 6, 3, 3), (150, 70)], ids=str)
-@pytest.mark.parametrize("dtype", [*FLOATS, "C64"])
+@pytest.mark.parametrize("dtype", [*FLOATS, pytest.param("C64", marks=build.needs_dtype("C64"))])
 def test_fpgm_sums_up_the_distances_to_the_others(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: str
 ) -> None:

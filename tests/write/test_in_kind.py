@@ -284,7 +284,7 @@ def test_a_folder_of_distributed_checkpoint_goes_in_kind(tmp_path: Path) -> None
     from torch.distributed import checkpoint as dcp
 
     content = {"model": {"a.weight": torch.arange(1.0, 241).view(10, 24), "a.bias": torch.ones(10)}}
-    dcp.save(content, checkpoint_id=tmp_path / "d", no_dist=True)
+    dcp.save(content, checkpoint_id=tmp_path / "d")
     (tmp_path / "d" / "notes.txt").write_text("mine")
 
     report = prune_checkpoint(tmp_path / "d", tmp_path / "o", amount=0.5, dim=0, format="in-kind")
@@ -292,7 +292,7 @@ def test_a_folder_of_distributed_checkpoint_goes_in_kind(tmp_path: Path) -> None
     assert verify_checkpoint(tmp_path / "o", source=tmp_path / "d").disagreements == ()
     assert verify_checkpoint(tmp_path / "o").disagreements == ()
     loaded = {"model": {"a.weight": torch.empty(10, 24), "a.bias": torch.empty(10)}}
-    dcp.load(loaded, checkpoint_id=tmp_path / "o", no_dist=True)
+    dcp.load(loaded, checkpoint_id=tmp_path / "o")
     wanted = content["model"]["a.weight"].clone()
     wanted[list(report.tensors[0].pruned)] = 0
     assert torch.equal(loaded["model"]["a.weight"], wanted)
