@@ -17,7 +17,7 @@ from prune_cli.report.card import is_card
 from prune_cli.report.report import Report
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import Disagreement
-from prune_cli.verify.in_kind import compare_in_kind
+from prune_cli.verify.in_kind import compare_in_kind, is_in_kind
 from prune_cli.verify.output import (
     check_channels,
     has_its_channels,
@@ -53,7 +53,8 @@ def check_contents(
         yield Disagreement(f"the report does not fit the source: {'; '.join(misfitting[:8])}")
         return
     if written.format != "safetensors":
-        yield from compare_in_kind(plan, written, original, workers, on_tensor)
+        in_kind = is_in_kind(report, original)
+        yield from compare_in_kind(plan, written, original, workers, on_tensor, in_kind=in_kind)
         return
     files = lay_out_like(original, plan, written.shards)
     for file, shard in zip(files, written.shards, strict=True):

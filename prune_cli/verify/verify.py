@@ -19,6 +19,7 @@ plan against it before it writes.
 
 import glob
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 
@@ -139,7 +140,7 @@ def _open_with_report(
     """The output, and its report, which tells whether the output is several in subfolders."""
     alone = replace(loading, subfolders=())
     if not output.is_dir():
-        written = open_checkpoint(output, alone)
+        written = _open_file(output, alone)
         place = report_path(written.path, is_folder=written.is_folder)
         return written, _read_report(locate(named or place), is_named=named is not None)
     place = report_path(output, is_folder=True)
@@ -154,6 +155,17 @@ def _open_with_report(
         if folders.keys() <= {"."}:
             raise
     return open_checkpoint(output, replace(loading, subfolders=tuple(folders))), report
+
+
+def _open_file(output: Path, loading: Loading) -> Checkpoint:
+    """Open the output; where it is a plain state dict, it has nothing at the keys of its source."""
+    try:
+        return open_checkpoint(output, loading)
+    except InputError:
+        if loading.state_dict_keys and output != STDIN:
+            with suppress(InputError):
+                return open_checkpoint(output, replace(loading, state_dict_keys=()))
+        raise
 
 
 def _as_written(loading: Loading, written: Checkpoint) -> Loading:
