@@ -211,7 +211,8 @@ def _tensor(
     if type(offset) is not int or not 0 <= offset < _LARGEST_SIZE or len(shape) != len(strides):
         raise CorruptPickleError(f"a tensor of shape {list(shape)} has a wrong offset or strides")
     tensor = Tensor(dtype, shape, strides, storage, offset)
-    if (offset + elements_spanned(shape, strides)) * dtype.itemsize > storage.nbytes:
+    last = offset + elements_spanned(shape, strides)
+    if 0 not in shape and last * dtype.itemsize > storage.nbytes:
         raise CorruptPickleError(f"a tensor of shape {list(shape)} reaches out of its storage")
     return tensor
 

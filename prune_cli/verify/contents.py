@@ -111,7 +111,8 @@ def _folder_problems(
     """
     made = {FOLDER_REPORT, *(file.name for file in files)}
     there = {part.folder: part for part in written.all_parts}
-    is_split = not {file.name for file in files} <= {output_name(s.name) for s in original.shards}
+    kept = {output_name(shard.name) for shard in original.shards}
+    is_split = not {shard.name for shard in written.shards} <= kept
     for part in original.all_parts:
         name = index_name(original, part)
         made.add(name)

@@ -691,6 +691,18 @@ def test_a_plain_state_dict_of_a_nested_one_verifies(tmp_path: Path) -> None:
     assert verify_checkpoint(output, source=source, loading=loading).disagreements == ()
 
 
+@pytest.mark.parametrize("bake", [True, False], ids=["baked", "masked"])
+def test_a_tensor_of_several_names_verifies_under_any(tmp_path: Path, bake: bool) -> None:
+    """A file of torch does not say which of them the source had it under."""
+    content = {"b.weight": torch.randn(4, 3), "c.weight": torch.randn(4, 3)}
+    metadata = {"a.weight": "b.weight"}
+    source, output = build.safetensors(tmp_path / "m", content, metadata), tmp_path / "out.pt"
+    prune_checkpoint(source, output, amount=0.5, dim=0, bake=bake)
+
+    assert verify_checkpoint(output).disagreements == ()
+    assert verify_checkpoint(output, source=source).disagreements == ()
+
+
 def test_shards_without_tensors_verify(tmp_path: Path) -> None:
     """The index of the output names none of them, so none is reported."""
     names, output = build.shard_names(2), tmp_path / "out"
