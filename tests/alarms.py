@@ -183,11 +183,11 @@ _CHOICES: list[dict[str, Any]] = [
 
 
 def write_output(model: Model, output: Path, generator: random.Random) -> Any:
-    """Prune, replay or remove; return the report, or None where the request does not fit."""
+    """Prune, replay or remove; return the report, or None where it is refused."""
     options = make_options(generator)
     how = {key: options[key] for key in ("format", "max_shard_size") if key in options}
     loading, report = model.loading, output.with_name("report.json")
-    with contextlib.suppress(RequestError, UsageError):
+    with contextlib.suppress(InputError, RequestError, UsageError):
         match generator.randrange(8):
             case 0:
                 return remove_masks(model.path, output, report=report, loading=loading, **how)
