@@ -410,12 +410,13 @@ class _Work:
 
     def report(self, name: str) -> Report:
         """Report it as an output called `name`."""
+        files = [file for file in self.files if file.name not in self.layout.unnamed]
         output = Output(
             path=name,
             format=self._format,
-            files=tuple(file.name for file in self.files) if self.target.is_folder else (name,),
-            tensors=sum(file.tensors for file in self.files),
-            bytes=sum(file.nbytes for file in self.files),
+            files=tuple(file.name for file in files) if self.target.is_folder else (name,),
+            tensors=sum(file.tensors for file in files),
+            bytes=sum(file.nbytes for file in files),
         )
         return make_report(
             self.checkpoint, self.plan, output, drops=self.target.format != "in-kind"
