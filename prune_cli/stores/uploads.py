@@ -16,8 +16,8 @@ from prune_cli.stores.paths import StorePath
 from prune_cli.stores.store import Fact, describe, read_fact
 from prune_cli.stores.traffic import note_sent
 
-BUFFERED_BYTES = 64 << 20
-"""What all uploads of a run hold between them, besides the part that each is filling."""
+BUFFERED_BYTES = 32 << 20
+"""What all uploads of a run have on its way, besides the part that each is filling."""
 
 S3 = ("s3", "s3a")
 _FILES = ("gs", "gcs", "az", "abfs", "abfss", "adl")
