@@ -16,6 +16,7 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 _MOST_DIGITS = 18  # of a number that stands for itself as a key
 
+_to_text = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder each time
 _Decoder = Callable[[object], Any]
 
 
@@ -42,8 +43,8 @@ def encode(facts: Mapping[str, object]) -> str:
 
 def _value(value: object) -> str:
     if not isinstance(value, list) or not value:
-        return json.dumps(value, ensure_ascii=False)
-    rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value)
+        return _to_text(value)
+    rows = ",\n".join(f"    {_to_text(row)}" for row in value)
     return f"[\n{rows}\n  ]"
 
 

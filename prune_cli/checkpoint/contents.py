@@ -7,7 +7,7 @@ import math
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from prune_cli.checkpoint.encodings import Encoding, find_encodings
@@ -235,15 +235,10 @@ class Checkpoint:
         Raises:
             InputError: an element is no whole number of bytes.
         """
-        import numpy as np
-
-        dtype = np.dtype(f"<u{element_bytes(info)}")
-        if info.elements == 0:
-            return np.empty(info.shape, dtype)
-        if len(info.pieces) > 1:
+        if len(info.pieces) > 1 or not info.elements:
             return self.rows(info, 0, info.shape[0] if info.shape else 1).reshape(info.shape)
         found = self._mapped_bits(info)
-        return found ^ dtype.type(info.flip) if info.flip else found
+        return found ^ found.dtype.type(info.flip) if info.flip else found
 
     def rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
         """Return a copy of the bits of rows `first` to `last`, put together of a tensor's pieces.
@@ -259,14 +254,13 @@ class Checkpoint:
         """
         import numpy as np
 
-        dtype = np.dtype(f"<u{element_bytes(info)}")
+        dtype = _unsigned(element_bytes(info))
         made: Bits = np.empty((last - first, *info.shape[1:]), dtype)
-        if len(info.pieces) <= 1:
-            if made.size:
-                made[...] = self._mapped_rows(info, first, last)
-        else:
+        if made.size and len(info.pieces) > 1:
             for piece in info.pieces:
                 self._copy_rows(made, first, info, piece)
+        elif made.size:
+            made[...] = self._mapped_rows(info, first, last)
         return np.bitwise_xor(made, dtype.type(info.flip), out=made) if info.flip else made
 
     def _mapped_bits(self, info: TensorInfo) -> "Bits":
@@ -333,14 +327,19 @@ def _view(
 ) -> "Bits":
     import numpy as np
 
-    itemsize = element_bytes(info)
-    steps = None if strides is None else [itemsize * stride for stride in strides]
+    dtype = _unsigned(element_bytes(info))
+    steps = None if strides is None else [dtype.itemsize * stride for stride in strides]
     if isinstance(buffer, mmap.mmap):
-        return np.ndarray(shape, np.dtype(f"<u{itemsize}"), buffer, offset, steps)
-    span = itemsize * _span(shape, strides) if math.prod(shape) else 0
-    return np.ndarray(
-        shape, np.dtype(f"<u{itemsize}"), buffer.read(offset, offset + span), 0, steps
-    )
+        return np.ndarray(shape, dtype, buffer, offset, steps)
+    span = dtype.itemsize * _span(shape, strides) if math.prod(shape) else 0
+    return np.ndarray(shape, dtype, buffer.read(offset, offset + span), 0, steps)
+
+
+@cache
+def _unsigned(itemsize: int) -> "np.dtype[np.unsignedinteger[Any]]":
+    import numpy as np
+
+    return np.dtype(f"<u{itemsize}")
 
 
 def _span(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:

@@ -90,7 +90,7 @@ def _open_safetensors(path: Location, file: Shard, shard: int) -> Checkpoint:
     tensors = {info.name: info for info in read.tensors}
     for alias, name in list(aliases.items()):
         if _other_half(alias) in names:
-            tensors[alias] = replace(tensors[aliases.pop(alias)], name=alias)
+            tensors[alias] = tensors[aliases.pop(alias)]._replace(name=alias)
     return Checkpoint(
         path, "safetensors", (replace(read, tensors=tuple(tensors.values())),), aliases
     )

@@ -247,7 +247,7 @@ def _join_parts(folder: Location, opened: Mapping[str, Checkpoint]) -> Checkpoin
 
 
 def _moved(info: TensorInfo, part: Part, shard: int) -> TensorInfo:
-    return replace(info, name=part.prefix + info.name, shard=shard)
+    return info._replace(name=part.prefix + info.name, shard=shard)
 
 
 # --- one checkpoint of several files ---------------------------------------------------------
@@ -258,7 +258,7 @@ def _join(folder: Location, layout: Layout, opened: list[Checkpoint]) -> Checkpo
         replace(
             part.shards[0],
             tensors=tuple(
-                info if info.shard == number else replace(info, shard=number)
+                info if info.shard == number else info._replace(shard=number)
                 for info in part.shards[0].tensors
             ),
         )

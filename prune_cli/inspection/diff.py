@@ -7,7 +7,7 @@ See also: `prune_cli.verify`, which holds a pruned checkpoint against its report
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
@@ -166,7 +166,7 @@ class _Side:
         """Return its elements in order; those of a dtype below a byte as the bytes they are in."""
         info = self.info
         if DTYPES[info.dtype].bits < 8:
-            info = replace(info, dtype="U8", shape=(info.nbytes,))
+            info = info._replace(dtype="U8", shape=(info.nbytes,))
         return self.checkpoint.bits(info).reshape(-1)
 
 

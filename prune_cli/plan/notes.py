@@ -69,8 +69,10 @@ def _unpruned(plan: Plan) -> Iterator[str]:
 
 def _emptied(plan: Plan) -> Iterator[str]:
     """Yield what a budget over several layers leaves no channel of."""
+    if not plan.options.choice:
+        return
     names = [item.name for item in plan.items if item.elements_zero == item.elements]
-    if names and plan.options.choice:
+    if names:
         yield f"no channel is left in {_list_names(names)}; --at-least 1 keeps one"
 
 

@@ -38,6 +38,8 @@ _OPTIONAL = {
 }
 """What is written only if there is something to say."""
 
+_COLUMNS = tuple(entry.name for entry in fields(PlanItem))
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -242,7 +244,7 @@ def _given(fact: Options | ShrinkPlan) -> dict[str, Any]:
 
 
 def _row(item: PlanItem) -> dict[str, Any]:
-    row = {entry.name: getattr(item, entry.name) for entry in fields(item)}
+    row = {name: getattr(item, name) for name in _COLUMNS}
     if item.follows is None:
         del row["follows"]
     return row

@@ -71,7 +71,7 @@ class SafetensorsFile:
         """Its header, length included."""
         infos = (tensor.info for tensor in self.content)
         if self.prefix:
-            infos = (replace(info, name=info.name.removeprefix(self.prefix)) for info in infos)
+            infos = (info._replace(name=info.name.removeprefix(self.prefix)) for info in infos)
         return encode_header(infos, self.metadata)
 
     @property
@@ -234,7 +234,7 @@ def _output_tensors(checkpoint: Checkpoint, plan: Plan) -> list[_Group]:
 
 
 def _baked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTensor]:
-    info = replace(parameter.tensor, name=parameter.name)
+    info = parameter.tensor._replace(name=parameter.name)
     zero = (item.dim, item.pruned) if item else (0, ())
     yield OutputTensor(info, parameter.tensor, (), parameter.mask, *zero)
 
@@ -244,8 +244,8 @@ def _masked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTenso
     if item is None and mask is None:
         yield OutputTensor(tensor, tensor)
         return
-    yield OutputTensor(replace(tensor, name=parameter.name + ORIG_SUFFIX), tensor)
-    new = replace(mask or tensor, name=parameter.name + MASK_SUFFIX)
+    yield OutputTensor(tensor._replace(name=parameter.name + ORIG_SUFFIX), tensor)
+    new = (mask or tensor)._replace(name=parameter.name + MASK_SUFFIX)
     dead = sorted((*item.already_pruned, *item.pruned)) if item else ()
     yield OutputTensor(new, mask, dim=item.dim if item else 0, zero=tuple(dead))
 
@@ -255,7 +255,7 @@ def _shrunk(tensor: OutputTensor, kept: Mapping[int, tuple[int, ...]]) -> Output
         return tensor
     shape = tuple(len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.info.shape))
     keep = tuple(sorted(kept.items()))
-    return replace(tensor, info=replace(tensor.info, shape=shape), keep=keep)
+    return replace(tensor, info=tensor.info._replace(shape=shape), keep=keep)
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
