@@ -112,9 +112,8 @@ def test_a_folder_is_what_it_is_here(
     assert not uploads(server)
 
 
-def test_a_file_is_what_it_is_here(
-    watched: Proxy, run: Run, s3: Server, tmp_path: Path, url: str
-) -> None:
+@pytest.mark.usefixtures("watched")
+def test_a_file_is_what_it_is_here(run: Run, s3: Server, tmp_path: Path, url: str) -> None:
     """In kind and as safetensors, with its report beside it."""
     source = build.torch_zip(tmp_path / "model.pt", build.tensors())
     here = tmp_path / "here"
@@ -146,7 +145,7 @@ def test_memory_is_a_store_too(run: Run, model: Path, pruned: dict[str, bytes]) 
 
 
 def test_what_the_store_has_it_copies(
-    watched: Proxy, run: Run, s3: Server, model: Path, url: str, tmp_path: Path
+    watched: Proxy, run: Run, s3: Server, url: str, tmp_path: Path
 ) -> None:
     """Whole shards, and long ranges of others; only what changes is sent."""
     shards = {
@@ -174,7 +173,8 @@ def test_what_the_store_has_it_copies(
 # --- not there, or whole ---------------------------------------------------------------------
 
 
-def test_what_fails_on_the_way_is_not_there(watched: Proxy, s3: Server, url: str) -> None:
+@pytest.mark.usefixtures("watched")
+def test_what_fails_on_the_way_is_not_there(s3: Server, url: str) -> None:
     """An exception among the bytes: no object, and no upload that is paid for."""
     with pytest.raises(KeyError), pending_object(_path(f"{url}/x")) as file:
         for at in range(0, 3 * PART, PART):
@@ -245,8 +245,9 @@ def test_a_store_that_refuses_leaves_nothing(
 # --- what is there ---------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("watched")
 def test_an_output_that_is_there_is_an_error(
-    watched: Proxy, run: Run, s3: Server, url: str, tmp_path: Path, model: Path
+    run: Run, s3: Server, url: str, tmp_path: Path, model: Path
 ) -> None:
     """A file and a folder; --force replaces them, and an input never is."""
     source = build.safetensors(tmp_path / "a.safetensors", build.tensors())
@@ -302,7 +303,8 @@ def test_of_two_at_once_one_says_so(
     assert state_of(server, key(url)) == {"x": b"one"}
 
 
-def test_a_store_that_takes_conditions_decides(watched: Proxy, s3: Server, url: str) -> None:
+@pytest.mark.usefixtures("watched")
+def test_a_store_that_takes_conditions_decides(s3: Server, url: str) -> None:
     """Even between the last look and the commit."""
     path = _path(f"{url}/x")
     upload = begin_upload(path, find_now(path))
@@ -316,7 +318,7 @@ def test_a_store_that_takes_conditions_decides(watched: Proxy, s3: Server, url: 
 
 
 def test_a_run_whose_folder_was_taken_says_so(
-    watched: Proxy, run: Run, s3: Server, url: str, model: Path
+    watched: Proxy, s3: Server, url: str, model: Path
 ) -> None:
     """The second begins with --force while the first writes: the first ends, the second is whole."""
     begun, taken = threading.Event(), threading.Event()
