@@ -135,3 +135,12 @@ def test_a_folder_of_transformers_is_loaded_as_it_was(tmp_path: Path) -> None:
 
     assert shown.count("16 channels changed, 16 are zero") == 4
     assert "it still generates" in shown
+
+
+@needs("s3fs", "moto")
+def test_a_folder_in_s3_is_pruned_into_another() -> None:
+    """From its URL to another, in a store that the example starts itself; and it verifies."""
+    shown = run("s3_folder.sh")
+
+    assert "'sparsity': 0." in shown
+    assert "every byte" in shown

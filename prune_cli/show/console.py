@@ -16,7 +16,7 @@ from rich.console import Console
 from prune_cli.checkpoint.names import make_printable
 from prune_cli.errors import OutputError, PruneError
 from prune_cli.report.numbers import format_bytes, format_count
-from prune_cli.stores import Location
+from prune_cli.stores import Location, StorePath
 from prune_cli.write.atomic import write_file
 from prune_cli.write.paths import STDOUT
 
@@ -122,7 +122,8 @@ def show_interrupted() -> None:
 
 def show_written(paths: Iterable[Location | None]) -> None:
     """Show where each file or folder is, and its size."""
-    for path in paths:
+    for named in paths:
+        path = named.afresh() if isinstance(named, StorePath) else named
         if path and (path.is_file() or path.is_dir()):
             say(f"[bold]wrote[/] {escape(str(path))} ({_size(path)})")
 

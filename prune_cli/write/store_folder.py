@@ -24,7 +24,7 @@ from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.source import open_source
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, PruneError
-from prune_cli.stores import Location, StorePath, locate, name_within
+from prune_cli.stores import Location, StorePath, name_within
 from prune_cli.stores.s3 import abort_uploads
 from prune_cli.stores.store import Fact
 from prune_cli.stores.uploads import S3, copy_object, find_now, put_now, read_now, remove_object
@@ -92,7 +92,8 @@ def write_store_folder(
         OutputError: the folder cannot be written, is not empty, is written by another run, or holds
             another run's leftovers.
     """
-    folder = _fresh(output.folder)
+    assert isinstance(output.folder, StorePath)
+    folder = output.folder.afresh()
     if resume and _is_complete(output, checkpoint, folder):
         before_commit()
         _write_beside(output)
@@ -125,16 +126,9 @@ def _is_complete(output: FolderOutput, checkpoint: Checkpoint, folder: StorePath
     return not is_begun and is_complete(replace(output, folder=folder), checkpoint)
 
 
-def _fresh(path: Location) -> StorePath:
-    """Return a path in a store that has told nothing yet."""
-    found = locate(str(path))
-    assert isinstance(found, StorePath)
-    return found
-
-
 def _list_now(folder: StorePath) -> dict[str, Fact]:
     """Return all objects in a folder by their names in it, as they are now."""
-    fresh = _fresh(folder)
+    fresh = folder.afresh()
     found = {name_within(path, fresh): path.fact for path in fresh.rglob("*")}
     return {name: fact for name, fact in found.items() if fact}
 
