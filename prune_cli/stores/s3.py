@@ -273,7 +273,10 @@ def abort_uploads(folder: StorePath, names: Collection[str]) -> None:
         OutputError: the store does not answer.
     """
     wanted = {_where(folder / name)["Key"] for name in names}
-    with writing(folder), contextlib.suppress(PermissionError):
+    with (
+        writing(folder),
+        contextlib.suppress(PermissionError, FileNotFoundError),
+    ):  # or there is none
         for upload in [*_list_uploads(folder)]:
             if upload["Key"] in wanted:
                 _abort_upload(folder, upload)

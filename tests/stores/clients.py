@@ -1,5 +1,6 @@
 """What a store holds, told by boto3, which knows nothing of ours; and runs of ours in processes."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -64,8 +65,21 @@ def put(server: Server, folder: str, content: State) -> None:
 
 def uploads(server: Server) -> list[str]:
     """Return the keys that uploads are under way to."""
-    found = client(server).list_multipart_uploads(Bucket=BUCKET).get("Uploads", ())
-    return [one["Key"] for one in found]
+    return [one["Key"] for one in _list_uploads(server)]
+
+
+def abort_uploads(server: Server) -> None:
+    """Abort all of them."""
+    s3 = client(server)
+    for one in _list_uploads(server):
+        s3.abort_multipart_upload(Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
+
+
+def _list_uploads(server: Server) -> list[dict[str, Any]]:
+    s3 = client(server)
+    with contextlib.suppress(s3.exceptions.NoSuchUpload):  # so rclone says that there are none
+        return list(s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()))
+    return []
 
 
 def start(arguments: Sequence[object], environment: Mapping[str, str], said: Path) -> BaseProcess:

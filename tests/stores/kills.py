@@ -131,9 +131,7 @@ class _Stage:
 
     def _reset(self) -> None:
         clients.put(self._server, "out", self._old)
-        s3 = clients.client(self._server)
-        for one in s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()):
-            s3.abort_multipart_upload(Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
+        clients.abort_uploads(self._server)
 
     def _run_here(self, scene: Scene, *more: str) -> State:
         output = self._place / "out"
