@@ -62,16 +62,24 @@ def begin_upload(
     Raises:
         OutputError: prune-cli cannot write to such a store.
     """
+    problem = why_not_writable(path)
+    if problem:
+        raise OutputError(problem)
     if path.scheme in S3:
         from prune_cli.stores.s3 import S3Upload
 
         return S3Upload(path, before, nbytes, BUFFERED_BYTES // shared_by)
     if path.scheme in _FILES:
         return FileUpload(path, before)
-    if path.scheme == "memory":
-        return MemoryUpload(path, before)
-    raise OutputError(
-        f"{path} cannot be written: prune-cli writes to {', '.join((*S3, *_FILES))} and hf, as these "
+    return MemoryUpload(path, before)
+
+
+def why_not_writable(path: StorePath) -> str | None:
+    """Return why nothing is written to such a store, and what to do instead."""
+    if path.scheme in (*S3, *_FILES, "memory"):
+        return None
+    return (
+        f"{path} cannot be written: prune-cli writes to {', '.join((*S3, *_FILES))} and hf, which "
         "show an object only when it is whole; write to a folder, and upload that"
     )
 

@@ -101,7 +101,6 @@ def write_store_folder(
     run = _begin(output, folder, fingerprint_of(output, checkpoint), force=force, resume=resume)
     try:
         _remove_old(run)
-        _copy_others(run, checkpoint)
         _write_texts(run, [name for name in output.texts if name not in output.indexes])
         _write_missing(run, checkpoint, write_shard, workers)
         _check_finished(run)
@@ -198,7 +197,8 @@ def _find_done(there: Mapping[str, Fact]) -> dict[str, Fact]:
 def _remove_old(run: _Run) -> None:
     """Remove what makes the old objects a model, then what of them will not be replaced.
 
-    The indexes first. Without any, a file of tensors is a model by itself.
+    The indexes first. Without any, files of tensors are a model by themselves, or the last of them
+    names the others.
     """
     output = run.output
     names = [name for name in _list_now(run.folder) if not name.startswith(f"{STAGING}/")]
@@ -212,8 +212,8 @@ def _remove_old(run: _Run) -> None:
         and (SHARD_NUMBER.search(name) or name in single or name == FOLDER_REPORT)
         and (name not in output.names or not output.indexes or name == FOLDER_REPORT)
     ]
-    _remove(run, [name for name in inside if INDEX.search(name)])
-    _remove(run, old)
+    _remove(run, [name for name in inside if INDEX.search(name) or name in output.indexes])
+    _remove(run, sorted(old, key=lambda name: name != output.shards[-1].name))
 
 
 def _remove(run: _Run, names: Iterable[str]) -> None:
@@ -222,15 +222,6 @@ def _remove(run: _Run, names: Iterable[str]) -> None:
 
 
 # --- during ----------------------------------------------------------------------------------
-
-
-def _copy_others(run: _Run, checkpoint: Checkpoint) -> None:
-    for name in run.output.others:
-        if name not in run.done:
-            run.refuse_if_taken()
-            run.made.append(name)
-            fact = _copy(checkpoint.path / name, run.folder / name)
-            run.note(name, fact)
 
 
 def _copy(path: Location, target: StorePath) -> Fact:
@@ -263,14 +254,28 @@ def _write_texts(run: _Run, names: Iterable[str]) -> None:
 
 
 def _write_missing(of: _Run, checkpoint: Checkpoint, write_shard: WriteShard, workers: int) -> None:
-    missing = [shard for shard in of.output.shards if shard.name not in of.done]
+    """Write several objects at once; the last alone, if no index comes after it."""
+    output, stopped = of.output, threading.Event()
+    missing = [shard for shard in output.shards if shard.name not in of.done]
     at_once = min(workers, max(len(missing), 1))
-    stopped = threading.Event()
     jobs: list[Job] = [
+        partial(_copy_other, of, checkpoint.path / name, name)
+        for name in output.others
+        if name not in of.done
+    ]
+    jobs += [
         partial(_write_shard, of, shard, checkpoint, write_shard, stopped, at_once)
         for shard in missing
     ]
+    last = [] if output.indexes or not missing else [jobs.pop()]
     run(jobs, at_once, stopped)
+    run(last, 1, stopped)
+
+
+def _copy_other(of: _Run, path: Location, name: str) -> None:
+    of.refuse_if_taken()
+    of.made.append(name)
+    of.note(name, _copy(path, of.folder / name))
 
 
 def _write_shard(

@@ -97,8 +97,10 @@ def run(arguments: Sequence[object], environment: Mapping[str, str], said: Path)
 
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str], said: Path) -> None:
+    from prune_cli.cli import signals
     from prune_cli.cli.main import main
 
+    signals.listen()
     os.environ.update(environment)
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

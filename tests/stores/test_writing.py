@@ -1,12 +1,19 @@
 """What is written to a store is what is written here, whole or not at all, whatever happens."""
 
+import gc
+import os
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
 import torch
+from fsspec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
 from s3fs import S3FileSystem
 
 from prune_cli import OutputError, api
@@ -144,6 +151,60 @@ def test_memory_is_a_store_too(run: Run, model: Path, pruned: dict[str, bytes]) 
     assert found == pruned
 
 
+class Slow(AbstractBufferedFile):
+    """A file of a store that sends blocks as they fill, as those of Google and Azure do."""
+
+    def _initiate_upload(self) -> None:
+        self.sent = b""
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        self.sent += self.buffer.getvalue()
+        if final and self.autocommit:
+            self.commit()
+        return True
+
+    def commit(self) -> None:
+        """Make it appear."""
+        FileStore.objects[self.path] = self.sent
+
+
+class FileStore(AbstractFileSystem):
+    """A store that fsspec writes as files."""
+
+    protocol = "gs"
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        """Return what is known of an object."""
+        content = self.objects.get(self._strip_protocol(path))
+        if content is None:
+            raise FileNotFoundError(path)
+        return {"name": path, "size": len(content), "type": "file", "etag": str(hash(content))}
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Slow:
+        if mode == "xb" and path in self.objects:
+            raise FileExistsError(path)
+        return Slow(self, path, mode, **options)
+
+
+def test_a_store_of_files_gets_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Committed when told to; an exception, and the file's own finalizer, commit nothing."""
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gs", FileStore)
+    content = bytes(20 << 20)
+
+    with pending_object(_path("gs://b/whole")) as file:
+        file.sink.write(content, 0)
+        before = dict(FileStore.objects)
+        file.commit()
+    with pytest.raises(KeyError), pending_object(_path("gs://b/part")) as file:
+        file.sink.write(content, 0)
+        raise KeyError
+    gc.collect()
+
+    assert before == {}
+    assert FileStore.objects == {"b/whole": content}
+
+
 def test_what_the_store_has_it_copies(
     watched: Proxy, run: Run, s3: Server, url: str, tmp_path: Path
 ) -> None:
@@ -240,6 +301,39 @@ def test_a_store_that_refuses_leaves_nothing(
     assert ".safetensors cannot be written: Forbidden" in ran.text
     assert not state_of(s3, key(url))
     assert not uploads(s3)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing(
+    s3: Server, url: str, model: Path, tmp_path: Path, kind: signal.Signals
+) -> None:
+    """While parts are on their way: no object, and no upload."""
+    with proxied(s3) as (server, proxy):
+        arguments = (*PRUNE, model, "-o", url, "--workers", "1")
+        process = clients.start(arguments, server.environment, tmp_path / "said.txt")
+
+        def interrupt_it(_: int, is_done: bool) -> None:
+            if "partNumber=1" in proxy.requests[-1] and not is_done and process.pid:
+                os.kill(process.pid, kind)
+
+        proxy.watch = interrupt_it
+        process.join()
+
+    assert process.exitcode == 130, (tmp_path / "said.txt").read_text()
+    assert not state_of(s3, key(url))
+    assert not uploads(s3)
+
+
+def test_a_store_that_shows_half_an_object_is_refused(run: Run, model: Path) -> None:
+    """Before any work; the message says where to instead."""
+    file = run(
+        *PRUNE, model / "model-00001-of-00003.safetensors", "-o", "https://a.test/x.safetensors"
+    )
+    folder = run(*PRUNE, model, "-o", "https://a.test/x")
+
+    for ran in (file, folder):
+        assert ran.code == 6
+        assert "cannot be written: prune-cli writes to s3, s3a, gs" in ran.text
 
 
 # --- what is there ---------------------------------------------------------------------------
