@@ -8,7 +8,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from rich import markup
@@ -17,7 +16,7 @@ from rich.console import Console
 from prune_cli.checkpoint.names import make_printable
 from prune_cli.errors import OutputError, PruneError
 from prune_cli.report.numbers import format_bytes, format_count
-from prune_cli.stores import Location, locate
+from prune_cli.stores import Location, StorePath
 from prune_cli.write.atomic import write_file
 from prune_cli.write.paths import STDOUT
 
@@ -145,9 +144,9 @@ def show_interrupted() -> None:
 
 def show_written(paths: Iterable[Location | None]) -> None:
     """Show where each file or folder is, and its size."""
-    for path in filter(None, paths):
-        path = path if isinstance(path, Path) else locate(str(path))  # as the store has it now
-        if path.is_file() or path.is_dir():
+    for named in paths:
+        path = named.afresh() if isinstance(named, StorePath) else named
+        if path and (path.is_file() or path.is_dir()):
             say(f"[bold]wrote[/] {escape(str(path))} ({_size(path)})")
 
 

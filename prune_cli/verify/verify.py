@@ -34,6 +34,8 @@ from prune_cli.plan.facts import (
     REMOVED,
     REPLAYED,
     SHRUNK,
+    PlanItem,
+    Skipped,
 )
 from prune_cli.report.report import Report, read_report
 from prune_cli.stores import Location, locate
@@ -169,7 +171,7 @@ def _named_as_told(written: Checkpoint, report: Report) -> Checkpoint:
 
     A plain file of torch does not say which of its names was the first.
     """
-    named = [*report.tensors, *report.skipped]
+    named: list[PlanItem | Skipped] = [*report.tensors, *report.skipped]
     told = {item.name + suffix for item in named for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX)}
     renamed = {written.aliases[name]: name for name in written.aliases.keys() & told}
     renamed = {old: new for old, new in renamed.items() if old not in told}
@@ -185,7 +187,7 @@ def _named_as_told(written: Checkpoint, report: Report) -> Checkpoint:
 
 
 def _renamed(info: TensorInfo, names: Mapping[str, str]) -> TensorInfo:
-    return replace(info, name=names[info.name]) if info.name in names else info
+    return info._replace(name=names[info.name]) if info.name in names else info
 
 
 def _open_file(output: Location, loading: Loading) -> Checkpoint:

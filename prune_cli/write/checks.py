@@ -9,6 +9,7 @@ from prune_cli.checkpoint.tensors import DTYPES
 from prune_cli.errors import InputError, OutputError
 from prune_cli.stores import Location, StorePath
 from prune_cli.stores.hub import is_on_hub, is_whole_model
+from prune_cli.stores.uploads import why_not_writable
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 
 _MOST_NAMED = 5
@@ -57,7 +58,8 @@ def _problems(path: Location, inputs: list[Location], force: bool) -> Iterator[s
         yield f"{path} is a folder; name a file in it"
     elif path.exists() and not force:
         yield f"{path} exists; --force replaces it"
-    if isinstance(path, StorePath):  # a store needs no folder, and tells only when it is written
+    if isinstance(path, StorePath):  # a store needs no folder
+        yield from filter(None, [None if is_on_hub(path) else why_not_writable(path)])
         return
     if not path.parent.is_dir():
         fact = "is a file" if path.parent.exists() else "does not exist"

@@ -13,8 +13,9 @@ from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.cluster.engine import Engine
 from prune_cli.cluster.parts import Part
 from prune_cli.errors import OutputError, UsageError
-from prune_cli.stores import Location, is_inside, locate, name_within
+from prune_cli.stores import Location, StorePath, is_inside, locate, name_within
 from prune_cli.stores.hub import find_model, is_on_hub, is_whole_model
+from prune_cli.stores.uploads import why_not_writable
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
 from prune_cli.write.hub import check_hub
@@ -268,6 +269,8 @@ def _check_folder(output: Location, checkpoint: Checkpoint, target: Target) -> N
         raise OutputError(f"{output} is the input folder or inside it; choose another --output")
     if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):
         raise OutputError(f"{output} holds an input; choose another --output")
+    if isinstance(folder, StorePath) and (problem := why_not_writable(folder)):
+        raise OutputError(problem)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{output} is a file, but the output is a folder")
     is_start = not (target.force or target.resume)
