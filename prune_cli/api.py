@@ -410,12 +410,13 @@ class _Work:
 
     def report(self, name: str) -> Report:
         """Report it as an output called `name`."""
+        files = [file for file in self.files if file.name not in self.layout.unnamed]
         output = Output(
             path=name,
             format=self._format,
-            files=tuple(file.name for file in self.files) if self.target.is_folder else (name,),
-            tensors=sum(file.tensors for file in self.files),
-            bytes=sum(file.nbytes for file in self.files),
+            files=tuple(file.name for file in files) if self.target.is_folder else (name,),
+            tensors=sum(file.tensors for file in files),
+            bytes=sum(file.nbytes for file in files),
         )
         return make_report(
             self.checkpoint, self.plan, output, drops=self.target.format != "in-kind"
@@ -496,6 +497,7 @@ def _to_hub(work: _Work, output: StorePath) -> Report:
         work.write,
         message=f"{describe_deed(report)}, by prune-cli {report.tool.version}",
         replaces=is_folder,
+        resume=work.target.resume and is_folder,
         before_commit=work.execution.before_commit,
     )
     return report

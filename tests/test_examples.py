@@ -208,3 +208,12 @@ def test_the_jobs_of_an_array_prune_a_folder(
     assert files == sorted(path.name for path in (tmp_path / "here" / "out").iterdir())
     for name in files:
         assert (out / name).read_bytes() == (tmp_path / "here" / "out" / name).read_bytes()
+
+
+@needs("s3fs", "moto")
+def test_a_folder_in_s3_is_pruned_into_another() -> None:
+    """From its URL to another, in a store that the example starts itself; and it verifies."""
+    shown = run("s3_folder.sh")
+
+    assert "'sparsity': 0." in shown
+    assert "every byte" in shown

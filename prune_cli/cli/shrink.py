@@ -1,7 +1,7 @@
 """`prune-cli shrink`: the channels really go."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +12,34 @@ from prune_cli.cli.modelling import Model
 from prune_cli.cli.spreading import Spreading
 from prune_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from prune_cli.amounts import Amount
+
+
+def complete_unit(incomplete: str) -> list[str]:
+    """Return the kinds of units that there are."""
+    from prune_cli.plan.units import UNITS
+
+    return [kind for kind in UNITS if kind.startswith(incomplete)]
+
 
 @dataclass(frozen=True)
 class Removal:
     """What is removed, and how much of it."""
 
+    unit: Annotated[
+        list[str],
+        typer.Option(
+            "--unit",
+            "-u",
+            metavar="KIND[=AMOUNT]",
+            autocompletion=complete_unit,
+            help="What goes: channels, heads, head-dim, experts or layers; with an amount of its own, or "
+            "that of --amount. Repeatable.",
+            show_default="channels",
+            rich_help_panel=groups.WHAT,
+        ),
+    ] = field(default_factory=list)
     from_zeros: Annotated[
         bool,
         typer.Option(
@@ -34,6 +57,12 @@ class Removal:
             rich_help_panel=groups.WHAT,
         ),
     ] = False
+
+    def units(self, amount: "Amount | None") -> "dict[str, Amount]":
+        """Return how much of each kind goes; nothing without --unit."""
+        from prune_cli.plan.units import parse_units
+
+        return parse_units(self.unit, amount)
 
 
 @grouped
@@ -57,6 +86,7 @@ def shrink(
     Examples:
         prune-cli shrink net.pt --model nets.py:net --example 1x3x32x32 -a 0.25
         prune-cli shrink llama/ --target params=75% --round-to 64
+        prune-cli shrink llama/ --unit heads=25% --unit layers=2
         prune-cli shrink net.pruned.safetensors --model nets.py:net --from-zeros
     """
     from prune_cli.cli.opening import open_input
@@ -97,6 +127,7 @@ def shrink(
                 model_arguments=parse_model_arguments(model.model_arg),
                 examples=tuple(model.example),
                 amount=amounts.parsed(),
+                units=removal.units(amounts.parsed()),
                 seed=draw.seed,
                 target=choosing.target,
                 allocate=choosing.allocate,

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from prune_cli.shrink.axes import Axes, Axis, DisagreementError, Owner, whole_axes
 from prune_cli.shrink.rules import Comparison, fills, follows_alike, rule_of
@@ -52,6 +53,7 @@ def find_disagreements(
     axes: Mapping[str, Axes],
     *,
     exact: bool = False,
+    routing: Routing | None = None,
 ) -> list[Disagreement]:
     """Every operation, in the order of execution, where the shrunk model does not follow the whole one.
 
@@ -60,15 +62,35 @@ def find_disagreements(
         after: A recording of the shrunk one, on the same example.
         axes: For each named tensor that lost channels (or has zeros, for `exact`) all its axes.
         exact: Require that the outputs are those of the whole model, but for rounding.
+        routing: Follows choices among experts, where some of those are gone.
 
     Returns:
         An empty list if the two agree, output shapes included.
     """
-    return _Walk(before, after, axes, exact=exact).run()
+    return _Walk(before, after, axes, exact=exact, routing=routing).run()
+
+
+class Routing(Protocol):
+    """Rules that come before the usual ones: routing.py has them."""
+
+    def rule(self, c: Comparison, whole: Call, shrunk: Call) -> list[Axes] | None:
+        """Return the axes of the first outputs; None where the usual rules hold."""
 
 
 class _Walk(Comparison):
     """Goes through both recordings at once."""
+
+    def __init__(
+        self,
+        before: Trace,
+        after: Trace,
+        axes: Mapping[str, Axes],
+        *,
+        exact: bool,
+        routing: Routing | None,
+    ) -> None:
+        super().__init__(before, after, axes, exact=exact)
+        self._routing = routing
 
     def run(self) -> list[Disagreement]:
         found: list[Disagreement] = []
@@ -144,7 +166,8 @@ class _Walk(Comparison):
 
     def _results(self, whole: Call, shrunk: Call) -> list[Axes]:
         try:
-            results = self._by_rule(whole, shrunk)
+            routed = self._routing.rule(self, whole, shrunk) if self._routing else None
+            results = self._by_rule(whole, shrunk) if routed is None else routed
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # A form of the operation that its rule did not foresee: in doubt, the channels stay.
             raise DisagreementError(f"its channels cannot be followed ({error})") from error

@@ -104,7 +104,7 @@ def _unit_of_numbers(
 ) -> Unit | None:
     """The proposals that these changes of the config come to, if they come to nothing else."""
     try:
-        lost = _lost(proposer.subject, folder.build(changes))
+        lost = lost_sizes(proposer.subject, folder.build(changes))
         fitted = tuple(
             _with_count(proposer, p, lost[(p.coupling.root, p.coupling.dim)])
             for p in proposals
@@ -162,7 +162,7 @@ def _total(proposals: Iterable[Proposal]) -> dict[tuple[str, int], int]:
     return {place: len(indices) for place, indices in lost.items()}
 
 
-def _lost(subject: Subject, changed: nn.Module) -> dict[tuple[str, int], int]:
+def lost_sizes(subject: Subject, changed: nn.Module) -> dict[tuple[str, int], int]:
     """Return how much shorter each axis is in `changed`; empty if it has other tensors."""
     shapes = {name: tuple(tensor.shape) for name, tensor in changed.state_dict().items()}
     ours = {name: subject.shape(name) for name in subject.model.state_dict()}

@@ -17,10 +17,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prune_cli.errors import InputError, RequestError, UsageError
-from prune_cli.plan.config import CONFIG_NAME, edit_config, read_config
+from prune_cli.plan.config import CONFIG_NAME, Changes, edit_config, read_config
 from prune_cli.shrink.allowed import allowed_config
 from prune_cli.shrink.model import Example
 from prune_cli.stores import Location, locate
+
+_PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
 
 _PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
 
@@ -32,7 +34,7 @@ class ModelFolder:
     path: Location
     raw: Mapping[str, Any]
 
-    def build(self, changes: Mapping[str, int | float] | None = None) -> nn.Module:
+    def build(self, changes: Changes | None = None) -> nn.Module:
         """Return the model on meta, with some numbers of the config changed.
 
         Attention and experts are plain implementations, which show every operation.
@@ -42,7 +44,15 @@ class ModelFolder:
         """
         return self._build(changes or {}, "meta", **_PLAIN)
 
-    def build_to_run(self, changes: Mapping[str, int | float] | None = None) -> nn.Module:
+    def is_possible(self, changes: Changes) -> bool:
+        """Return whether transformers takes the config with some numbers changed."""
+        try:
+            self._config(changes)
+        except RequestError:
+            return False
+        return True
+
+    def build_to_run(self, changes: Changes | None = None) -> nn.Module:
         """Return the model on the CPU, as it runs, with the weights that its code gives it.
 
         Raises:
@@ -50,7 +60,7 @@ class ModelFolder:
         """
         return self._build(changes or {}, "cpu")
 
-    def _build(self, changes: Mapping[str, int | float], device: str, **options: str) -> nn.Module:
+    def _build(self, changes: Changes, device: str, **options: str) -> nn.Module:
         config, model_class = self._config(changes, **options), self._architecture()
         config.use_cache = False
         try:
@@ -82,10 +92,24 @@ class ModelFolder:
             raise RequestError(f"transformers cannot load {self.path}: {error}") from error
         return model.eval()
 
+    def values(self) -> dict[str, Any]:
+        """Everything in the config, its defaults too."""
+        values: dict[str, Any] = self._config({}).to_dict()
+        return values
+
     def numbers(self) -> dict[str, int | float | None]:
-        """The numbers of the config and what is not set, by key: "mlp_ratio", "hidden_sizes.0"."""
-        known = self._config({}).to_dict()
-        return dict(_numbers(known, ""))
+        """The numbers of the config and what is not set, by key: "mlp_ratio", "hidden_sizes.0".
+
+        A key that has two names has the one that stands in config.json.
+        """
+        config = self._config({})
+        other_names = {
+            name: other
+            for other, name in config.attribute_map.items()
+            if other in self.raw and name not in self.raw
+        }
+        numbers = dict(_numbers(config.to_dict(), ""))
+        return {other_names.get(key, key): number for key, number in numbers.items()}
 
     def examples(self, model: nn.Module) -> list[list[Example]]:
         """Inputs of the kind that the model's class names as its main one, in the order to try them.
@@ -122,7 +146,22 @@ class ModelFolder:
         ours = model.state_dict()
         if all(name in ours for name in checkpoint):
             return {name: name for name in checkpoint}
-        return {name: renamed for name, renamed in _renamed(model, ours, checkpoint)}
+        found = _renamed(model, ours, checkpoint)
+        return {name: renamed for name, renamed, is_converted in found if not is_converted}
+
+    def converted(
+        self, model: nn.Module, checkpoint: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, str]:
+        """For each tensor of the checkpoint that from_pretrained makes others of: the first such."""
+        ours = model.state_dict()
+        if all(name in ours for name in checkpoint):
+            return {}
+        found = _renamed(model, ours, checkpoint)
+        return {
+            name: renamed
+            for name, renamed, is_converted in found
+            if is_converted and renamed in ours
+        }
 
     def _architecture(self) -> Any:
         """Return the class of the model: one of transformers' own, whatever the folder says."""
@@ -136,7 +175,7 @@ class ModelFolder:
             )
         return found
 
-    def _config(self, changes: Mapping[str, int | float], **options: str) -> Any:
+    def _config(self, changes: Changes, **options: str) -> Any:
         """Return the config as an object of transformers, made of what is allowed of it."""
         transformers, kind = _transformers(), self.raw.get("model_type")
         if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
@@ -208,8 +247,8 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float | None]]:
 
 def _renamed(
     model: Any, ours: Mapping[str, Any], checkpoint: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """As from_pretrained of transformers 5 does; what it would convert has no one name."""
+) -> Iterator[tuple[str, str, bool]]:
+    """As from_pretrained of transformers 5 does, and whether it would convert the tensor."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import (
@@ -228,8 +267,7 @@ def _renamed(
     prefix = getattr(model, "base_model_prefix", None)
     for name in checkpoint:
         renamed, converter = rename_source_key(name, renamings, converters, prefix, dict(ours))
-        if converter is None:
-            yield name, renamed
+        yield name, renamed, converter is not None
 
 
 def _transformers() -> Any:

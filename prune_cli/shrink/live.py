@@ -15,7 +15,7 @@ from prune_cli.plan.shrink import Latency, ShrinkPlan
 from prune_cli.shrink.effect import measure_latency
 from prune_cli.shrink.export import export_program
 from prune_cli.shrink.huggingface import read_folder
-from prune_cli.shrink.load import is_shrunk, load_shrunk, resize
+from prune_cli.shrink.load import is_shrunk, load_shrunk, resize, shorten
 from prune_cli.shrink.model import Inputs, build_model, make_inputs, parse_example
 from prune_cli.shrink.request import Source
 from prune_cli.stores import Location
@@ -52,13 +52,15 @@ def measure_effect(source: Source, plan: ShrinkPlan, *, is_thorough: bool = Fals
 
 def _without_channels(whole: nn.Module, plan: ShrinkPlan) -> nn.Module:
     small = copy.deepcopy(whole)
+    shorten(small, plan.lists or {})
     resize(small, plan.resizing)
-    tensors = small.state_dict()
+    tensors, given = small.state_dict(), whole.state_dict()
     for name, dims in plan.kept.items():
-        values = whole.state_dict()[name]
+        after, values = plan.name_after(name), given[name]
         for dim, kept in dims.items():
             values = values.index_select(dim, torch.tensor(kept))
-        tensors[name].copy_(values)
+        if after is not None:
+            tensors[after].copy_(values)
     return small
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prune_cli.shrink.axes import Axes, Axis, Owner, require
+from prune_cli.shrink.axes import Axes, Axis, Owner, require, whole_axes
 
 LARGEST_LABELLED = 1 << 24
 """More positions than this are not followed; it bounds the memory of a plan."""
@@ -107,6 +107,8 @@ class _Origin:
 
 
 def _read_off(result: Tensor, after: Tensor, origin: _Origin) -> Axes:
+    if not result.numel() and result.shape == after.shape:
+        return whole_axes(result.shape)  # a slice of nothing, as where all of a head is rotated
     reason = "it would mix channels or move them elsewhere"
     require(result.dim() == after.dim() and after.numel() > 0, reason)
     places = (result == after.flatten()[0]).nonzero()

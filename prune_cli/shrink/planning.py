@@ -74,6 +74,10 @@ def plan_shrink(
     Raises:
         RequestError: The model cannot be followed, does not fit the checkpoint, or loses nothing.
     """
+    if options.units:
+        from prune_cli.shrink.units import plan_units  # which plans channels here
+
+        return plan_units(source, options, checkpoint, on_stage)
     on_stage("recording what the model does")
     folder = read_folder(source.model) if source.is_folder else None
     subject = make_subject(source, folder)
@@ -91,7 +95,7 @@ def plan_shrink(
     if not any(proposal.removed for unit in units for proposal in unit.proposals):
         raise RequestError(_nothing_goes(planner.whole, _other_ways(planner, described)))
     if options.as_code:
-        _refuse_other_names(names)
+        refuse_other_names(names)
     return _to_plan(planner, units, names, described)
 
 
@@ -106,6 +110,29 @@ def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
     if not units:
         raise RequestError(_nothing_goes(planner.whole))
     return _to_plan(planner, units, subject.theirs, None)
+
+
+def plan_channels(subject: Subject, folder: ModelFolder | None, options: Request) -> ShrinkPlan:
+    """Plan to remove channels of a model that other units have left already.
+
+    Raises:
+        RequestError: It cannot be followed, or loses nothing.
+    """
+    planner = _Planner(subject, options, None)
+    units = planner.units_of_config(folder) if folder else planner.units()
+    if not any(proposal.removed for unit in units for proposal in unit.proposals):
+        raise RequestError(_nothing_goes(planner.whole))
+    stored = {subject.first_names[name] for name in subject.theirs}
+    odd = [
+        name
+        for name, axes in planner.axes(units).items()
+        if subject.first_names[name] not in stored and any(axis.removed for axis in axes)
+    ]
+    if odd:
+        raise RequestError(
+            f"channels of {odd[0]} cannot be removed: it is stored in another form than the model has it"
+        )
+    return _to_plan(planner, units, subject.theirs, folder)
 
 
 def folder_build(folder: ModelFolder) -> Build:
@@ -409,7 +436,12 @@ def _group(planner: _Planner, proposal: Proposal) -> Group:
     )
 
 
-def _refuse_other_names(names: Mapping[str, str]) -> None:
+def refuse_other_names(names: Mapping[str, str]) -> None:
+    """Refuse to write for load_shrunk what the checkpoint calls otherwise than the model.
+
+    Raises:
+        RequestError: It does.
+    """
     renamed = next((ours for ours, theirs in names.items() if ours != theirs), None)
     if renamed is not None:
         raise RequestError(

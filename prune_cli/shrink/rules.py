@@ -168,6 +168,15 @@ def _reduce(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [tuple(kept)] * (2 if whole.name == "var_mean" else 1)
 
 
+def _extreme(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
+    """The largest or smallest: of two tensors, or over axes; over one axis, with the indices too."""
+    if isinstance(whole.argument("other"), Ref):
+        return _pointwise(c, whole, shrunk)
+    [axes] = _reduce(c, whole, shrunk)
+    axes = tuple(axis.with_zero(()) for axis in axes)
+    return [axes] * len(whole.outputs)
+
+
 def _matrix_product(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     """mm, bmm, addmm, baddbmm: [..., m, k] by [..., k, n], plus what broadcasts to [..., m, n]."""
     *added, left, right = (c.axes(ref) for ref in whole.operands)
@@ -370,6 +379,12 @@ def _same(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [c.axes(whole.operands[0])]
 
 
+def _drawn(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
+    """What is drawn for each element, or not set yet: it has the shape of the operand."""
+    c.alias(whole)
+    return [tuple(axis.with_zero(()) for axis in c.axes(whole.operands[0]))]
+
+
 def _rearrange(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     """Transposing and broadcasting: a stride says which axis comes from which."""
     c.alias(whole)
@@ -541,6 +556,8 @@ _BY_NAME: Mapping[str, Rule] = {
         _stack: "stack",
         _view: "view _unsafe_view reshape _reshape_alias",
         _labelled: "pixel_shuffle pixel_unshuffle channel_shuffle flip roll repeat tril triu",
+        _drawn: "empty_like rand_like randn_like bernoulli",
+        _extreme: "max min",
     }.items()
     for name in names.split()
 }

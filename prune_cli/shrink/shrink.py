@@ -14,13 +14,14 @@ from prune_cli.amounts import Amount, check_amount
 from prune_cli.api import carry_out
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.tensors import DTYPES, Parameter
-from prune_cli.errors import UsageError
+from prune_cli.errors import RequestError, UsageError
 from prune_cli.plan import masks
 from prune_cli.plan.choice import Choice, make_choice
 from prune_cli.plan.facts import SHRUNK, Options, Plan
 from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
+from prune_cli.plan.units import CHANNELS, check_units
 from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.request import OnStage, Request, Score, Source
@@ -39,6 +40,7 @@ def shrink_checkpoint(
     model_arguments: Mapping[str, Any] | None = None,
     examples: str | Sequence[str] = (),
     amount: Amount | None = None,
+    units: Mapping[str, Amount | None] | None = None,
     target: str | None = None,
     allocate: str = "uniform",
     between: tuple[float, float] | None = None,
@@ -81,6 +83,8 @@ def shrink_checkpoint(
         model_arguments: For the factory.
         examples: The model's inputs, as "1x3x224x224" or "input_ids=1x16:int64".
         amount: Per group: an int is a number of channels, a float a fraction.
+        units: What goes, and how much of it: {"heads": 0.25, "layers": 2}; there are "channels",
+            "heads", "head-dim", "experts" and "layers", and None is `amount`. Without, channels.
         target: In place of an amount, what is to remain of the whole model: "params=0.5",
             "flops=1.2G", "bytes=50%", "latency=10ms".
         allocate: How the amount or target is spread over the groups, as plan/allocation.py says.
@@ -135,7 +139,9 @@ def shrink_checkpoint(
         scores=None if scores is None else locate(scores).name,
         at_least=at_least,
     )
-    _check_what_goes(amount, rules, choice, from_zeros=from_zeros)
+    kinds = wanted_units(units, amount)
+    _check_what_goes(amount, rules, choice, kinds, from_zeros=from_zeros)
+    _check_units(kinds, rules, choice, round_to, from_zeros=from_zeros)
     if dry_run and (export or measure):
         raise UsageError("a dry run writes no model that could be exported or measured")
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, loading)
@@ -170,6 +176,7 @@ def shrink_checkpoint(
             spell_arguments(model_arguments or {}),
             as_globs(examples),
             as_code or None,
+            kinds or None,
         ),
     )
     execution = execution or Execution("cpu", workers, on_tensor)
@@ -200,11 +207,51 @@ def _refuse_unreadable(output: Location) -> None:
         raise UsageError("--export reads the output back, so that has to be a file on this machine")
 
 
+def wanted_units(
+    units: Mapping[str, Amount | None] | None, amount: Amount | None
+) -> dict[str, Amount]:
+    """Return how much of each kind of unit goes; nothing where only channels do, by `amount`.
+
+    Raises:
+        UsageError: there is no such kind, or it has no amount.
+    """
+    asked = {kind: amount if own is None else own for kind, own in (units or {}).items()}
+    return (
+        {} if asked.keys() <= {CHANNELS} and asked.get(CHANNELS) == amount else check_units(asked)
+    )
+
+
+def _check_units(
+    units: Mapping[str, Amount],
+    rules: Sequence[Rule],
+    choice: Choice | None,
+    round_to: int,
+    *,
+    from_zeros: bool,
+) -> None:
+    if not units:
+        return
+    ways = {
+        "--recipe": bool(rules),
+        "--from-zeros": from_zeros,
+        "--target, --allocate, --global, --criterion, --scores and --at-least": choice is not None,
+        "--round-to": round_to > 1 and CHANNELS not in units,
+    }
+    odd = [way for way, is_given in ways.items() if is_given]
+    if odd:
+        raise UsageError(f"{odd[0]}: that is for channels alone; leave it or --unit out")
+
+
 def _check_what_goes(
-    amount: Amount | None, rules: Sequence[Rule], choice: Choice | None, *, from_zeros: bool
+    amount: Amount | None,
+    rules: Sequence[Rule],
+    choice: Choice | None,
+    units: Mapping[str, Amount],
+    *,
+    from_zeros: bool,
 ) -> None:
     has_target = choice is not None and choice.target is not None
-    if from_zeros == (amount is not None or bool(rules) or has_target):
+    if from_zeros == (amount is not None or bool(rules) or has_target or bool(units)):
         raise UsageError(
             "say what goes: either an amount, a target or a recipe, or what is zero already"
         )
@@ -258,14 +305,17 @@ def _decide(
 ) -> Plan:
     asked = options.shrink
     assert asked is not None
+    units = asked.units or {}
+    channels = units.get(CHANNELS, options.amount or 0)
     decided = plan_checkpoint(
         checkpoint,
         source,
-        options.rules or (Rule(options.modules, ("weight",), options.amount or 0, 0),),
+        options.rules or (Rule(options.modules, ("weight",), channels, 0),),
         exclude=options.exclude,
         seed=options.seed,
         round_to=asked.round_to,
         from_zeros=asked.from_zeros,
+        units=units,
         as_code=bool(asked.as_code),
         choice=options.choice,
         scores=scores,
@@ -309,6 +359,7 @@ def plan_checkpoint(
     seed: int = 0,
     round_to: int = 1,
     from_zeros: bool = False,
+    units: Mapping[str, Amount] | None = None,
     as_code: bool = False,
     choice: Choice | None = None,
     scores: str | Location | None = None,
@@ -326,11 +377,19 @@ def plan_checkpoint(
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
     each = item_bytes(checkpoint, choice)
     wanted = Request(
-        rules, exclude, seed, round_to, zeros, choice, as_code=as_code, item_bytes=each
+        rules,
+        exclude,
+        seed,
+        round_to,
+        zeros,
+        choice,
+        as_code=as_code,
+        item_bytes=each,
+        units=units or {},
     )
     score = scorer(checkpoint, choice, scores, workers)
     with planner or PlanningChild() as child:
-        return child.plan(
+        plan = child.plan(
             source,
             wanted,
             shapes_of(checkpoint),
@@ -339,6 +398,18 @@ def plan_checkpoint(
             on_stage=on_stage,
             score=score,
         )
+    _refuse_shared(checkpoint, plan)
+    return plan
+
+
+def _refuse_shared(checkpoint: Checkpoint, plan: ShrinkPlan) -> None:
+    """Refuse to number tensors anew that have several names: the others would be wrong then."""
+    for pair in checkpoint.parameter_aliases.items():
+        if any(plan.name_after(name) != name for name in pair):
+            raise RequestError(
+                f"{pair[0]} and {pair[1]} share memory, and are numbered anew without the units; "
+                "save the checkpoint once with tensors of their own"
+            )
 
 
 def scorer(

@@ -6,7 +6,7 @@ See also: what goes (proposals.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -107,9 +107,18 @@ def _record(model: nn.Module, alternatives: Iterable[Inputs]) -> tuple[Inputs, T
 
 
 def checkpoint_names(
-    subject: Subject, checkpoint: Shapes | None, folder: ModelFolder | None
+    subject: Subject,
+    checkpoint: Shapes | None,
+    folder: ModelFolder | None,
+    made: Collection[str] = (),
 ) -> dict[str, str]:
     """Return each tensor of the model by its name in the checkpoint, which is checked to fit.
+
+    Args:
+        subject: The model.
+        checkpoint: The shape of each of its tensors.
+        folder: Whose config describes the model.
+        made: Tensors of the model that from_pretrained makes of several stored ones.
 
     Raises:
         RequestError: The checkpoint is that of another model.
@@ -121,7 +130,7 @@ def checkpoint_names(
         folder.model_names(subject.model, checkpoint) if folder else {n: n for n in checkpoint}
     )
     names = {ours_: theirs for theirs, ours_ in renamed.items() if ours_ in subject.first_names}
-    there = {subject.first_names[name] for name in names}
+    there = {subject.first_names[name] for name in (*names, *made)}
     remade = _remade(subject.model)
     problems = [
         f"it lacks {name}"

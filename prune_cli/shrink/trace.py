@@ -82,6 +82,7 @@ class Trace:
     """A recorded forward pass; `failure` is the exception that ended it early, if one did.
 
     `constants` are the values of small tensors that the forward itself makes of Python numbers;
+    `returned` has for each module by its path the tensors that it gave back when it last ran.
     `norms` are the paths of modules that normalise, which is what their classes are called.
     """
 
@@ -91,6 +92,7 @@ class Trace:
     outputs: tuple[Ref, ...]
     failure: Exception | None = None
     constants: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    returned: Mapping[str, tuple[Ref, ...]] = dataclasses.field(default_factory=dict)
     norms: frozenset[str] = frozenset()
 
     @property
@@ -108,7 +110,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Trac
     recorder = _Recorder(model)
     failure = None
     returned: Any = ()
-    with torch.enable_grad(), _module_paths(model, recorder.modules), recorder:
+    with torch.enable_grad(), _module_paths(model, recorder), recorder:
         try:
             returned = call_model(model, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's model raises, we report
@@ -121,6 +123,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Trac
         outputs,
         failure,
         recorder.constants,
+        recorder.returned,
         frozenset(path for path, each in model.named_modules() if "Norm" in type(each).__name__),
     )
 
@@ -156,6 +159,7 @@ class _Recorder(TorchDispatchMode):
         self.shapes: list[tuple[int, ...]] = []
         self.modules: list[str] = [""]
         self.constants: dict[int, Any] = {}
+        self.returned: dict[str, tuple[Ref, ...]] = {}
         self._refs: dict[int, Ref] = {}
         self._alive: list[Tensor] = []  # an id is only unique among the living
         self.named = {name: self.refer(tensor) for name, tensor in named_tensors(model)}
@@ -214,14 +218,15 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the path of the module whose forward runs on top of `stack`."""
+def _module_paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Keep the path of the module whose forward runs on top of the recorder's, and what it gave."""
 
     def enter(path: str) -> Callable[..., None]:
-        return lambda *_: stack.append(path)
+        return lambda *_: recorder.modules.append(path)
 
-    def leave(*_: Any) -> None:
-        stack.pop()
+    def leave(_: Any, __: Any, output: Any) -> None:
+        path = recorder.modules.pop()
+        recorder.returned[path] = tuple(map(recorder.refer, tensors_in(output)))
 
     with ExitStack() as hooks:
         for path, module in model.named_modules():

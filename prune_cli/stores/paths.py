@@ -50,6 +50,10 @@ class StorePath:
     def _with_key(self, key: str) -> "StorePath":
         return StorePath(self.scheme, key, self.query, self.store)
 
+    def afresh(self) -> "StorePath":
+        """Return the same, of a store that has told nothing yet: what is there now."""
+        return StorePath(self.scheme, self.key, self.query, Store(self.scheme))
+
     # What it is called.
 
     @property

@@ -17,7 +17,7 @@ from prune_cli.report.card import is_card
 from prune_cli.report.report import Report
 from prune_cli.verify.compare import Pair, compare
 from prune_cli.verify.facts import Disagreement
-from prune_cli.verify.in_kind import compare_in_kind
+from prune_cli.verify.in_kind import compare_in_kind, is_in_kind
 from prune_cli.verify.output import (
     check_channels,
     has_its_channels,
@@ -50,7 +50,8 @@ def check_contents(
         yield Disagreement(f"the report does not fit the source: {'; '.join(misfitting[:8])}")
         return
     if written.format != "safetensors":
-        yield from compare_in_kind(plan, written, original, execution)
+        in_kind = is_in_kind(report, original)
+        yield from compare_in_kind(plan, written, original, execution, in_kind=in_kind)
         return
     files = lay_out_like(original, plan, written.shards)
     for file, shard in zip(files, written.shards, strict=True):
@@ -110,7 +111,8 @@ def _folder_problems(
     """
     made = {FOLDER_REPORT, *(file.name for file in files)}
     there = {part.folder: part for part in written.all_parts}
-    is_split = not {file.name for file in files} <= {output_name(s.name) for s in original.shards}
+    kept = {output_name(shard.name) for shard in original.shards}
+    is_split = not {shard.name for shard in written.shards} <= kept
     for part in original.all_parts:
         name = index_name(original, part)
         made.add(name)

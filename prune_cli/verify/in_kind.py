@@ -25,9 +25,15 @@ from prune_cli.write.torch_zip import lay_out_torch
 
 
 def is_in_kind(report: Report, original: Checkpoint) -> bool:
-    """Return whether the output has the format of the input, and so everything that is in it."""
-    made = report.output.format if report.output else "safetensors"
-    return made != "safetensors" and made == original.format
+    """Return whether the output is the input with zeros in it, and so has everything that is in it.
+
+    A plain state dict can be called "torch" too, but does not come to the same bytes.
+    """
+    made = report.output
+    if made is None or made.format == "safetensors" or made.format != original.format:
+        return False
+    size = sum(file.nbytes for file in own_files(original))
+    return made.format != "torch" or original.is_folder or made.bytes == size
 
 
 def compare_in_kind(
@@ -35,12 +41,17 @@ def compare_in_kind(
     written: Checkpoint,
     original: Checkpoint,
     execution: Execution,
+    *,
+    in_kind: bool,
 ) -> Iterator[Disagreement]:
-    """Check that each file of torch is, byte for byte, what `plan` makes of the source."""
+    """Check that each file of torch is, byte for byte, what `plan` makes of the source.
+
+    `in_kind` says that it is the source with zeros in it, and no plain state dict.
+    """
     try:
         files: Sequence[OutputFile] = (
             lay_out_in_kind(original, plan)
-            if written.format == original.format
+            if in_kind
             else (lay_out_torch(original, plan, written.path.name),)
         )
     except RequestError as error:

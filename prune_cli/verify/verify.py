@@ -18,12 +18,14 @@ plan against it before it writes.
 """
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.liveness import DeadRowError
+from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
 from prune_cli.cluster.engine import Engine
 from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import encode
@@ -32,6 +34,8 @@ from prune_cli.plan.facts import (
     REMOVED,
     REPLAYED,
     SHRUNK,
+    PlanItem,
+    Skipped,
 )
 from prune_cli.report.report import Report, read_report
 from prune_cli.stores import Location, locate
@@ -80,6 +84,7 @@ def verify_checkpoint(
     """
     _refuse_stdin(output, report, source)
     written, told = _open_with_report(locate(output), report, loading or Loading())
+    written = _named_as_told(written, told)
     if source is not None and scores is None and told.method == "scores_structured":
         raise UsageError("the channels were chosen by a score file; name it: --scores")
     if told.output is None:
@@ -144,7 +149,7 @@ def _open_with_report(
     """The output, and its report, which tells whether the output is several in subfolders."""
     alone = replace(loading, subfolders=())
     if not output.is_dir():
-        written = open_checkpoint(output, alone)
+        written = _open_file(output, alone)
         place = report_path(written.path, is_folder=written.is_folder)
         return written, _read_report(locate(named or place), is_named=named is not None)
     place = report_path(output, is_folder=True)
@@ -159,6 +164,41 @@ def _open_with_report(
         if folders.keys() <= {"."}:
             raise
     return open_checkpoint(output, replace(loading, subfolders=tuple(folders))), report
+
+
+def _named_as_told(written: Checkpoint, report: Report) -> Checkpoint:
+    """Return the output with each tensor of several names under that which the report has for it.
+
+    A plain file of torch does not say which of its names was the first.
+    """
+    named: list[PlanItem | Skipped] = [*report.tensors, *report.skipped]
+    told = {item.name + suffix for item in named for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX)}
+    renamed = {written.aliases[name]: name for name in written.aliases.keys() & told}
+    renamed = {old: new for old, new in renamed.items() if old not in told}
+    if not renamed:
+        return written
+    shards = tuple(
+        replace(shard, tensors=tuple(_renamed(info, renamed) for info in shard.tensors))
+        for shard in written.shards
+    )
+    kept = {key: of for key, of in written.aliases.items() if key not in renamed.values()}
+    aliases = {key: renamed.get(of, of) for key, of in kept.items()} | renamed
+    return replace(written, shards=shards, aliases=aliases)
+
+
+def _renamed(info: TensorInfo, names: Mapping[str, str]) -> TensorInfo:
+    return info._replace(name=names[info.name]) if info.name in names else info
+
+
+def _open_file(output: Location, loading: Loading) -> Checkpoint:
+    """Open the output; where it is a plain state dict, it has nothing at the keys of its source."""
+    try:
+        return open_checkpoint(output, loading)
+    except InputError:
+        if loading.state_dict_keys and str(output) != STDIN:
+            with suppress(InputError):
+                return open_checkpoint(output, replace(loading, state_dict_keys=()))
+        raise
 
 
 def _as_written(loading: Loading, written: Checkpoint) -> Loading:

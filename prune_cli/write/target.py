@@ -13,11 +13,11 @@ from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.cluster.engine import Engine
 from prune_cli.cluster.parts import Part
 from prune_cli.errors import OutputError, UsageError
-from prune_cli.stores import Location, is_inside, locate, name_within
+from prune_cli.stores import Location, StorePath, is_inside, locate, name_within
 from prune_cli.stores.hub import find_model, is_on_hub, is_whole_model
+from prune_cli.stores.uploads import why_not_writable
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
-from prune_cli.write.hub import check_hub
 from prune_cli.write.locks import lock
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.progress import OnTensor
@@ -233,8 +233,11 @@ def check_target(checkpoint: Checkpoint, target: Target) -> None:
         raise UsageError("a model card (--card) goes into a folder, and the output is a file")
     files = [*_reports(target), *target.writes]
     if is_on_hub(target.output):
+        from prune_cli.write.hub import check_hub  # and with it all that writes
+
         beside, files = files, [path for path in files if not is_on_hub(path)]
-        is_folder, force = target.is_folder, target.force
+        is_folder = target.is_folder
+        force = target.force or (target.resume and is_folder)
         check_hub(target.output, checkpoint, beside, is_folder=is_folder, force=force)
     elif target.output and target.is_folder:
         _check_folder(target.output, checkpoint, target)
@@ -267,6 +270,8 @@ def _check_folder(output: Location, checkpoint: Checkpoint, target: Target) -> N
         raise OutputError(f"{output} is the input folder or inside it; choose another --output")
     if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):
         raise OutputError(f"{output} holds an input; choose another --output")
+    if isinstance(folder, StorePath) and (problem := why_not_writable(folder)):
+        raise OutputError(problem)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{output} is a file, but the output is a folder")
     is_start = not (target.force or target.resume)

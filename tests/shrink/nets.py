@@ -419,3 +419,80 @@ def loops_for_ever() -> nn.Module:
     """A factory that never comes back, as some graphs do."""
     while True:
         pass
+
+
+class FusedAttention(nn.Module):
+    """Queries, keys and values from one projection, one after the other, as in GPT."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.n_head, self.n_embd, self.scale = heads, width, (width // heads) ** -0.5
+        self.c_attn, self.c_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q, k, v = (
+            part.view(batch, length, self.n_head, -1).transpose(1, 2)
+            for part in self.c_attn(x).split(self.n_embd, dim=2)
+        )
+        scores = (q @ k.transpose(-2, -1)) * self.scale
+        y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, self.n_embd)
+        return self.c_proj(y)
+
+
+class Blocks(nn.Module):
+    """A transformer as people write it: a list of residual blocks that know their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_layer = 3
+        self.first = nn.Linear(8, 24)
+        self.blocks = nn.ModuleList(Block(index) for index in range(3))
+        self.last = nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = self.first(x)
+        for index in range(self.n_layer):
+            x = self.blocks[index](x)
+        return self.last(x)
+
+
+class Block(nn.Module):
+    """One of them."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.layer_idx = index
+        self.norm, self.attn = nn.LayerNorm(24), FusedAttention(24, 4)
+        self.mlp = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 24))
+
+    def forward(self, x):
+        x = x + self.attn(self.norm(x))
+        return x + self.mlp(x)
+
+
+class TorchLayers(nn.Module):
+    """torch's own layers, which have a fast path in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(24, 4, 40, batch_first=True, dropout=0.0)
+        self.first = nn.Linear(8, 24)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.last = nn.Linear(24, 5)
+
+    def forward(self, x):
+        return self.last(self.encoder(self.first(x)))
+
+
+class Deep(nn.Module):
+    """Layers that add nothing: no residual blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x
