@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A release gate for any CI: no release of a model that does not stand a tenth of its channels gone.
+# A release gate for any CI: no release of a model that breaks when a tenth of it is pruned.
 #
 #     bash examples/gate.sh [FOLDER]
 #

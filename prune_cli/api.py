@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from prune_cli.amounts import Amount, check_amount
-from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.liveness import DeadRowError
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
-from prune_cli.errors import DeviceError, OutputError
+from prune_cli.errors import OutputError
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
@@ -33,6 +32,7 @@ from prune_cli.stores import Location, StorePath, locate
 from prune_cli.stores.hub import is_on_hub, name_of
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
+from prune_cli.write.filling import Crew
 from prune_cli.write.folder import FolderOutput, write_folder
 from prune_cli.write.hub import read_there, write_hub
 from prune_cli.write.layout import OutputFile
@@ -44,6 +44,7 @@ from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
 from prune_cli.write.stream import ZeroChannels, write_output
 from prune_cli.write.target import Execution, Target, check_target, find_target
+from prune_cli.write.zeroing import find_zero_channels
 
 
 def prune_checkpoint(
@@ -349,7 +350,9 @@ def carry_out(
     """
     check_target(checkpoint, target)
     refuse_unloadable(checkpoint)
-    zero = find_zero_channels(execution.device)
+    zero = find_zero_channels("cpu" if execution.engine else execution.device)
+    if execution.is_spread:
+        checkpoint.liveness.look()  # no worker can say that the plan was wrong, once others went on
     try:
         return _decide_and_write(checkpoint, decide, target, execution, zero)
     except DeadRowError:
@@ -376,23 +379,6 @@ def _decide_and_write(
     if is_on_hub(target.output):
         return _to_hub(work, target.output)
     return _to_folder(work) if target.is_folder else _to_file(work)
-
-
-def find_zero_channels(device: str) -> ZeroChannels:
-    """Return what zeroes channels on `device`; torch is imported only for another one than "cpu".
-
-    Raises:
-        DeviceError: it is not there.
-    """
-    if device == "cpu":
-        return zero_channels
-    try:
-        from prune_cli.write.accelerator import Accelerator, find_device
-    except ImportError as error:
-        raise DeviceError(
-            f"{device!r} needs torch, which cannot be imported here: {error}"
-        ) from error
-    return Accelerator(find_device(device)).zero_channels
 
 
 def write_report(report: Report, target: Target) -> None:
@@ -424,12 +410,13 @@ class _Work:
 
     def report(self, name: str) -> Report:
         """Report it as an output called `name`."""
+        files = [file for file in self.files if file.name not in self.layout.unnamed]
         output = Output(
             path=name,
             format=self._format,
-            files=tuple(file.name for file in self.files) if self.target.is_folder else (name,),
-            tensors=sum(file.tensors for file in self.files),
-            bytes=sum(file.nbytes for file in self.files),
+            files=tuple(file.name for file in files) if self.target.is_folder else (name,),
+            tensors=sum(file.tensors for file in files),
+            bytes=sum(file.nbytes for file in files),
         )
         return make_report(
             self.checkpoint, self.plan, output, drops=self.target.format != "in-kind"
@@ -485,11 +472,9 @@ def _to_folder(work: _Work) -> Report:
     _find_folder_writer(work.output)(
         _folder_output(work, report),
         work.checkpoint,
-        work.write,
-        workers=work.execution.threads,
+        Crew(work.write, work.execution),
         force=work.target.force,
         resume=work.target.resume,
-        before_commit=work.execution.before_commit,
     )
     return report
 
@@ -512,6 +497,7 @@ def _to_hub(work: _Work, output: StorePath) -> Report:
         work.write,
         message=f"{describe_deed(report)}, by prune-cli {report.tool.version}",
         replaces=is_folder,
+        resume=work.target.resume and is_folder,
         before_commit=work.execution.before_commit,
     )
     return report

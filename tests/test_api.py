@@ -167,6 +167,7 @@ def test_checkpoints_pruned_by_stock_torch_are_pruned_further(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("error")
+@build.needs_dtype("C64")
 def test_a_complex_mask_is_understood(tmp_path: Path) -> None:
     """The mask of a complex weight is complex, as torch makes it, and bakes without a warning."""
     weight = torch.randn(4, 4, dtype=torch.complex64)

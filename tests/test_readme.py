@@ -1,5 +1,6 @@
 """The README and docs/ are true: their commands are run in order, and print what the pages show."""
 
+import contextlib
 import doctest
 import os
 import re
@@ -7,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.stores.servers import Server, moto
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -56,6 +60,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     return {page: prepare(tmp_path_factory.mktemp(page.stem)) for page in PAGES}
 
 
+def has_store(page: Path) -> bool:
+    """Whether the commands of a page talk to S3."""
+    return page.name == "stores.md"
+
+
 def prepare(folder: Path) -> Path:
     """Put into a folder what the commands find in a clone."""
     shutil.copytree(ROOT / "examples", folder / "examples")
@@ -90,12 +99,27 @@ def assert_same(printed: str, shown: str) -> None:
     assert accuracy.sub("~", printed) == accuracy.sub("~", shown)
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The S3 of the pages that have one, with its bucket."""
+    with moto(tmp_path_factory.mktemp("store") / "log.txt") as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     "fence", FENCES, ids=lambda fence: f"{fence.page.relative_to(ROOT)}:{fence.line}"
 )
-def test_page(fence: Fence, folders: dict[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page(
+    fence: Fence,
+    folders: dict[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     """A file is written, a transcript and a Python session come out as they stand there."""
     folder = folders[fence.page]
+    if has_store(fence.page):
+        for name, value in request.getfixturevalue("store").environment.items():
+            monkeypatch.setenv(name, value)
     tools = [tool for tool in ("jq", "make") if re.search(rf"\b{tool}\b", fence.text)]
     missing = [tool for tool in tools if not shutil.which(tool)]
     if missing and not fence.file:
@@ -130,11 +154,28 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_the_page_of_the_package_index_has_no_relative_links() -> None:
+    """What the build makes of the README, by the rules in pyproject.toml."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]
+    text = README.read_text()
+    for rule in settings["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+
+    assert len(targets) > 20
+    assert [target for target in targets if not target.startswith("https://")] == []
+    assert [target for target in targets if target.endswith(".svg") and "/blob/" in target] == []
+
+
 def refresh(pages: list[Path]) -> None:
     """Rewrite the transcripts of pages to what the commands print now."""
     for page in pages:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
             folder = prepare(Path(name))
+            if has_store(page):
+                server = stack.enter_context(moto(folder / "moto.log"))
+                os.environ.update(server.environment)
             text = page.read_text()
             for fence in filter(is_run, read_fences(page)):
                 if fence.file:

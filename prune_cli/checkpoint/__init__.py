@@ -4,10 +4,11 @@ Only headers are read, and nothing that a file holds is run. Reading order: `con
 `safetensors_file`, `torch_file`, `distributed` (the formats), `files` (which format), `layouts`,
 `surroundings` and `folder` (shards, their index, and what is with them). Torch's formats, step by
 step: `archive` and `legacy` (where things are), `pickles` and `torch_names` (what they mean),
-`state_dict` (which are wanted), `placing` (where their bytes are), `unwritable` and `strided`
-(what stands against them).
+`state_dict` (which are wanted), `placing` (where their bytes are), `unwritable`, `claims` and
+`strided` (what stands against them).
 """
 
+from prune_cli.checkpoint.claims import refuse_claims
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Part, Shard
 from prune_cli.checkpoint.files import is_index, open_file
 from prune_cli.checkpoint.folder import METADATA, read_folder
@@ -47,7 +48,9 @@ def open_checkpoint(path: str | Location, loading: Loading | None = None) -> Che
     """
     path = locate_checkpoint(path)
     try:
-        return separate_odd_pairs(_open(path, loading or Loading()))
+        checkpoint = _open(path, loading or Loading())
+        refuse_claims(checkpoint)
+        return separate_odd_pairs(checkpoint)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 

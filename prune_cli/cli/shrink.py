@@ -9,6 +9,8 @@ from prune_cli.cli import groups, signals
 from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import grouped
 from prune_cli.cli.modelling import Model
+from prune_cli.cli.spreading import Spreading
+from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from prune_cli.amounts import Amount
@@ -73,6 +75,7 @@ def shrink(
     model: Model,
     draw: groups.Draw,
     workers: groups.Workers,
+    spreading: Spreading,
     outputs: groups.Outputs,
     shown: groups.Shown,
     messages: groups.Messages,
@@ -98,10 +101,20 @@ def shrink(
         reads = [amounts.recipe, choosing.scores]
         target = outputs.target(opened, suffix="shrunk", reads=reads, writes=[model.export])
         refuse_two_on_stdout(target, shown)
+        spread = spreading.chosen(target, messages)
+        if (spread.part or spread.finishes) and (model.measure or (spread.part and model.export)):
+            raise UsageError(
+                "no part can be measured, nor exported before --finish: leave out --measure, and "
+                "give --export to --finish"
+            )
         from prune_cli.shrink.request import parse_model_arguments
         from prune_cli.shrink.shrink import shrink_checkpoint
+        from prune_cli.write.target import Execution
 
-        with progress(opened.nbytes, quiet=messages.quiet) as phases:
+        with (
+            progress(opened.nbytes, quiet=messages.quiet) as phases,
+            spread.engine(opened, target, messages) as engine,
+        ):
 
             def tell_stage(doing: str) -> None:
                 phases.begin(doing)
@@ -133,15 +146,17 @@ def shrink(
                 report=outputs.report,
                 dry_run=outputs.dry_run,
                 force=outputs.force,
-                resume=outputs.resume,
+                resume=outputs.resume or spread.continues,
                 max_shard_size=outputs.shard_bytes,
-                workers=workers.workers,
                 reads=target.reads,
                 export=model.export,
                 measure=model.measure,
-                on_tensor=phases,
+                execution=Execution("cpu", workers.workers, phases, engine=engine, **spread.facts),
                 on_stage=tell_stage,
                 planner=planner,
             )
+    if spread.part:
+        spread.tell_part(done, target, messages)
+        return
     show_shrunk(done, written=[target.output, target.report, model.export], quiet=messages.quiet)
     write_facts(done, shown)

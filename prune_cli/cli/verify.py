@@ -9,6 +9,7 @@ from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_report
 from prune_cli.cli.grouped import grouped
 from prune_cli.cli.locations import Location, locate, locate_checkpoint
+from prune_cli.cli.spreading import Scheduled
 from prune_cli.errors import UsageError, VerificationError
 
 CHECKED = "What is checked"
@@ -69,6 +70,7 @@ Scores = Annotated[
 def verify(
     output: Pruned,
     workers: groups.Workers,
+    scheduled: Scheduled,
     shown: groups.Shown,
     messages: groups.Messages,
     loading: groups.Loading,
@@ -102,15 +104,20 @@ def verify(
     began = time.perf_counter()
     nbytes = _nbytes(output) if source else 0
     showing = progress(nbytes, quiet=messages.quiet, doing="comparing", before="reading")
-    with signals.Orderly(), showing as on_tensor:
+    with (
+        signals.Orderly(),
+        showing as on_tensor,
+        scheduled.comparing(output, source, messages) as engine,
+    ):
         verification = verify_checkpoint(
             output,
             report=report,
             source=source,
             scores=scores,
             loading=loading.chosen(),
-            workers=workers.execution().threads,
+            workers=(workers.workers or 1) if engine else workers.execution().threads,
             on_tensor=on_tensor,
+            engine=engine,
         )
     if messages.verbose:
         messages.tell(f"read {output}{f' and {source}' if source else ''}", since=began)

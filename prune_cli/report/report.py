@@ -4,15 +4,16 @@ No times and no absolute paths are in it, and its keys stand in one order, so th
 gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema.
 """
 
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import prune_cli
 from prune_cli.checkpoint import Checkpoint, Dropped
+from prune_cli.checkpoint.tensors import MAX_DIMS
 from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import check_keys, decode, encode, parse
 from prune_cli.plan.choice import check_choice
@@ -117,13 +118,13 @@ class Report:
         """Return the report as JSON, as the command line writes it."""
         return to_json(self)
 
-    def save(self, path: str | Path, *, force: bool = False) -> None:
+    def save(self, path: str | Location, *, force: bool = False) -> None:
         """Write the report as JSON to `path`; `read_report` reads it.
 
         Raises:
             OutputError: it cannot be written, or it is there and `force` is not given.
         """
-        path = Path(path)
+        path = locate(path)
         check_can_write([path], (), force=force)
         write_file(path, self.to_json().encode())
 
@@ -297,6 +298,9 @@ def from_json(text: str) -> Report:
     keys = {entry.name for entry in fields(Report)} - {"notes"}
     check_keys("the report", found, keys - {"shrink"}, keys)
     output = found["output"]
+    tensors = tuple(decode(PlanItem, row) for row in _take(found, "tensors", list))
+    shrink = decode(ShrinkPlan, _take(found, "shrink", dict)) if "shrink" in found else None
+    _refuse_shapes([*(row.shape for row in tensors), *(shrink.shapes.values() if shrink else ())])
     return Report(
         schema=schema,
         tool=decode(Tool, _take(found, "tool", dict)),
@@ -305,10 +309,10 @@ def from_json(text: str) -> Report:
         input=decode(Input, _take(found, "input", dict)),
         output=None if output is None else decode(Output, _take(found, "output", dict)),
         totals=decode(Totals, _take(found, "totals", dict)),
-        tensors=tuple(decode(PlanItem, row) for row in _take(found, "tensors", list)),
+        tensors=tensors,
         skipped=tuple(decode(Skipped, row) for row in _take(found, "skipped", list)),
         dropped=tuple(decode(Dropped, row) for row in _take(found, "dropped", list)),
-        shrink=decode(ShrinkPlan, _take(found, "shrink", dict)) if "shrink" in found else None,
+        shrink=shrink,
     )
 
 
@@ -321,6 +325,13 @@ def _options(found: object) -> Options:
     except UsageError as error:
         raise InputError(f"its options are impossible: {error}") from None
     return options
+
+
+def _refuse_shapes(shapes: Iterable[Sequence[int]]) -> None:
+    """Raise InputError for a shape that no tensor has: its elements could not even be told."""
+    for shape in shapes:
+        if len(shape) > MAX_DIMS or abs(math.prod(shape)) >= 1 << 63:
+            raise InputError(f"no tensor has the shape {[*shape]!r:.80}")
 
 
 def _take(found: object, key: str, kind: type) -> Any:

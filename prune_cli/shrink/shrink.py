@@ -71,6 +71,7 @@ def shrink_checkpoint(
     on_tensor: OnTensor | None = None,
     on_stage: OnStage | None = None,
     planner: PlanningChild | None = None,
+    execution: Execution | None = None,
 ) -> Report:
     """Remove channels from the checkpoint at `path`, so that the model gets smaller and faster.
 
@@ -116,6 +117,7 @@ def shrink_checkpoint(
         on_tensor: Called with a name and a number of bytes, from any thread.
         on_stage: Called with what the planning is doing.
         planner: A child that was started before, so that its imports are done by now.
+        execution: How the output is made, in place of workers and on_tensor.
 
     Returns:
         What was done; `report.shrink` is the ShrinkPlan.
@@ -177,6 +179,7 @@ def shrink_checkpoint(
             kinds or None,
         ),
     )
+    execution = execution or Execution("cpu", workers, on_tensor)
     source = find_source(checkpoint, model, model_arguments or {}, as_globs(examples))
     decide = partial(
         _decide,
@@ -184,14 +187,14 @@ def shrink_checkpoint(
         source,
         options,
         scores=scores,
-        workers=workers,
+        workers=execution.workers,
         measure=measure,
         time_limit=time_limit,
         memory_limit=memory_limit,
         on_stage=on_stage,
         planner=planner,
     )
-    written = carry_out(checkpoint, decide, place, Execution("cpu", workers, on_tensor))
+    written = carry_out(checkpoint, decide, place, execution)
     if export and isinstance(place.output, Path):
         from prune_cli.shrink.live import export_shrunk
 

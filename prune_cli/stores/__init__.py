@@ -1,6 +1,7 @@
 """REACH: objects in a store, wherever fsspec can reach: s3://, gs://, az://, hf://, https://.
 
-`paths` (a path in a store), `store` (the connection, and what it told), `ranges` (bytes by ranges).
+`paths` (a path in a store), `store` (the connection, and what it told), `ranges` (bytes by ranges),
+`uploads` (objects that appear whole), `s3` (uploads in parts), `traffic` (how many bytes there were).
 Local paths never come here, and fsspec is imported only once a URL is met. Credentials and
 endpoints are fsspec's business: its configuration and the environment decide them.
 """

@@ -92,7 +92,10 @@ def locate_checkpoint(text: "str | Location") -> Location:
         return locate(text)
     if Path(text).exists() or not find_spec("huggingface_hub"):
         return locate(text)
-    return locate(f"{SCHEME}://{text}")
+    path = locate(f"{SCHEME}://{text}")
+    if isinstance(path, StorePath):
+        path.store.note = " (there is no such path here)"
+    return path
 
 
 def is_on_hub(path: Location | None) -> TypeGuard[StorePath]:

@@ -22,8 +22,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import disable_progress_bars, logging
 
 from prune_cli.errors import InputError, OutputError
-from prune_cli.stores.hub import DEFAULT, HubModel, HubName
+from prune_cli.stores.hub import DEFAULT, HubModel, HubName, parse_name
 from prune_cli.stores.hub_files import HubFile, HubFiles, NoModelError, Snapshot, explain
+from prune_cli.stores.paths import StorePath
 from prune_cli.stores.store import patiently
 from prune_cli.stores.traffic import note_sent
 
@@ -207,6 +208,31 @@ class HubCommit:
             raise OutputError(f"{self} cannot be written: {reason}") from error
         finally:
             logging.set_verbosity(before)
+
+
+def is_there(path: StorePath) -> bool:
+    """Return whether a file is on the Hub, as the last commit of its branch has it.
+
+    Raises:
+        OutputError: the Hub does not tell.
+    """
+    name = parse_name(path.key)
+    commit = HubCommit(name)
+    commit.begin(create=False)
+    return name.file in commit.files
+
+
+def write_alone(path: StorePath, content: bytes) -> None:
+    """Write a small file in a commit of its own.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    name = parse_name(path.key)
+    commit = HubCommit(name)
+    commit.begin(create=True)
+    commit.add(name.file, content)
+    commit.commit(f"Write {name.file}, by prune-cli")
 
 
 def _blob_id(content: bytes) -> str:

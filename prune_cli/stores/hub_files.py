@@ -112,6 +112,10 @@ class HubFiles(AbstractFileSystem):  # type: ignore[misc]
             if name.startswith(below)
         }
 
+    def _open(self, path: str, *_: object, **__: object) -> object:
+        """Refuse to: what fsspec has for that would lose what is written without a word."""
+        raise NotImplementedError(f"hf://{path} is read by ranges, and written by commits")
+
     def cat_ranges(
         self,
         paths: Sequence[str],

@@ -39,12 +39,20 @@ class StorePath:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.key}"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Send it to another process with what the store told of this object, and nothing else."""
+        return _restore, (self.scheme, self.key, self.query, self.fact)
+
     def __truediv__(self, inner: "str | PurePosixPath") -> "StorePath":
         parts = [part for part in f"{self.key}/{inner}".split("/") if part != "."]
         return self._with_key("/".join(parts).rstrip("/"))
 
     def _with_key(self, key: str) -> "StorePath":
         return StorePath(self.scheme, key, self.query, self.store)
+
+    def afresh(self) -> "StorePath":
+        """Return the same, of a store that has told nothing yet: what is there now."""
+        return StorePath(self.scheme, self.key, self.query, Store(self.scheme))
 
     # What it is called.
 
@@ -165,6 +173,12 @@ class StorePath:
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the whole object as text."""
         return self.read_bytes().decode(encoding, errors)
+
+
+def _restore(scheme: str, key: str, query: str, fact: Fact | None) -> StorePath:
+    store = Store(scheme)
+    store.learn(f"{key}?{query}" if query else key, fact)
+    return StorePath(scheme, key, query, store)
 
 
 Location: TypeAlias = Path | StorePath

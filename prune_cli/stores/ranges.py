@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, overload
 
 from prune_cli.errors import InputError
 from prune_cli.stores.store import _ATTEMPTS, _FIRST_WAIT, Store, describe, is_final
+from prune_cli.stores.traffic import note_received
 
 _LARGEST_REQUEST = 4 << 20
 _LEAST_REQUEST = 64 << 10
@@ -100,6 +101,7 @@ def _ask(wanted: Sequence[tuple[Object, Extent]]) -> Iterable[bytes | Exception]
         )
     except Exception as error:  # noqa: BLE001 - a store raises what its library does
         return [error] * len(wanted)
+    note_received(sum(len(answer) for answer in answers if not isinstance(answer, Exception)))
     return answers
 
 

@@ -25,6 +25,9 @@ _LEAST_PART = 5 << 20
 
 _LEAST_COPY = 8 << 20
 _MOST_PARTS = 10_000
+_PLANNED_PARTS = 9_000
+"""Fewer, as parts before those that the store copies can be smaller than planned."""
+
 _PATIENCE = 30.0
 """Seconds until a store that does not answer is left with an upload that was to be aborted."""
 
@@ -43,7 +46,8 @@ class S3Upload:
         self._path, self._before, self._nbytes = path, before, nbytes
         self._fs = path.store.filesystem
         self._where = _where(path)
-        self._part_bytes = max(_PART_BYTES, -(-nbytes // (_MOST_PARTS // 2)))
+        fitting = min(max(buffered, _LEAST_PART), _PART_BYTES)
+        self._part_bytes = max(fitting, -(-nbytes // _PLANNED_PARTS))
         self._at_once = max(buffered // self._part_bytes, 1)
         self._buffer = bytearray()
         self._done = 0
@@ -269,7 +273,10 @@ def abort_uploads(folder: StorePath, names: Collection[str]) -> None:
         OutputError: the store does not answer.
     """
     wanted = {_where(folder / name)["Key"] for name in names}
-    with writing(folder), contextlib.suppress(PermissionError):
+    with (
+        writing(folder),
+        contextlib.suppress(PermissionError, FileNotFoundError),
+    ):  # or there is none
         for upload in [*_list_uploads(folder)]:
             if upload["Key"] in wanted:
                 _abort_upload(folder, upload)

@@ -57,6 +57,8 @@ class Store:
 
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
+        self.note = ""
+        """What an error adds to the name of an object: how it came to be meant."""
         self.heads: dict[str, bytes] = {}
         """The first bytes of objects that were asked for ahead, by their keys."""
         self.copies_ranges: bool | None = None
@@ -92,6 +94,10 @@ class Store:
                 self._facts[key] = self.ask(key)
             return self._facts.get(key)
 
+    def learn(self, key: str, fact: Fact | None) -> None:
+        """Take what another process was told of the object `key`."""
+        self._facts[key] = fact
+
     def ask(self, key: str) -> Fact | None:
         """Ask the store itself what `key` is now."""
         try:
@@ -103,7 +109,7 @@ class Store:
     def _shown(self, key: str) -> str:
         """Return what an error calls an object: what follows "?" may be a signature."""
         is_web = self.scheme in ("http", "https")
-        return f"{self.scheme}://{key.partition('?')[0] if is_web else key}"
+        return f"{self.scheme}://{key.partition('?')[0] if is_web else key}{self.note}"
 
     def has_below(self, key: str) -> bool:
         """Return whether there are objects below `key`; then they are listed, all at once."""

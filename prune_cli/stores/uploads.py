@@ -16,8 +16,8 @@ from prune_cli.stores.paths import StorePath
 from prune_cli.stores.store import Fact, describe, read_fact
 from prune_cli.stores.traffic import note_sent
 
-BUFFERED_BYTES = 64 << 20
-"""What all uploads of a run hold between them, besides the part that each is filling."""
+BUFFERED_BYTES = 32 << 20
+"""What all uploads of a run have on its way, besides the part that each is filling."""
 
 S3 = ("s3", "s3a")
 _FILES = ("gs", "gcs", "az", "abfs", "abfss", "adl")
@@ -62,16 +62,24 @@ def begin_upload(
     Raises:
         OutputError: prune-cli cannot write to such a store.
     """
+    problem = why_not_writable(path)
+    if problem:
+        raise OutputError(problem)
     if path.scheme in S3:
         from prune_cli.stores.s3 import S3Upload
 
         return S3Upload(path, before, nbytes, BUFFERED_BYTES // shared_by)
     if path.scheme in _FILES:
         return FileUpload(path, before)
-    if path.scheme == "memory":
-        return MemoryUpload(path, before)
-    raise OutputError(
-        f"{path} cannot be written: prune-cli writes to {', '.join((*S3, *_FILES))} and hf, as these "
+    return MemoryUpload(path, before)
+
+
+def why_not_writable(path: StorePath) -> str | None:
+    """Return why nothing is written to such a store, and what to do instead."""
+    if path.scheme in (*S3, *_FILES, "memory"):
+        return None
+    return (
+        f"{path} cannot be written: prune-cli writes to {', '.join((*S3, *_FILES))} and hf, which "
         "show an object only when it is whole; write to a folder, and upload that"
     )
 

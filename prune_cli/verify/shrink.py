@@ -76,6 +76,8 @@ def _follows_from_seed(group: Group, kept: int) -> bool:
         return True
     width = group.channels // group.blocks
     drawn = draw_channels(range(width), len(group.removed) // group.blocks, group.seed)
+    if not drawn or len(group.removed) != group.blocks * len(drawn):
+        return not group.removed
     apart = tuple(b * width + c for b in range(group.blocks) for c in drawn)
     beside = tuple(c * group.blocks + b for c in drawn for b in range(group.blocks))
     return group.removed in (apart, beside)

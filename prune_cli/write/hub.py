@@ -21,10 +21,11 @@ from prune_cli.errors import InputError, OutputError
 from prune_cli.stores.hub import find_model, is_on_hub, is_same_branch, parse_name
 from prune_cli.stores.paths import Location, StorePath
 from prune_cli.write.atomic import write_file
-from prune_cli.write.folder import INDEX, SHARD_NUMBER, FolderOutput, WriteShard
+from prune_cli.write.folder import INDEX, SHARD_NUMBER, FolderOutput
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.originals import find_original
 from prune_cli.write.paths import output_errors
+from prune_cli.write.shards import WriteShard
 from prune_cli.write.sinks import FileSink
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def check_hub(
     if is_same_branch(folder, checkpoint.path):
         raise OutputError(f"{output} is in the input; choose another model, or a branch: @BRANCH")
     commit, below = _open_commit(folder, create=False)
-    names = [name.removeprefix(below) for name in commit.files if name.startswith(below)]
+    names = _names_in(commit, below)
     if not force and not is_folder and output.name in names:
         raise OutputError(f"{output} exists; --force replaces it")
     weights = [name for name in names if is_folder and _WEIGHTS.fullmatch(name)]
@@ -87,6 +88,7 @@ def write_hub(
     *,
     message: str,
     replaces: bool,
+    resume: bool,
     before_commit: Callable[[], None] = lambda: None,
 ) -> None:
     """Write `output` in one commit on top of what its branch has now.
@@ -97,6 +99,7 @@ def write_hub(
         write_shard: writes one shard.
         message: of the commit.
         replaces: whether what is left of another checkpoint in the folder goes.
+        resume: whether what is there may be of this run; then there is nothing to do.
         before_commit: called when all was uploaded.
 
     Raises:
@@ -104,18 +107,31 @@ def write_hub(
     """
     commit, below = _open_commit(output.folder, create=True)
     upload = _Upload(commit, below, output, checkpoint, write_shard)
-    for name, content in output.texts.items():  # first: the Hub tells by them who may write
-        commit.add(below + name, content)
-    for name in output.others:
-        upload.add_other(name)
-    for shard in output.shards:
-        upload.add_shard(shard)
-    for name in _replaced(upload) if replaces else ():
-        commit.delete(name)
+    is_done = resume and _is_done(upload)
+    if not is_done:
+        upload.add_all(replaces=replaces)
     before_commit()
     for path, content in output.beside.items():
         write_file(path, content, fsync=output.fsync)
-    upload.commit_all(message)
+    if not is_done:
+        upload.commit_all(message)
+
+
+def _is_done(upload: "_Upload") -> bool:
+    """Return whether the checkpoint that is there, if there is any, is of this run.
+
+    Raises:
+        OutputError: it is not.
+    """
+    if not any(map(_WEIGHTS.fullmatch, upload.there)):
+        return False
+    report = upload.output.texts.get(FOLDER_REPORT)
+    if report is None or report != upload.commit.read(upload.below + FOLDER_REPORT):
+        raise OutputError(
+            f"{upload.output.folder} holds the output of another run: the options, the input or "
+            "the version of prune-cli were not the same; --force without --resume replaces it"
+        )
+    return True
 
 
 def _open_commit(folder: Location, *, create: bool) -> "tuple[HubCommit, str]":
@@ -138,6 +154,22 @@ class _Upload:
     output: FolderOutput
     checkpoint: Checkpoint
     write_shard: WriteShard
+
+    @property
+    def there(self) -> list[str]:
+        """The names of what is in the folder before it."""
+        return _names_in(self.commit, self.below)
+
+    def add_all(self, *, replaces: bool) -> None:
+        """Take everything, the small texts first: by them the Hub tells who may write."""
+        for name, content in self.output.texts.items():
+            self.commit.add(self.below + name, content)
+        for name in self.output.others:
+            self.add_other(name)
+        for shard in self.output.shards:
+            self.add_shard(shard)
+        for name in _replaced(self) if replaces else ():
+            self.commit.delete(self.below + name)
 
     def add_other(self, name: str) -> None:
         """Take a file of the input as it is."""
@@ -184,16 +216,20 @@ class _Upload:
             self.commit.commit(message)
 
 
+def _names_in(commit: "HubCommit", below: str) -> list[str]:
+    return [name.removeprefix(below) for name in commit.files if name.startswith(below)]
+
+
 def _replaced(upload: _Upload) -> Iterator[str]:
     """Yield what has to go of the checkpoint that was in the folder, and its report."""
-    names = {upload.below + name for name in upload.output.names}
+    names = upload.output.names
     single = {SHARD_NUMBER.sub("", name) for name in names}
     folders = {name.rpartition("/")[0] for name in names}
-    for name in upload.commit.files:
+    for name in upload.there:
         if name in names or name.rpartition("/")[0] not in folders:
             continue
         is_part = INDEX.search(name) or SHARD_NUMBER.search(name)
-        if is_part or name in (*single, upload.below + FOLDER_REPORT):
+        if is_part or name in (*single, FOLDER_REPORT):
             yield name
 
 

@@ -122,7 +122,7 @@ def lay_out(
     """
     groups = _output_tensors(checkpoint, plan)
     names = [tensor.info.name for _, group in groups for tensor in group]
-    _refuse_twice([*names, *(alias for alias, _ in _aliases(checkpoint, {*names}))])
+    _refuse_twice([*names, *(alias for alias, _ in further_names(checkpoint, {*names}))])
     common = _common_metadata(plan)
     if max_shard_size is None:
         _refuse_twice([output_name(shard.name) for shard in checkpoint.shards])
@@ -153,12 +153,13 @@ def lay_out_like(
     """
     files = lay_out(checkpoint, plan)
     names = [shard.name for shard in shards]
+    found = tuple(file for file in files if file.tensors or file.name in names)
     place = {info.name: shard.name for shard in shards for info in shard.tensors}
     groups = _output_tensors(checkpoint, plan)
     if len(files) == len(names) == 1:
         return files
-    if [file.name for file in files] == names and not _is_split_anew(files, groups, place):
-        return files
+    if [file.name for file in found] == names and not _is_split_anew(files, groups, place):
+        return found
     dealt: dict[str, list[OutputTensor]] = {name: [] for name in names}
     for tensor in chain.from_iterable(group for _, group in groups):
         dealt[place.get(tensor.info.name, names[0])].append(tensor)
@@ -304,14 +305,14 @@ def _file(
     prefix = Part(folder).prefix
     aliases = {
         alias.removeprefix(prefix): name.removeprefix(prefix)
-        for alias, name in _aliases(checkpoint, by_name)
+        for alias, name in further_names(checkpoint, by_name)
     }
     kept = {key: text for key, text in metadata.items() if prefix + key not in checkpoint.aliases}
     content = tuple(by_name[info.name] for info in ordered)
     return SafetensorsFile(name, content, {**aliases, **kept}, folder)
 
 
-def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
+def further_names(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield the further names of what is `held`, as `safetensors.torch.save_model` records them."""
     for alias, name in checkpoint.parameter_aliases.items():
         for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX):

@@ -15,7 +15,7 @@ import contextlib
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
@@ -24,22 +24,23 @@ from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.source import open_source
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, PruneError
-from prune_cli.stores import Location, StorePath, locate, name_within
+from prune_cli.stores import Location, StorePath, name_within
 from prune_cli.stores.s3 import abort_uploads
 from prune_cli.stores.store import Fact
 from prune_cli.stores.uploads import S3, copy_object, find_now, put_now, read_now, remove_object
 from prune_cli.write.atomic import write_file
+from prune_cli.write.filling import Crew
 from prune_cli.write.folder import (
     INDEX,
     SHARD_NUMBER,
     FolderOutput,
-    WriteShard,
     fingerprint_of,
     is_complete,
 )
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.objects import pending_object
 from prune_cli.write.originals import find_original
+from prune_cli.write.shards import WriteShard
 from prune_cli.write.workers import Job, run
 
 _MARK = f"{STAGING}/run"
@@ -79,12 +80,10 @@ class _Run:
 def write_store_folder(
     output: FolderOutput,
     checkpoint: Checkpoint,
-    write_shard: WriteShard,
+    crew: Crew,
     *,
-    workers: int,
     force: bool,
     resume: bool,
-    before_commit: Callable[[], None] = lambda: None,
 ) -> None:
     """Write `output`, or what is missing of it; see `folder.write_folder`.
 
@@ -92,23 +91,23 @@ def write_store_folder(
         OutputError: the folder cannot be written, is not empty, is written by another run, or holds
             another run's leftovers.
     """
-    folder = _fresh(output.folder)
+    assert isinstance(output.folder, StorePath)
+    folder = output.folder.afresh()
     if resume and _is_complete(output, checkpoint, folder):
-        before_commit()
+        crew.execution.before_commit()
         _write_beside(output)
         return
     run = _begin(output, folder, fingerprint_of(output, checkpoint), force=force, resume=resume)
     try:
         _remove_old(run)
-        _copy_others(run, checkpoint)
         _write_texts(run, [name for name in output.texts if name not in output.indexes])
-        _write_missing(run, checkpoint, write_shard, workers)
+        _write_missing(run, checkpoint, crew.write, crew.execution.threads)
         _check_finished(run)
     except BaseException:
         with contextlib.suppress(PruneError):  # why it ended is what has to be told
             _leave_if_empty(run)
         raise
-    before_commit()
+    crew.execution.before_commit()
     _write_beside(output)
     _write_texts(run, output.indexes)
     _clear(run)
@@ -125,16 +124,9 @@ def _is_complete(output: FolderOutput, checkpoint: Checkpoint, folder: StorePath
     return not is_begun and is_complete(replace(output, folder=folder), checkpoint)
 
 
-def _fresh(path: Location) -> StorePath:
-    """Return a path in a store that has told nothing yet."""
-    found = locate(str(path))
-    assert isinstance(found, StorePath)
-    return found
-
-
 def _list_now(folder: StorePath) -> dict[str, Fact]:
     """Return all objects in a folder by their names in it, as they are now."""
-    fresh = _fresh(folder)
+    fresh = folder.afresh()
     found = {name_within(path, fresh): path.fact for path in fresh.rglob("*")}
     return {name: fact for name, fact in found.items() if fact}
 
@@ -204,7 +196,8 @@ def _find_done(there: Mapping[str, Fact]) -> dict[str, Fact]:
 def _remove_old(run: _Run) -> None:
     """Remove what makes the old objects a model, then what of them will not be replaced.
 
-    The indexes first. Without any, a file of tensors is a model by itself.
+    The indexes first. Without any, files of tensors are a model by themselves, or the last of them
+    names the others.
     """
     output = run.output
     names = [name for name in _list_now(run.folder) if not name.startswith(f"{STAGING}/")]
@@ -218,8 +211,8 @@ def _remove_old(run: _Run) -> None:
         and (SHARD_NUMBER.search(name) or name in single or name == FOLDER_REPORT)
         and (name not in output.names or not output.indexes or name == FOLDER_REPORT)
     ]
-    _remove(run, [name for name in inside if INDEX.search(name)])
-    _remove(run, old)
+    _remove(run, [name for name in inside if INDEX.search(name) or name in output.indexes])
+    _remove(run, sorted(old, key=lambda name: name != output.shards[-1].name))
 
 
 def _remove(run: _Run, names: Iterable[str]) -> None:
@@ -228,15 +221,6 @@ def _remove(run: _Run, names: Iterable[str]) -> None:
 
 
 # --- during ----------------------------------------------------------------------------------
-
-
-def _copy_others(run: _Run, checkpoint: Checkpoint) -> None:
-    for name in run.output.others:
-        if name not in run.done:
-            run.refuse_if_taken()
-            run.made.append(name)
-            fact = _copy(checkpoint.path / name, run.folder / name)
-            run.note(name, fact)
 
 
 def _copy(path: Location, target: StorePath) -> Fact:
@@ -269,14 +253,28 @@ def _write_texts(run: _Run, names: Iterable[str]) -> None:
 
 
 def _write_missing(of: _Run, checkpoint: Checkpoint, write_shard: WriteShard, workers: int) -> None:
-    missing = [shard for shard in of.output.shards if shard.name not in of.done]
+    """Write several objects at once; the last alone, if no index comes after it."""
+    output, stopped = of.output, threading.Event()
+    missing = [shard for shard in output.shards if shard.name not in of.done]
     at_once = min(workers, max(len(missing), 1))
-    stopped = threading.Event()
     jobs: list[Job] = [
+        partial(_copy_other, of, checkpoint.path / name, name)
+        for name in output.others
+        if name not in of.done
+    ]
+    jobs += [
         partial(_write_shard, of, shard, checkpoint, write_shard, stopped, at_once)
         for shard in missing
     ]
+    last = [] if output.indexes or not missing else [jobs.pop()]
     run(jobs, at_once, stopped)
+    run(last, 1, stopped)
+
+
+def _copy_other(of: _Run, path: Location, name: str) -> None:
+    of.refuse_if_taken()
+    of.made.append(name)
+    of.note(name, _copy(path, of.folder / name))
 
 
 def _write_shard(

@@ -10,9 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
+from prune_cli.cluster.engine import Engine
+from prune_cli.cluster.parts import Part
 from prune_cli.errors import OutputError, UsageError
-from prune_cli.stores import Location, is_inside, locate, name_within
+from prune_cli.stores import Location, StorePath, is_inside, locate, name_within
 from prune_cli.stores.hub import find_model, is_on_hub, is_whole_model
+from prune_cli.stores.uploads import why_not_writable
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
 from prune_cli.write.hub import check_hub
@@ -68,16 +71,27 @@ class Execution:
 
     Attributes:
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        workers: threads; None for one a core, at most 8.
+        workers: threads; None for one a core, at most 8. Of units elsewhere, those of each.
         on_tensor: called, from any thread, with a tensor's name and how many bytes are done.
         before_commit: called when all bytes are there, before any file gets its name: the last
             moment to give up by raising.
+        engine: writes the shards of a folder; by default threads of this process do.
+        part: of the shards of a folder that are to be written, and put aside for `finishes`.
+        finishes: whether parts wrote all shards, which only have to get their places.
     """
 
     device: str = "cpu"
     workers: int | None = None
     on_tensor: OnTensor | None = None
     before_commit: Callable[[], None] = lambda: None
+    engine: Engine | None = None
+    part: Part | None = None
+    finishes: bool = False
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether others write the output too."""
+        return self.engine is not None or self.part is not None or self.finishes
 
     @property
     def threads(self) -> int:
@@ -221,7 +235,8 @@ def check_target(checkpoint: Checkpoint, target: Target) -> None:
     files = [*_reports(target), *target.writes]
     if is_on_hub(target.output):
         beside, files = files, [path for path in files if not is_on_hub(path)]
-        is_folder, force = target.is_folder, target.force
+        is_folder = target.is_folder
+        force = target.force or (target.resume and is_folder)
         check_hub(target.output, checkpoint, beside, is_folder=is_folder, force=force)
     elif target.output and target.is_folder:
         _check_folder(target.output, checkpoint, target)
@@ -254,6 +269,8 @@ def _check_folder(output: Location, checkpoint: Checkpoint, target: Target) -> N
         raise OutputError(f"{output} is the input folder or inside it; choose another --output")
     if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):
         raise OutputError(f"{output} holds an input; choose another --output")
+    if isinstance(folder, StorePath) and (problem := why_not_writable(folder)):
+        raise OutputError(problem)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{output} is a file, but the output is a folder")
     is_start = not (target.force or target.resume)

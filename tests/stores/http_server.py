@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, self.web.content)
 
     def _changes(self) -> None:
-        self.web.content = bytes(byte ^ 1 for byte in self.web.content)
+        self.web.content = self.web.content[::-1]
         self.web.fault = Fault()
         self._answer()
 

@@ -5,7 +5,7 @@ import http.client
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -48,6 +48,8 @@ class Proxy:
     sent: int = 0
     faults: list[Fault] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    watch: Callable[[int, bool], None] = lambda *_: None
+    """Called with the number of a request, and whether the store has done it already."""
 
     def count(self, pattern: str) -> int:
         """Return how many requests matched."""
@@ -56,11 +58,17 @@ class Proxy:
     def reset(self) -> None:
         """Forget what went through, and spoil nothing."""
         self.requests, self.received, self.sent, self.faults = [], 0, 0, []
+        self.watch = lambda *_: None
 
-    def take_fault(self, request: str) -> Fault | None:
-        """Note a request, and return what is to happen to it."""
+    def note(self, request: str) -> int:
+        """Note a request, and return its number."""
         with self.lock:
             self.requests.append(request)
+            return len(self.requests)
+
+    def take_fault(self, request: str) -> Fault | None:
+        """Return what is to happen to a request."""
+        with self.lock:
             for fault in self.faults:
                 if fault.times and re.search(fault.pattern, request):
                     fault.times -= 1
@@ -106,13 +114,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response_only(100)
             self.end_headers()
         body = self._read_body()
-        fault = self.proxy.take_fault(f"{self.command} {self.path}")
+        request = f"{self.command} {self.path}"
+        number = self.proxy.note(request)
+        self.proxy.watch(number, False)
+        fault = self.proxy.take_fault(request)
         if fault and fault.seconds:
             time.sleep(fault.seconds)
         if fault and fault.status:
             self._answer(fault.status, [], b"", is_cut=False)
             return
         status, headers, content = self._ask(body)
+        self.proxy.watch(number, True)
         if fault and fault.is_lost:
             self.close_connection = True
             return

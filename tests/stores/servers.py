@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,9 @@ def moto(log: Path) -> Iterator[Server]:
     port = free_port()
     program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(program, port, log):
-        yield Server(f"http://127.0.0.1:{port}")
+        server = Server(f"http://127.0.0.1:{port}")
+        make_bucket(server)
+        yield server
 
 
 @contextlib.contextmanager
@@ -71,6 +74,12 @@ def rclone(folder: Path, log: Path) -> Iterator[Server]:
     ]
     with _running(program, port, log):
         yield Server(f"http://127.0.0.1:{port}", folder, _WHOLE_SUMS)
+
+
+def make_bucket(server: Server) -> None:
+    """Make the bucket. Of moto any key is taken, so it needs no client."""
+    request = urllib.request.Request(f"{server.url}/{BUCKET}", method="PUT")
+    urllib.request.urlopen(request, timeout=_PATIENCE).close()
 
 
 def find_program(name: str) -> str:

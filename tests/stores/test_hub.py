@@ -165,7 +165,7 @@ def test_the_default_output_is_here(
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("org/none", "the Hub has no such model, or it is private"),
+        ("org/none", "hf://org/none (there is no such path here) cannot be read: the Hub has no"),
         ("org/private", "the Hub has no such model, or it is private"),
         ("org/gated", "the model is gated: ask for access on its page"),
         ("hf://org/net@v9", "the model has no revision 'v9'"),
@@ -313,6 +313,48 @@ def test_a_file_goes_into_a_model_with_its_report_and_card(
         "half/net.report.json",
     }
     assert len(hub.asked("POST .*/commit/")) == 1
+
+
+def test_a_run_that_was_done_is_resumed_in_no_time(run: Run, hub: Hub, tmp_path: Path) -> None:
+    """Nothing is uploaded; the output of other options is not taken for it."""
+    folder(tmp_path / "net")
+    command = ("random-structured", tmp_path / "net", *PRUNE, "-o", "hf://me/net", "--resume")
+    first = run(*command)
+    asked = len(hub.asked("preupload"))
+
+    again = run(*command)
+    other = run(*command, "--seed", "3")
+
+    assert (first.code, again.code, other.code) == (0, 0, 6), first.err + again.err
+    assert len(hub.asked("preupload")) == asked
+    assert "hf://me/net holds the output of another run" in other.text
+
+
+def test_a_model_of_somebody_else_is_not_resumed(run: Run, hub: Hub, tmp_path: Path) -> None:
+    """It has no report, so it is no output of this run."""
+    files = folder(tmp_path / "net")
+    model = hub.add("me/net", files)
+
+    done = run("random-structured", tmp_path / "net", *PRUNE, "-o", "hf://me/net", "--resume")
+
+    assert done.code == 6
+    assert "holds the output of another run" in done.text
+    assert model.head.files == files
+
+
+def test_a_report_alone_is_a_commit_of_its_own(run: Run, hub: Hub, tmp_path: Path) -> None:
+    """Of a dry run, or of an output that goes elsewhere."""
+    folder(tmp_path / "net")
+    command = ("random-structured", tmp_path / "net", *PRUNE)
+
+    dry = run(*command, "-n", "-r", "hf://me/reports/dry.json")
+    again = run(*command, "-n", "-r", "hf://me/reports/dry.json")
+    whole = run(*command, "-o", tmp_path / "out", "-r", "hf://me/reports/half/run.json")
+    shown = run("report", "hf://me/reports/half/run.json")
+
+    assert (dry.code, again.code, whole.code, shown.code) == (0, 6, 0, 0), dry.err + whole.err
+    assert "hf://me/reports/dry.json exists; --force replaces it" in again.text
+    assert {"dry.json", "half/run.json"} < hub.repositories["me/reports"].head.files.keys()
 
 
 def test_weights_that_are_there_are_replaced_by_force_only(
