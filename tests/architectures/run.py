@@ -29,7 +29,7 @@ from prune_cli.plan.shrink import Kept, ShrinkPlan
 from prune_cli.shrink.huggingface import read_folder
 from prune_cli.shrink.load import load_shrunk
 from prune_cli.shrink.model import Example, make_inputs
-from prune_cli.shrink.planning import plan_shrink
+from prune_cli.shrink.plan import plan_shrink
 from prune_cli.shrink.shrink import shrink_checkpoint
 from tests.architectures.check import (
     Inputs,

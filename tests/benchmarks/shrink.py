@@ -20,7 +20,7 @@ from prune_cli.plan.shrink import ShrinkPlan
 from prune_cli.shrink.effect import measure_latency
 from prune_cli.shrink.load import resize
 from prune_cli.shrink.model import Inputs, make_inputs, parse_example
-from prune_cli.shrink.planning import plan_shrink
+from prune_cli.shrink.plan import plan_shrink
 from prune_cli.shrink.request import Request, Source
 from tests.benchmarks import inputs, models
 from tests.benchmarks.checkpoints import Setup
