@@ -104,6 +104,22 @@ class Store:
             return None
         return read_fact(info)
 
+    def changed_at(self, key: str) -> float:
+        """Return when the object `key` was last written, in seconds; infinity if nobody knows.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            InputError: the store does not answer.
+        """
+        modified = self.filesystem.modified
+        try:
+            moment = patiently(lambda: modified(self.place(key)), f"{self.scheme}://{key}")
+        except InputError as error:
+            if isinstance(error.__cause__, NotImplementedError):
+                return float("inf")
+            raise
+        return float(moment.timestamp())
+
     def has_below(self, key: str) -> bool:
         """Return whether there are objects below `key`; then they are listed, all at once."""
         if self.scheme in ("http", "https"):

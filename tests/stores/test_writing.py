@@ -467,14 +467,21 @@ def test_resume_redoes_only_what_is_missing(
     watched.reset()
     resumed = run(*PRUNE, model, "-o", url, "--resume")
     sent = watched.count("PUT .*00001-of.*partNumber")
+    watched.reset()
     done = run(*PRUNE, model, "-o", url, "--resume")
+    again_done = watched.count("PUT")
+    os.utime(model / "model-00003-of-00003.safetensors", (4e9, 4e9))
+    changed = run(*PRUNE, model, "-o", url, "--resume")
+    os.utime(model / "model-00003-of-00003.safetensors", (1e9, 1e9))
 
-    assert [one.code for one in (failed, again, other, resumed, done)] == [6, 6, 6, 0, 0]
+    codes = [one.code for one in (failed, again, other, resumed, done, changed)]
+    assert codes == [6, 6, 6, 0, 0, 6]
+    assert "is not empty" in changed.text
     assert "model-00001-of-00003.safetensors" in between
     assert "model.safetensors.index.json" not in between
     assert "--resume continues it, --force starts over" in again.text
     assert "leftovers of another run" in other.text
-    assert sent == 0
+    assert sent == again_done == 0
     assert state_of(s3, key(url)) == pruned
 
 
