@@ -106,6 +106,22 @@ class Store:
             return None
         return read_fact(info)
 
+    def changed_at(self, key: str) -> float:
+        """Return when the object `key` was last written, in seconds; infinity if nobody knows.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            InputError: the store does not answer.
+        """
+        modified = self.filesystem.modified
+        try:
+            moment = patiently(lambda: modified(self.place(key)), self._shown(key))
+        except InputError as error:
+            if isinstance(error.__cause__, NotImplementedError):
+                return float("inf")
+            raise
+        return float(moment.timestamp())
+
     def _shown(self, key: str) -> str:
         """Return what an error calls an object: what follows "?" may be a signature."""
         is_web = self.scheme in ("http", "https")

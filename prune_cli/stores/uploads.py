@@ -8,6 +8,7 @@ See also: `s3`, uploads in parts that are sent at once; `paths`, objects that ar
 
 import contextlib
 import io
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -49,7 +50,12 @@ class Upload(Protocol):
 
 
 def begin_upload(
-    path: StorePath, before: Fact | None, *, nbytes: int = 0, shared_by: int = 1
+    path: StorePath,
+    before: Fact | None,
+    *,
+    nbytes: int = 0,
+    shared_by: int = 1,
+    stopped: threading.Event | None = None,
 ) -> Upload:
     """Return an Upload to `path`.
 
@@ -58,6 +64,7 @@ def begin_upload(
         before: what is there; None for nothing.
         nbytes: how many bytes it will have at most.
         shared_by: how many uploads there are at a time.
+        stopped: when it is set, the upload no longer waits for a store that keeps silent.
 
     Raises:
         OutputError: prune-cli cannot write to such a store.
@@ -68,7 +75,8 @@ def begin_upload(
     if path.scheme in S3:
         from prune_cli.stores.s3 import S3Upload
 
-        return S3Upload(path, before, nbytes, BUFFERED_BYTES // shared_by)
+        buffered = BUFFERED_BYTES // shared_by
+        return S3Upload(path, before, nbytes, buffered, stopped or threading.Event())
     if path.scheme in _FILES:
         return FileUpload(path, before)
     return MemoryUpload(path, before)

@@ -292,7 +292,7 @@ def _write_shard(
     if copied:
         of.note(shard.name, copied)
         return
-    with pending_object(path, shared_by=at_once) as file:
+    with pending_object(path, shared_by=at_once, stopped=stopped) as file:
         file.set_size(shard.nbytes)
         write_shard(shard, file.sink, stopped)
         of.refuse_if_taken()
