@@ -116,6 +116,12 @@ def allow_commands() -> None:
     _groups.stopped = False
 
 
+def raise_if_stopped() -> None:
+    """Raise StoppedError where no command may start in this thread."""
+    if _groups.stopped or _thread.ended.is_set():
+        raise StoppedError
+
+
 # --- starting and ending ---------------------------------------------------------------------
 
 

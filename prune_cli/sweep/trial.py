@@ -11,17 +11,19 @@ import pickle
 import platform
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 import prune_cli
 from prune_cli.cluster.engine import StoppedError
 from prune_cli.cluster.runs import RunEnded, RunMark
 from prune_cli.errors import InputError, OutputError, RequestError
 from prune_cli.report.report import torch_version
-from prune_cli.sweep.command import run_in
+from prune_cli.sweep.command import raise_if_stopped, run_in
 from prune_cli.sweep.evaluation import Evaluation, Outcome, TrialError, evaluate, fine_tune
 from prune_cli.sweep.grid import Trial
 from prune_cli.sweep.maker import Made, Maker, stamp_source
@@ -40,6 +42,7 @@ TRIALS = "trials"
 """The folder of the trials' folders."""
 
 _MOST_OPENED = 2
+_LOOK = 0.1  # seconds between two tries to take a lock
 
 
 @dataclass(frozen=True)
@@ -287,9 +290,21 @@ def _alone(work: Work, trial: Trial) -> Iterator[None]:
         return
     work.locks.mkdir(parents=True, exist_ok=True)
     with (work.locks / trial.name).open("ab") as file:
-        with contextlib.suppress(OSError):  # the file system has no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+        while not _take(file):
+            raise_if_stopped()
+            time.sleep(_LOOK)
         yield
+
+
+def _take(file: IO[bytes]) -> bool:
+    """Take the lock of a file; whether nobody else has it, or the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextlib.contextmanager
