@@ -24,8 +24,6 @@ from prune_cli.stores import Location, locate
 
 _PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
 
-_PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
-
 
 @dataclass(frozen=True)
 class ModelFolder:

@@ -28,7 +28,7 @@ from prune_cli.shrink.huggingface import ModelFolder
 from prune_cli.shrink.load import shorten
 from prune_cli.shrink.proposals import NOT_SELECTED
 from prune_cli.shrink.step import Step, Work, count_units, draw_units, stay_of
-from prune_cli.shrink.trace import Trace, call_model, named_tensors, trace
+from prune_cli.shrink.trace import Trace, named_tensors, trace
 
 _COUNT = re.compile(r"(n|num|depth|number).*|.*(layer|block|depth)s?")
 """How attributes of a module are called that count its layers."""
@@ -242,7 +242,7 @@ def _runs(work: Work, layers: Sequence[nn.Module]) -> dict[nn.Module, list[_Run]
 
     hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in runs]
     try:
-        call_model(work.subject.model, work.subject.inputs)
+        trace(work.subject.model, work.subject.inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import OutputError
-from prune_cli.stores.hub import is_on_hub, is_same_branch, parse_name
+from prune_cli.stores.hub import is_on_hub, is_same_branch
+from prune_cli.stores.hub_name import parse_name
 from prune_cli.stores.paths import Location, StorePath
 
 if TYPE_CHECKING:
