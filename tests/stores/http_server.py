@@ -161,8 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, self.web.content)
 
     def _changes(self) -> None:
-        self.web.content = self.web.content[::-1]
-        self.web.fault = Fault()
+        with self.web.lock:  # two requests at once change it once
+            if self.web.fault.kind == "changes":
+                self.web.content, self.web.fault = self.web.content[::-1], Fault()
         self._answer()
 
     def _busy(self) -> None:
