@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from prune_cli.errors import OutputError
+from prune_cli.errors import InputError, OutputError
 from prune_cli.stores import Location, StorePath
+from prune_cli.stores.store import describe
 
 Place = TypeVar("Place", bound=Location)
 
@@ -19,9 +20,13 @@ STDOUT = Path("-")
 
 @contextlib.contextmanager
 def output_errors(path: Location) -> Iterator[None]:
-    """Turn an OSError into an OutputError that names `path`."""
+    """Turn an OSError, or that a store does not answer, into an OutputError that names `path`."""
     try:
         yield
+    except InputError as error:
+        if error.__cause__ is None or not isinstance(path, StorePath):
+            raise
+        raise OutputError(f"{path} cannot be written: {describe(error.__cause__)}") from error
     except BrokenPipeError as error:
         raise OutputError(f"{_shown(path)} was closed before everything was written") from error
     except OSError as error:

@@ -271,6 +271,11 @@ def _check_folder(output: Location, checkpoint: Checkpoint, target: Target) -> N
         raise OutputError(f"{output} holds an input; choose another --output")
     if isinstance(folder, StorePath) and (problem := why_not_writable(folder)):
         raise OutputError(problem)
+    with output_errors(output):
+        _refuse_what_is_there(output, folder, target)
+
+
+def _refuse_what_is_there(output: Location, folder: Location, target: Target) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{output} is a file, but the output is a folder")
     is_start = not (target.force or target.resume)

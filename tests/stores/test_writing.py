@@ -339,6 +339,26 @@ def test_a_store_that_shows_half_an_object_is_refused(run: Run, model: Path) -> 
         assert "cannot be written: prune-cli writes to s3, s3a, gs" in ran.text
 
 
+@pytest.mark.usefixtures("watched")
+def test_a_store_that_does_not_let_us_in_is_an_output_error(
+    run: Run, url: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file, a folder and a report: no credentials, no work, exit code 6."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    S3FileSystem.clear_instance_cache()
+    source = model / "model-00002-of-00003.safetensors"
+
+    into_folder = run(*PRUNE, model, "-o", url)
+    into_file = run(*PRUNE, source, "-o", f"{url}.safetensors")
+    report = run(*PRUNE, source, "--dry-run", "-r", f"{url}.json")
+
+    for ran in (into_folder, into_file, report):
+        assert ran.code == 6
+        assert "cannot be written: Unable to locate credentials" in ran.text
+
+
 # --- what is there ---------------------------------------------------------------------------
 
 
