@@ -8,6 +8,7 @@ some minutes; `python -m tests.architectures NAME` tries one.
 
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +35,12 @@ with `--as-code` the rest goes too, and `load_shrunk` loads it. `shrink` says of
 
 def main() -> None:
     """Try all and write the page."""
-    outcomes = [try_architecture(each) for each in ARCHITECTURES if _is_installed(each)]
-    PAGE.write_text("\n".join(write_page(outcomes)) + "\n")
+    chosen = [each for each in ARCHITECTURES if _is_installed(each)]
+    outcomes = []
+    with ThreadPoolExecutor(2) as pool:
+        for outcome in pool.map(try_architecture, chosen):
+            outcomes.append(outcome)
+            PAGE.write_text("\n".join(write_page(outcomes)) + "\n")
 
 
 def _is_installed(architecture: Architecture) -> bool:
@@ -49,7 +54,7 @@ def write_page(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield _ABOUT
     yield (
         f"{written} of {len(outcomes)} were written, by transformers {version('transformers')} and torch "
-        f"{version('torch').partition('+')[0]}. Seconds are those of planning and writing on one core, without imports.\n"
+        f"{version('torch').partition('+')[0]}. Seconds are those of the processor for planning and writing, without imports.\n"
     )
     yield "| architecture | | parameters removed | FLOPs removed | groups that lost channels | groups left whole | seconds |"
     yield "|---|---|--:|--:|--:|--:|--:|"

@@ -34,7 +34,8 @@ from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
 from prune_cli.write.filling import Crew
 from prune_cli.write.folder import FolderOutput, write_folder
-from prune_cli.write.hub import read_there, write_hub
+from prune_cli.write.hub import write_hub
+from prune_cli.write.hub_target import read_there
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.locks import lock
@@ -497,6 +498,7 @@ def _to_hub(work: _Work, output: StorePath) -> Report:
         work.write,
         message=f"{describe_deed(report)}, by prune-cli {report.tool.version}",
         replaces=is_folder,
+        force=work.target.force,
         resume=work.target.resume and is_folder,
         before_commit=work.execution.before_commit,
     )

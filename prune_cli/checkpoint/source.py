@@ -216,11 +216,11 @@ def identity_of(path: Location) -> str:
 
 
 def changed_at(path: Location) -> float:
-    """Return when the file at `path` last changed, in nanoseconds; of a store that is never known.
+    """Return when the file at `path` last changed, in nanoseconds; infinity if nobody knows.
 
     Raises:
         OSError: it is not there any more.
     """
     if isinstance(path, StorePath):
-        return float("inf")
+        return path.store.changed_at(path.key) * 1e9
     return path.stat().st_mtime_ns

@@ -258,7 +258,7 @@ def _check_workers(client: Any, needs: Needs) -> None:
 def _problems_of(answer: object) -> Sequence[str]:
     if isinstance(answer, list):
         return answer
-    if isinstance(answer, ImportError):
+    if "ModuleNotFoundError" in repr(answer) or isinstance(answer, ImportError):
         return [f"prune-cli {prune_cli.__version__} is not installed there ({answer})"]
     return [f"it cannot be asked ({type(answer).__name__}: {answer})"]
 
@@ -295,7 +295,8 @@ def check_worker(needs: Needs, token: Path | None, versions: Mapping[str, str]) 
         for name, version in versions.items()
         if here[name] != version
     ]
-    problems += [fact for path, nbytes in needs.reads.items() if (fact := _misfit(path, nbytes))]
+    misfits = (_misfit(path, nbytes) for path, nbytes in needs.reads.items())
+    problems += list(filter(None, misfits))[:1]
     problems += [f"it does not see {folder}" for folder in needs.folders if not folder.is_dir()]
     if token and not token.exists():
         problems.append(f"its {token.parent} is not the folder that it is here")

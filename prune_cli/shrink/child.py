@@ -215,7 +215,7 @@ def _prepare() -> None:
 
 def _answer(task: Task, on_stage: OnStage, score: Score) -> ShrinkPlan | Failure:
     try:
-        from prune_cli.shrink.planning import plan_shrink
+        from prune_cli.shrink.plan import plan_shrink
 
         _limit_memory(task.memory_limit)
         return plan_shrink(task.source, task.wanted, task.checkpoint, on_stage, score)

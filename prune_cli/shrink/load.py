@@ -77,11 +77,13 @@ def resize(model: nn.Module, resizing: Resizing) -> None:
         RequestError: The model has no such tensor or attribute.
     """
     _refuse_misfits(model, resizing)
+    named = list(named_tensors(model))
     new: dict[int, Tensor] = {}
-    for name, old in list(named_tensors(model)):
-        if name in resizing.shapes:
-            if id(old) not in new:
-                new[id(old)] = _empty_like(old, resizing.shapes[name])
+    for name, old in named:
+        if name in resizing.shapes and id(old) not in new:
+            new[id(old)] = _empty_like(old, resizing.shapes[name])
+    for name, old in named:
+        if id(old) in new:  # a checkpoint may have but one name of tied ones
             module, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(module), leaf, new[id(old)])
     for module, values in resizing.attributes.items():

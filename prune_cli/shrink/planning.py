@@ -54,18 +54,18 @@ def no_scores(_: Sequence[Site]) -> Sequence[Ranks]:
     raise RequestError("channels are ranked by their weights, and there is no checkpoint")
 
 
-def plan_shrink(
+def plan_by_channels(
     source: Source,
     options: Request,
     checkpoint: Shapes | None,
     on_stage: OnStage = lambda _: None,
     score: Score = no_scores,
 ) -> ShrinkPlan:
-    """Plan to shrink the model of `source`.
+    """Plan to remove channels of the model of `source`.
 
     Args:
         source: The model.
-        options: What to remove.
+        options: What to remove; it names no kinds of units.
         checkpoint: The shape of each tensor of the checkpoint, which must be the model's; None
             to plan for the model alone.
         on_stage: Called with what is being done.
@@ -74,10 +74,6 @@ def plan_shrink(
     Raises:
         RequestError: The model cannot be followed, does not fit the checkpoint, or loses nothing.
     """
-    if options.units:
-        from prune_cli.shrink.units import plan_units  # which plans channels here
-
-        return plan_units(source, options, checkpoint, on_stage)
     on_stage("recording what the model does")
     folder = read_folder(source.model) if source.is_folder else None
     subject = make_subject(source, folder)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 
-from prune_cli.errors import InputError
+from prune_cli.stores.hub_name import DEFAULT, MODEL, REVISION, parse_name
 from prune_cli.stores.paths import Location, StorePath, locate
 from prune_cli.stores.store import patiently
 
@@ -19,29 +19,11 @@ if TYPE_CHECKING:
 
 SCHEME = "hf"
 
-DEFAULT = "main"
-"""The branch that is meant where none is named."""
-
-_MODEL = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
-_REVISION = r"refs/(?:convert/[\w.-]+|pr/\d+)|[^/]+"
-_KEY = re.compile(
-    rf"(?:models/)?(?P<model>{_MODEL})(?:@(?P<revision>{_REVISION}))?(?:/(?P<file>.*))?"
-)
-_BARE = re.compile(rf"{_MODEL}(?:@(?:{_REVISION}))?")
-_NO_MODELS = ("datasets/", "spaces/", "buckets/", "kernels/")
+_BARE = re.compile(rf"{MODEL}(?:@(?:{REVISION}))?")
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json")
 _SNAPSHOT = re.compile(
     r"(?:^|/)models--(?P<model>[\w.-]+)/snapshots/(?P<commit>[0-9a-f]{40})(?=/|$)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class HubName:
-    """What a path on the Hub says: which model, which revision if any, and which file in it."""
-
-    model: str
-    revision: str | None
-    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +44,6 @@ class HubModel:
     def path(self) -> str:
         """What it is called without its commit."""
         return f"{self.name}/{self.file}" if self.file else self.name
-
-
-def parse_name(key: str) -> HubName:
-    """Return what `key`, a URL without its hf://, says.
-
-    Raises:
-        InputError: it names no model.
-
-    Example:
-        >>> parse_name("org/model@v1/model.safetensors")
-        HubName(model='org/model', revision='v1', file='model.safetensors')
-    """
-    found = _KEY.fullmatch(key)
-    if not found or key.startswith(_NO_MODELS):
-        raise InputError(f"hf://{key} names no model: hf://ORG/MODEL, hf://ORG/MODEL@REVISION/FILE")
-    revision = found["revision"]
-    return HubName(
-        found["model"], revision and revision.replace("%2F", "/"), (found["file"] or "").strip("/")
-    )
 
 
 def locate_checkpoint(text: "str | Location") -> Location:

@@ -22,8 +22,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import disable_progress_bars, logging
 
 from prune_cli.errors import InputError, OutputError
-from prune_cli.stores.hub import DEFAULT, HubModel, HubName, parse_name
+from prune_cli.stores.hub import HubModel
 from prune_cli.stores.hub_files import HubFile, HubFiles, NoModelError, Snapshot, explain
+from prune_cli.stores.hub_name import DEFAULT, HubName, parse_name
 from prune_cli.stores.paths import StorePath
 from prune_cli.stores.store import patiently
 from prune_cli.stores.traffic import note_sent

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from prune_cli.stores.hub import HubName, parse_name
+from prune_cli.stores.hub_name import HubName, parse_name
 
 _AT_ONCE = 16
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import NamedTuple, Protocol, overload
 
 from prune_cli.errors import InputError
-from prune_cli.stores.store import _ATTEMPTS, _FIRST_WAIT, Store, describe, is_final
+from prune_cli.stores.store import ATTEMPTS, FIRST_WAIT, Store, describe, is_final
 from prune_cli.stores.traffic import note_received
 
 _LARGEST_REQUEST = 4 << 20
@@ -67,8 +67,8 @@ def fetch_of(wanted: Sequence[tuple[Object, Extent]]) -> list[bytes]:
 def _fetch_patiently(wanted: Sequence[tuple[Object, Extent]]) -> list[bytes]:
     """Fetch all; what failed but may succeed is asked for again, ever later."""
     found: dict[int, bytes] = {}
-    wait = _FIRST_WAIT
-    for attempt in range(_ATTEMPTS):
+    wait = FIRST_WAIT
+    for attempt in range(ATTEMPTS):
         missing = [number for number in range(len(wanted)) if number not in found]
         for number, answer in zip(
             missing, _ask([wanted[number] for number in missing]), strict=True
@@ -77,7 +77,7 @@ def _fetch_patiently(wanted: Sequence[tuple[Object, Extent]]) -> list[bytes]:
             if problem is None:
                 assert isinstance(answer, bytes)
                 found[number] = answer
-            elif attempt == _ATTEMPTS - 1 or (isinstance(answer, Exception) and is_final(answer)):
+            elif attempt == ATTEMPTS - 1 or (isinstance(answer, Exception) and is_final(answer)):
                 raise InputError(f"{wanted[number][0]} cannot be read: {problem}")
         if len(found) == len(wanted):
             break

@@ -10,14 +10,15 @@ See also: `uploads`, what an upload is.
 import asyncio
 import contextlib
 import hashlib
+import threading
 from collections.abc import Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from prune_cli.stores.paths import StorePath
+from prune_cli.stores.requests import is_same_store, writing
 from prune_cli.stores.store import Fact
 from prune_cli.stores.traffic import note_sent
-from prune_cli.stores.uploads import is_same_store, writing
 
 _PART_BYTES = 8 << 20
 _LEAST_PART = 5 << 20
@@ -31,6 +32,9 @@ _PLANNED_PARTS = 9_000
 _PATIENCE = 30.0
 """Seconds until a store that does not answer is left with an upload that was to be aborted."""
 
+_LOOK = 0.5
+"""Seconds until it is looked whether all work is to end."""
+
 _CHANGED = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchUpload")
 _NO_CONDITIONS = ("NotImplemented", "501")
 
@@ -42,8 +46,15 @@ _Told = dict[str, Any]
 class S3Upload:
     """An object that is written in parts; one that fits into a part is put as it is."""
 
-    def __init__(self, path: StorePath, before: Fact | None, nbytes: int, buffered: int) -> None:
-        self._path, self._before, self._nbytes = path, before, nbytes
+    def __init__(
+        self,
+        path: StorePath,
+        before: Fact | None,
+        nbytes: int,
+        buffered: int,
+        stopped: threading.Event,
+    ) -> None:
+        self._path, self._before, self._nbytes, self._stopped = path, before, nbytes, stopped
         self._fs = path.store.filesystem
         self._where = _where(path)
         fitting = min(max(buffered, _LEAST_PART), _PART_BYTES)
@@ -96,7 +107,7 @@ class S3Upload:
         """Return whether the store copies ranges, which is tried once, in an upload of its own."""
         store = self._path.store
         if store.copies_ranges is None:
-            store.copies_ranges = bool(self._start(self._try_copy(source)).result())
+            store.copies_ranges = bool(self._wait(self._start(self._try_copy(source))))
         return store.copies_ranges
 
     def commit(self) -> None:
@@ -106,11 +117,12 @@ class S3Upload:
             FileExistsError: another run changed what was there.
         """
         if self._id is None:
-            self._start(self._put(bytes(self._buffer))).result()
+            self._wait(self._start(self._put(bytes(self._buffer))))
             return
         if self._buffer:
             self._send_buffer()
-        self._start(self._complete([part.result() for part in self._parts])).result()
+        parts = [self._wait(part) for part in self._parts]
+        self._wait(self._start(self._complete(parts)))
         self._id = None
 
     def discard(self) -> None:
@@ -128,13 +140,24 @@ class S3Upload:
 
     def _begin(self) -> None:
         if self._id is None:
-            self._start(self._create()).result()
+            self._wait(self._start(self._create()))
 
     def _add(self, part: Future[_Told]) -> None:
         self._parts.append(part)
         while len(self._parts) - self._waited > self._at_once:
-            self._parts[self._waited].result()
+            self._wait(self._parts[self._waited])
             self._waited += 1
+
+    def _wait(self, answer: Future[Any]) -> Any:
+        """Return an answer; a store that keeps silent does not hold up the end of all other work."""
+        while True:
+            try:
+                return answer.result(_LOOK)
+            except TimeoutError:
+                if answer.done():
+                    raise
+                if self._stopped.is_set():
+                    raise InterruptedError("stopped while the store was silent") from None
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(self._known(work), self._fs.loop)

@@ -35,8 +35,8 @@ EXTRAS = {
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "sha256", "blob_id", "created")
 """What the stores call that which changes with the bytes of an object, the best first."""
 
-_ATTEMPTS = 5
-_FIRST_WAIT = 0.1
+ATTEMPTS = 5
+FIRST_WAIT = 0.1
 """Seconds before the second attempt; each wait is three times the one before: 4 s in all."""
 
 
@@ -105,6 +105,22 @@ class Store:
         except FileNotFoundError:
             return None
         return read_fact(info)
+
+    def changed_at(self, key: str) -> float:
+        """Return when the object `key` was last written, in seconds; infinity if nobody knows.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            InputError: the store does not answer.
+        """
+        modified = self.filesystem.modified
+        try:
+            moment = patiently(lambda: modified(self.place(key)), self._shown(key))
+        except InputError as error:
+            if isinstance(error.__cause__, NotImplementedError):
+                return float("inf")
+            raise
+        return float(moment.timestamp())
 
     def _shown(self, key: str) -> str:
         """Return what an error calls an object: what follows "?" may be a signature."""
@@ -213,14 +229,14 @@ def patiently(action: Callable[[], Result], what: object) -> Result:
         FileNotFoundError: it is not there.
         InputError: the store refuses, or does not answer even the last attempt.
     """
-    wait = _FIRST_WAIT
-    for attempt in range(_ATTEMPTS):
+    wait = FIRST_WAIT
+    for attempt in range(ATTEMPTS):
         try:
             return action()
         except (FileNotFoundError, PruneError):
             raise
         except Exception as error:
-            if is_final(error) or attempt == _ATTEMPTS - 1:
+            if is_final(error) or attempt == ATTEMPTS - 1:
                 raise InputError(f"{what} cannot be read: {describe(error)}") from error
         time.sleep(wait)
         wait *= 3

@@ -155,8 +155,14 @@ def is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
         and all(path.is_file() and path.read_bytes() == texts[path] for path in texts)
         and all(is_whole(output.folder / shard.name, shard) for shard in output.shards)
         and all((output.folder / name).exists() for name in output.others)
-        and max(changed_at(file.path) for file in checkpoint.files) <= changed_at(reports[0])
+        and _is_younger(reports[0], [file.path for file in checkpoint.files])
     )
+
+
+def _is_younger(report: Location, files: Iterable[Location]) -> bool:
+    """Return whether no file changed after the report; of some stores that is not known."""
+    newest = max(map(changed_at, files))
+    return newest < float("inf") and newest <= changed_at(report)
 
 
 def _check_leftovers(

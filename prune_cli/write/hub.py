@@ -1,16 +1,16 @@
 """Write to a model of the Hugging Face Hub: large files one by one, then one commit, or nothing.
 
 Each file of weights is made in a temporary file without a name, for the Hub wants to know its hash
-before it gets its bytes. See also: `stores.hub_commit`, the commit itself.
+before it gets its bytes. See also: `hub_target`, what is there before;
+`stores.hub_commit`, the commit itself.
 """
 
 import contextlib
 import os
-import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -18,10 +18,15 @@ from typing import IO, TYPE_CHECKING
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import InputError, OutputError
-from prune_cli.stores.hub import find_model, is_on_hub, is_same_branch, parse_name
-from prune_cli.stores.paths import Location, StorePath
+from prune_cli.stores.hub import find_model, is_on_hub
 from prune_cli.write.atomic import write_file
 from prune_cli.write.folder import INDEX, SHARD_NUMBER, FolderOutput
+from prune_cli.write.hub_target import (
+    find_weights,
+    names_in,
+    open_commit,
+    refuse_what_is_there,
+)
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.originals import find_original
 from prune_cli.write.paths import output_errors
@@ -31,54 +36,7 @@ from prune_cli.write.sinks import FileSink
 if TYPE_CHECKING:
     from prune_cli.stores.hub_commit import HubCommit
 
-_WEIGHTS = re.compile(r".+\.(safetensors|bin|pt|pth|ckpt|(safetensors|bin)\.index(\..+)?\.json)")
 _DESCRIPTORS = Path("/proc/self/fd")
-
-
-def check_hub(
-    output: StorePath,
-    checkpoint: Checkpoint,
-    beside: Iterable[Location],
-    *,
-    is_folder: bool,
-    force: bool,
-) -> None:
-    """Refuse a folder of the Hub that is the input or holds weights already, or a file that is there.
-
-    Args:
-        output: the folder, or the file.
-        checkpoint: the input.
-        beside: what else is written; on the Hub, that has to be in the same folder.
-        is_folder: which of the two the output is.
-        force: whether to replace what is there.
-
-    Raises:
-        OutputError: so it is; or the Hub does not say.
-    """
-    folder = output if is_folder else output.parent
-    for path in beside:
-        if is_on_hub(path) and path.parent != folder:
-            raise OutputError(f"{path} is not in {folder}, where all of the commit goes")
-    if is_same_branch(folder, checkpoint.path):
-        raise OutputError(f"{output} is in the input; choose another model, or a branch: @BRANCH")
-    commit, below = _open_commit(folder, create=False)
-    names = _names_in(commit, below)
-    if not force and not is_folder and output.name in names:
-        raise OutputError(f"{output} exists; --force replaces it")
-    weights = [name for name in names if is_folder and _WEIGHTS.fullmatch(name)]
-    if not force and weights:
-        raise OutputError(
-            f"{output} holds {weights[0]} already; --force replaces the checkpoint in it"
-        )
-
-
-def read_there(folder: Location, name: str) -> str | None:
-    """Return a small text of a folder of the Hub; None if it is not there, or it is elsewhere."""
-    if not is_on_hub(folder):
-        return None
-    commit, below = _open_commit(folder, create=False)
-    content = commit.read(below + name)
-    return None if content is None else content.decode("utf-8", "replace")
 
 
 def write_hub(
@@ -88,6 +46,7 @@ def write_hub(
     *,
     message: str,
     replaces: bool,
+    force: bool,
     resume: bool,
     before_commit: Callable[[], None] = lambda: None,
 ) -> None:
@@ -99,14 +58,18 @@ def write_hub(
         write_shard: writes one shard.
         message: of the commit.
         replaces: whether what is left of another checkpoint in the folder goes.
+        force: whether to replace what is there.
         resume: whether what is there may be of this run; then there is nothing to do.
         before_commit: called when all was uploaded.
 
     Raises:
         OutputError: it cannot be written, or somebody else was faster.
     """
-    commit, below = _open_commit(output.folder, create=True)
+    commit, below = open_commit(output.folder, create=True)
     upload = _Upload(commit, below, output, checkpoint, write_shard)
+    if not (force or resume):  # somebody may have been faster than our plan
+        file = None if replaces else output.shards[0].name
+        refuse_what_is_there(output.folder, upload.there, file)
     is_done = resume and _is_done(upload)
     if not is_done:
         upload.add_all(replaces=replaces)
@@ -123,7 +86,7 @@ def _is_done(upload: "_Upload") -> bool:
     Raises:
         OutputError: it is not.
     """
-    if not any(map(_WEIGHTS.fullmatch, upload.there)):
+    if not find_weights(upload.there):
         return False
     report = upload.output.texts.get(FOLDER_REPORT)
     if report is None or report != upload.commit.read(upload.below + FOLDER_REPORT):
@@ -132,17 +95,6 @@ def _is_done(upload: "_Upload") -> bool:
             "the version of prune-cli were not the same; --force without --resume replaces it"
         )
     return True
-
-
-def _open_commit(folder: Location, *, create: bool) -> "tuple[HubCommit, str]":
-    """Return a commit to the model of `folder`, and what the names in that begin with."""
-    from prune_cli.stores.hub_commit import HubCommit
-
-    assert isinstance(folder, StorePath)
-    name = parse_name(folder.key)
-    commit = HubCommit(name)
-    commit.begin(create=create)
-    return commit, f"{name.file}/" if name.file else ""
 
 
 @dataclass(frozen=True)
@@ -158,7 +110,7 @@ class _Upload:
     @property
     def there(self) -> list[str]:
         """The names of what is in the folder before it."""
-        return _names_in(self.commit, self.below)
+        return names_in(self.commit, self.below)
 
     def add_all(self, *, replaces: bool) -> None:
         """Take everything, the small texts first: by them the Hub tells who may write."""
@@ -214,10 +166,6 @@ class _Upload:
                 if self.below + shard.name in copied:
                     self.add_bytes(shard)
             self.commit.commit(message)
-
-
-def _names_in(commit: "HubCommit", below: str) -> list[str]:
-    return [name.removeprefix(below) for name in commit.files if name.startswith(below)]
 
 
 def _replaced(upload: _Upload) -> Iterator[str]:

@@ -4,13 +4,15 @@ See also: `atomic`, files; `stores.uploads`, how the bytes get there.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 from prune_cli.checkpoint.source import Source, StoreSource
 from prune_cli.errors import OutputError
 from prune_cli.stores import StorePath
+from prune_cli.stores.requests import find_now, writing
 from prune_cli.stores.store import Fact
-from prune_cli.stores.uploads import Upload, begin_upload, find_now, writing
+from prune_cli.stores.uploads import Upload, begin_upload
 
 _ZEROS = bytes(1 << 20)
 
@@ -66,8 +68,10 @@ class PendingObject:
 
     sink: ObjectSink
 
-    def __init__(self, path: StorePath, *, shared_by: int = 1) -> None:
-        self.path, self._shared_by = path, shared_by
+    def __init__(
+        self, path: StorePath, *, shared_by: int = 1, stopped: threading.Event | None = None
+    ) -> None:
+        self.path, self._shared_by, self._stopped = path, shared_by, stopped
         self._before: Fact | None = None
         self._upload: Upload | None = None
 
@@ -79,7 +83,11 @@ class PendingObject:
     def set_size(self, nbytes: int) -> None:
         """Note how long it will be; to be called before anything is written."""
         self._upload = begin_upload(
-            self.path, self._before, nbytes=nbytes, shared_by=self._shared_by
+            self.path,
+            self._before,
+            nbytes=nbytes,
+            shared_by=self._shared_by,
+            stopped=self._stopped,
         )
         self.sink = ObjectSink(self.path, self._upload)
 
@@ -112,17 +120,20 @@ class PendingObject:
 
 
 @contextlib.contextmanager
-def pending_object(path: StorePath, *, shared_by: int = 1) -> Iterator[PendingObject]:
+def pending_object(
+    path: StorePath, *, shared_by: int = 1, stopped: threading.Event | None = None
+) -> Iterator[PendingObject]:
     """Yield a PendingObject of which nothing is left unless it was committed.
 
     Args:
         path: where it will be.
         shared_by: how many of them are written at a time.
+        stopped: set when all work is to end.
 
     Raises:
         OutputError: it cannot be written.
     """
-    file = PendingObject(path, shared_by=shared_by)
+    file = PendingObject(path, shared_by=shared_by, stopped=stopped)
     try:
         file.open()
         yield file

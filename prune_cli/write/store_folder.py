@@ -25,9 +25,9 @@ from prune_cli.checkpoint.source import open_source
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, PruneError
 from prune_cli.stores import Location, StorePath, name_within
+from prune_cli.stores.requests import S3, copy_object, find_now, put_now, read_now, remove_object
 from prune_cli.stores.s3 import abort_uploads
 from prune_cli.stores.store import Fact
-from prune_cli.stores.uploads import S3, copy_object, find_now, put_now, read_now, remove_object
 from prune_cli.write.atomic import write_file
 from prune_cli.write.filling import Crew
 from prune_cli.write.folder import (
@@ -292,7 +292,7 @@ def _write_shard(
     if copied:
         of.note(shard.name, copied)
         return
-    with pending_object(path, shared_by=at_once) as file:
+    with pending_object(path, shared_by=at_once, stopped=stopped) as file:
         file.set_size(shard.nbytes)
         write_shard(shard, file.sink, stopped)
         of.refuse_if_taken()

@@ -18,7 +18,7 @@ from prune_cli.stores.hub import find_model, is_on_hub, is_whole_model
 from prune_cli.stores.uploads import why_not_writable
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
-from prune_cli.write.hub import check_hub
+from prune_cli.write.hub_target import check_hub
 from prune_cli.write.locks import lock
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.progress import OnTensor

@@ -5,22 +5,18 @@ It counts what was written, what was refused and why, files that are wrong and r
 """
 
 import argparse
-import contextlib
 import multiprocessing
 import re
-import signal
 import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tests.architectures.graphs import SHAPE
-from tests.architectures.run import Outcome, import_once, shrink_and_check
+from tests.architectures.run import Outcome, import_once, limit_time, shrink_and_check
 from tests.architectures.zoo import Architecture
 
 TIME_LIMIT = 60
@@ -56,26 +52,11 @@ def try_graph(seed: int) -> Outcome:
     name = "tests.architectures.graphs:graph"
     graph = Architecture(name, {"seed": seed}, SHAPE, note=str(seed))
     amount = _AMOUNTS[seed % len(_AMOUNTS)]
-    with tempfile.TemporaryDirectory() as folder, _time_limit():
+    with tempfile.TemporaryDirectory() as folder, limit_time(TIME_LIMIT):
         try:
             return shrink_and_check(graph, Path(folder), amount)
         except TimeoutError:
             return Outcome(graph.title, "at fault", f"took longer than {TIME_LIMIT} s")
-
-
-@contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
-    """Raise TimeoutError after that many seconds of the processor, whoever else uses it."""
-
-    def stop(*_: Any) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _say(outcomes: list[Outcome]) -> None:

@@ -9,6 +9,7 @@ on this machine, and takes the time from the command's start and from when it is
 """
 
 import argparse
+import gc
 import json
 import pickle
 import resource
@@ -23,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from prune_cli.__main__ import _GC_THRESHOLD
 from prune_cli.api import carry_out
 from prune_cli.checkpoint import open_checkpoint
 from prune_cli.cluster.engine import Engine
@@ -90,6 +92,7 @@ def write_headers(folder: Path, count: int, tensors: int, shape: tuple[int, int]
 
 def measure_driver(source: Path, output: Path) -> dict[str, float]:
     """Return the CPU seconds of each step of a run in this process, and its peak memory."""
+    gc.set_threshold(_GC_THRESHOLD)  # as the command does
     moments = [time.process_time()]
     checkpoint = open_checkpoint(source)
     moments.append(time.process_time())

@@ -63,7 +63,7 @@ def test_a_rounding_that_works_is_proposed(tmp_path: Path) -> None:
     """43 is no width for four heads."""
     build(find("LlamaForCausalLM")).save_pretrained(tmp_path / "whole")
 
-    with pytest.raises(RequestError, match="or --round-to 4, with which config.json can say it"):
+    with pytest.raises(RequestError, match="or --round-to 2, with which config.json can say it"):
         shrink_checkpoint(
             tmp_path / "whole",
             amount=5,

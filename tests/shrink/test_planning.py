@@ -150,7 +150,6 @@ def test_what_lies_across_tokens_is_no_channel() -> None:
     [
         ("Plain", "f2.weight", "the shape of the model's output would change"),
         ("Attention", "qkv.weight", "the shrunk model fails there"),
-        ("Various", "e.weight", "the shape of the model's output would change"),
         ("Mixed", "c.weight", "it normalises over the channels"),
         ("Encoder", "i.weight", "the shrunk model fails there"),
     ],

@@ -19,7 +19,7 @@ from prune_cli.plan.units import parse_units
 from prune_cli.shrink.fewer_heads import let_lose_heads
 from prune_cli.shrink.load import load_shrunk
 from prune_cli.shrink.model import build_model
-from prune_cli.shrink.planning import plan_shrink
+from prune_cli.shrink.plan import plan_shrink
 from prune_cli.shrink.request import Request, Source
 from prune_cli.shrink.shrink import shapes_of, shrink_checkpoint
 from prune_cli.verify.verify import verify_checkpoint

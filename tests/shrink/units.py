@@ -109,7 +109,7 @@ def shrink_folder(folder: Path, output: Path, **units: Any) -> Any:
     from prune_cli.plan.selection import Rule
     from prune_cli.plan.shrink import ShrinkOptions
     from prune_cli.plan.units import CHANNELS, check_units
-    from prune_cli.shrink.planning import plan_shrink
+    from prune_cli.shrink.plan import plan_shrink
     from prune_cli.shrink.request import Request
     from prune_cli.shrink.shrink import find_source, shapes_of
     from prune_cli.write.target import Execution, find_target

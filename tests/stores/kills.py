@@ -151,6 +151,8 @@ class _Stage:
         if moment:
             self._proxy.watch = _Killer(process, moment)
         process.join()
+        while self._proxy.busy:  # what it asked for before it was killed is done after it
+            time.sleep(0.01)
         self._proxy.watch = lambda *_: None
         return process.exitcode if process.exitcode is not None else -1
 

@@ -48,6 +48,9 @@ class Proxy:
     sent: int = 0
     faults: list[Fault] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    busy: int = 0
+    """How many requests are at the store."""
+
     watch: Callable[[int, bool], None] = lambda *_: None
     """Called with the number of a request, and whether the store has done it already."""
 
@@ -143,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.target)
+        with self.proxy.lock:
+            self.proxy.busy += 1
         try:
             headers = {
                 name: value
@@ -156,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
             content = answer.read()
         finally:
             connection.close()
+            with self.proxy.lock:
+                self.proxy.busy -= 1
         with self.proxy.lock:
             self.proxy.received += len(body)
             self.proxy.sent += len(content)

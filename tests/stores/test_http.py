@@ -28,8 +28,8 @@ def web(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
     """A server of it, to a client that fsspec's own configuration makes impatient."""
     impatient = {"client_kwargs": {"timeout": ClientTimeout(total=5, sock_read=0.3)}}
     monkeypatch.setitem(conf, "http", impatient)
-    monkeypatch.setattr("prune_cli.stores.store._FIRST_WAIT", 0.002)
-    monkeypatch.setattr("prune_cli.stores.ranges._FIRST_WAIT", 0.002)
+    monkeypatch.setattr("prune_cli.stores.store.FIRST_WAIT", 0.002)
+    monkeypatch.setattr("prune_cli.stores.ranges.FIRST_WAIT", 0.002)
     with serve(content) as server:
         yield server
 

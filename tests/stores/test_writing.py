@@ -18,7 +18,8 @@ from s3fs import S3FileSystem
 
 from prune_cli import OutputError, api
 from prune_cli.stores import StorePath, locate
-from prune_cli.stores.uploads import begin_upload, find_now
+from prune_cli.stores.requests import find_now
+from prune_cli.stores.uploads import begin_upload
 from prune_cli.write.objects import pending_object
 from tests import build
 from tests.conftest import Run
@@ -303,18 +304,20 @@ def test_a_store_that_refuses_leaves_nothing(
     assert not uploads(s3)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing(
-    s3: Server, url: str, model: Path, tmp_path: Path, kind: signal.Signals
+    s3: Server, url: str, model: Path, tmp_path: Path, kind: signal.Signals, workers: int
 ) -> None:
-    """While parts are on their way: no object, and no upload."""
+    """While a part is on its way to a store that keeps silent: no object, and no upload."""
     with proxied(s3) as (server, proxy):
-        arguments = (*PRUNE, model, "-o", url, "--workers", "1")
+        arguments = (*PRUNE, model, "-o", url, "--workers", workers)
+        proxy.faults = [Fault("PUT .*/model-0.*safetensors", 9, seconds=60)]
         process = clients.start(arguments, server.environment, tmp_path / "said.txt")
 
         def interrupt_it(_: int, is_done: bool) -> None:
-            if "partNumber=1" in proxy.requests[-1] and not is_done and process.pid:
-                os.kill(process.pid, kind)
+            if any("partNumber=1" in one for one in proxy.requests) and not is_done:
+                os.kill(process.pid or 0, kind)
 
         proxy.watch = interrupt_it
         process.join()
@@ -467,14 +470,21 @@ def test_resume_redoes_only_what_is_missing(
     watched.reset()
     resumed = run(*PRUNE, model, "-o", url, "--resume")
     sent = watched.count("PUT .*00001-of.*partNumber")
+    watched.reset()
     done = run(*PRUNE, model, "-o", url, "--resume")
+    again_done = watched.count("PUT")
+    os.utime(model / "model-00003-of-00003.safetensors", (4e9, 4e9))
+    changed = run(*PRUNE, model, "-o", url, "--resume")
+    os.utime(model / "model-00003-of-00003.safetensors", (1e9, 1e9))
 
-    assert [one.code for one in (failed, again, other, resumed, done)] == [6, 6, 6, 0, 0]
+    codes = [one.code for one in (failed, again, other, resumed, done, changed)]
+    assert codes == [6, 6, 6, 0, 0, 6]
+    assert "is not empty" in changed.text
     assert "model-00001-of-00003.safetensors" in between
     assert "model.safetensors.index.json" not in between
     assert "--resume continues it, --force starts over" in again.text
     assert "leftovers of another run" in other.text
-    assert sent == 0
+    assert sent == again_done == 0
     assert state_of(s3, key(url)) == pruned
 
 
