@@ -296,6 +296,8 @@ def _problem(work: Work, model: nn.Module, trial: Trial) -> str | None:
 
 
 def _disagreements(before: Trace, after: Trace, axes: Mapping[str, Axes]) -> list[Disagreement]:
+    if after.failure is not None:  # then it is not known what its output depends on
+        return find_disagreements(without_copies(before), without_copies(after), axes, exact=True)
     before, after = (needed(without_copies(recording)) for recording in (before, after))
     return find_disagreements(before, after, axes, exact=True)
 
