@@ -202,7 +202,11 @@ class _Walk(Comparison):
 
     def _untouched(self, whole: Call, ref: Ref) -> Axes:
         """Return the axes of what reads nothing that lost channels."""
-        return self.filled(ref) if fills(whole) else whole_axes(self.before.shapes[ref.index])
+        if not fills(whole):
+            return whole_axes(self.before.shapes[ref.index])
+        is_zero = self.exact and whole.name in ("zeros", "new_zeros")
+        axes = self.filled(ref)
+        return tuple(axis.with_zero(range(axis.size)) for axis in axes) if is_zero else axes
 
     def _check_alike(self, whole: Call) -> None:
         """Refuse what would make indices differ of which only the number is known."""

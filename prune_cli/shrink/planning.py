@@ -376,7 +376,8 @@ class _Planner(Proposer):
             if any(c in blocked and i not in zero for i, c in cut.channels.items()):
                 loud.append(f"{self.subject.outside(cut.tensor)} (dim {cut.dim})")
         channels = ", ".join(map(str, sorted(blocked)[:8])) + (", ..." if len(blocked) > 8 else "")
-        return f"channels {channels} still matter: not zero there are {', '.join(loud)}"
+        which = f": not zero there are {', '.join(loud)}" if loud else ""
+        return f"channels {channels} still matter{which}"
 
 
 def _to_plan(

@@ -79,10 +79,11 @@ class Comparison:
     def block_unless_zero(self, left: Axis, right: Axis) -> None:
         """For `exact`: a sum over an axis stays the same if one side is zero wherever it was cut."""
         if self.exact:
-            loud = [i for i in left.removed if i not in left.zero and i not in right.zero]
+            gone = {**left.removed, **right.removed}  # of indices that are all alike none is named
+            loud = [i for i in gone if i not in left.zero and i not in right.zero]
             if loud:
                 reason = "it reads channels that still emit, with weights that are not zero"
-                raise DisagreementError(reason, [left.removed[i] for i in loud])
+                raise DisagreementError(reason, [gone[i] for i in loud])
 
     def alias(self, call: Call) -> None:
         """Remember that the result may be a part of what was read."""
