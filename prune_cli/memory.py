@@ -26,6 +26,7 @@ from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, PlanItem
 from prune_cli.plan.selection import Rule, as_globs
+from prune_cli.stores import Location
 from prune_cli.torch_channels import DTYPE_NAMES, as_bits, masked, zero_channels_
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
@@ -51,7 +52,7 @@ def prune_state_dict(
     target: str | None = None,
     is_global: bool = False,
     criterion: str | None = None,
-    scores: str | Path | Mapping[str, Any] | None = None,
+    scores: str | Location | Mapping[str, Any] | None = None,
     round_to: int = 1,
     at_least: int = 0,
 ) -> OrderedDict[str, Any]:
@@ -133,7 +134,7 @@ def prune_state_dict(
 
 
 def load_masked(
-    model: _Model, checkpoint: str | Path | Mapping[str, Any], *, loading: Loading | None = None
+    model: _Model, checkpoint: str | Location | Mapping[str, Any], *, loading: Loading | None = None
 ) -> _Model:
     """Load a checkpoint with masks into a module that was not pruned before.
 
@@ -174,7 +175,9 @@ def load_masked(
 # --- A state dict as a checkpoint ---------------------------------------------------------------
 
 
-def _open(checkpoint: str | Path | Mapping[str, Any], loading: Loading | None = None) -> Checkpoint:
+def _open(
+    checkpoint: str | Location | Mapping[str, Any], loading: Loading | None = None
+) -> Checkpoint:
     if isinstance(checkpoint, Mapping):
         return _StateDict.of(checkpoint)
     return open_checkpoint(checkpoint, loading)

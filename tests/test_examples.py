@@ -47,7 +47,7 @@ def test_the_list_of_examples_is_complete() -> None:
     assert {name for name in PROGRAMS if f"[{name}]({name})" not in text} == set()
 
 
-@needs("sklearn", "matplotlib", "torch_pruning")
+@needs("sklearn", "matplotlib")
 def test_digits_are_pruned_fine_tuned_and_shrunk(tmp_path: Path) -> None:
     """Pruning hurts, training on with the masks kept heals, and shrinking loses nothing of it."""
     shown = run("digits.py", str(tmp_path), "--amounts", "0.5", "--seeds", "0", "1")
@@ -173,3 +173,47 @@ def test_a_gate_lets_through_what_holds(tmp_path: Path) -> None:
     assert shown.endswith("exit code 7\n")
     assert (tmp_path / "release.report.json").exists()
     assert len((tmp_path / "gate" / "trials.jsonl").read_text().splitlines()) == 4
+
+
+@needs("distributed")
+def test_a_cluster_on_this_machine_prunes_a_folder(tmp_path: Path) -> None:
+    """Its output is that of one process, and verified; what it started has ended."""
+    shown = run("cluster.sh", str(tmp_path))
+
+    assert shown.splitlines() == ["workers and one process write the same bytes", "verified"]
+
+
+def test_the_jobs_of_an_array_prune_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop in the place of sbatch; one job fails and is run again by its number."""
+    source = tmp_path / "model"
+    prune_checkpoint(EXAMPLES / "digits.pt", source, amount=0, dim=0, max_shard_size=50_000)
+    out = tmp_path / "there" / "out"
+    out.parent.mkdir()
+
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    for job in ("3", "1"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", job)
+        run("array.sh", str(source), str(out))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setenv("PARTS", "3")
+    run("array.sh", str(source), str(out))
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    run("array.sh", str(source), str(out))
+
+    prune_checkpoint(source, tmp_path / "here" / "out", amount=0.25, dim=0)
+    files = sorted(path.name for path in out.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "here" / "out").iterdir())
+    for name in files:
+        assert (out / name).read_bytes() == (tmp_path / "here" / "out" / name).read_bytes()
+
+
+@needs("s3fs", "moto")
+def test_a_folder_in_s3_is_pruned_into_another() -> None:
+    """From its URL to another, in a store that the example starts itself; and it verifies."""
+    shown = run("s3_folder.sh")
+
+    assert "'sparsity': 0." in shown
+    assert "every byte" in shown

@@ -1,7 +1,7 @@
 """The README and docs/ are true: their commands are run in order, and print what the pages show."""
 
+import contextlib
 import doctest
-import importlib.util
 import os
 import re
 import shutil
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.stores.servers import Server, moto
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -58,6 +60,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     return {page: prepare(tmp_path_factory.mktemp(page.stem)) for page in PAGES}
 
 
+def has_store(page: Path) -> bool:
+    """Whether the commands of a page talk to S3."""
+    return page.name == "stores.md"
+
+
 def prepare(folder: Path) -> Path:
     """Put into a folder what the commands find in a clone."""
     shutil.copytree(ROOT / "examples", folder / "examples")
@@ -92,16 +99,29 @@ def assert_same(printed: str, shown: str) -> None:
     assert accuracy.sub("~", printed) == accuracy.sub("~", shown)
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The S3 of the pages that have one, with its bucket."""
+    with moto(tmp_path_factory.mktemp("store") / "log.txt") as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     "fence", FENCES, ids=lambda fence: f"{fence.page.relative_to(ROOT)}:{fence.line}"
 )
-def test_page(fence: Fence, folders: dict[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page(
+    fence: Fence,
+    folders: dict[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     """A file is written, a transcript and a Python session come out as they stand there."""
     folder = folders[fence.page]
+    if has_store(fence.page):
+        for name, value in request.getfixturevalue("store").environment.items():
+            monkeypatch.setenv(name, value)
     tools = [tool for tool in ("jq", "make") if re.search(rf"\b{tool}\b", fence.text)]
     missing = [tool for tool in tools if not shutil.which(tool)]
-    if "prune-cli shrink" in fence.text and not importlib.util.find_spec("torch_pruning"):
-        missing.append("torch-pruning")
     if missing and not fence.file:
         pytest.skip(f"{', '.join(missing)} is not installed")
     if fence.file:
@@ -151,8 +171,11 @@ def test_the_page_of_the_package_index_has_no_relative_links() -> None:
 def refresh(pages: list[Path]) -> None:
     """Rewrite the transcripts of pages to what the commands print now."""
     for page in pages:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
             folder = prepare(Path(name))
+            if has_store(page):
+                server = stack.enter_context(moto(folder / "moto.log"))
+                os.environ.update(server.environment)
             text = page.read_text()
             for fence in filter(is_run, read_fences(page)):
                 if fence.file:

@@ -7,7 +7,19 @@ from pathlib import Path
 import prune_cli
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["READ", "DECIDE", "WRITE", "TELL", "PROVE", "LOOK", "REPEAT", "REMOVE", "SHOW", "CLI"]
+VERBS = [
+    "REACH",
+    "READ",
+    "DECIDE",
+    "WRITE",
+    "TELL",
+    "PROVE",
+    "LOOK",
+    "REPEAT",
+    "REMOVE",
+    "SHOW",
+    "CLI",
+]
 
 
 def read_tour() -> list[str]:

@@ -11,9 +11,13 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prune_cli.errors import InputError
+from prune_cli.stores.ranges import Extent
+
+if TYPE_CHECKING:
+    from prune_cli.checkpoint.contents import Mapped
 
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -23,6 +27,7 @@ _LOCATOR_64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 1 << 16
+_BEHIND = 24  # bytes at most that can follow a member: they stand before the next header
 _LONGEST_ENTRY = 256  # of torch's own, whose names are short
 _UNKNOWN = 0xFFFFFFFF
 _TOPS = (0xFFFF, _UNKNOWN, _UNKNOWN)
@@ -69,7 +74,7 @@ class CompressedMemberError(Exception):
     """A member is compressed that torch does not compress."""
 
 
-def read_member(content: memoryview, member: Member) -> bytes:
+def read_member(content: "Mapped", member: Member) -> bytes:
     """Return what a member means.
 
     Raises:
@@ -88,6 +93,10 @@ def read_member(content: memoryview, member: Member) -> bytes:
     return unpacked
 
 
+def _unpack(record: struct.Struct, content: "Mapped", at: int) -> tuple[Any, ...]:
+    return record.unpack(content[at : at + record.size])
+
+
 class _Entry(NamedTuple):
     """What the directory says of a member."""
 
@@ -100,7 +109,7 @@ class _Entry(NamedTuple):
     at: int
 
 
-def read_archive(content: memoryview, path: object, *, most: int | None = None) -> Archive:
+def read_archive(content: "Mapped", path: object, *, most: int | None = None) -> Archive:
     """Return the members of the zip file that `content` is.
 
     Args:
@@ -113,6 +122,7 @@ def read_archive(content: memoryview, path: object, *, most: int | None = None) 
     """
     try:
         start, entries = _directory(content, most)
+        _look_ahead(content, entries)
         members = {entry.name: _locate(content, entry) for entry in entries}
         _refuse_overlaps(members, entries, start)
     except (_UnreadableError, struct.error) as error:
@@ -129,11 +139,20 @@ def read_archive(content: memoryview, path: object, *, most: int | None = None) 
     )
 
 
+def _look_ahead(content: "Mapped", entries: list[_Entry]) -> None:
+    """Have what is around each local header read at once, where that is a way to a store each."""
+    if isinstance(content, memoryview):
+        return
+    content.ask_ahead(
+        [Extent(e.header - _BEHIND, e.header + _LOCAL.size + len(e.name)) for e in entries]
+    )
+
+
 class _UnreadableError(Exception):
     """Why the archive cannot be read."""
 
 
-def _directory(content: memoryview, most: int | None) -> tuple[int, list[_Entry]]:
+def _directory(content: "Mapped", most: int | None) -> tuple[int, list[_Entry]]:
     """Return where the directory begins, and its entries."""
     tail = max(0, len(content) - _LONGEST_COMMENT - _END.size)
     found = bytes(content[tail:]).rfind(b"PK\x05\x06")
@@ -144,7 +163,7 @@ def _directory(content: memoryview, most: int | None) -> tuple[int, list[_Entry]
         raise _UnreadableError("it has more zip members than torch gives it")
     entries = [
         entry._replace(at=ends.start + entry.at)
-        for entry in _entries(content[ends.start : ends.start + ends.nbytes])
+        for entry in _entries(memoryview(content[ends.start : ends.start + ends.nbytes]))
     ]
     if len(entries) != ends.members:
         raise _UnreadableError(
@@ -163,9 +182,9 @@ class _Ends(NamedTuple):
     start: int
 
 
-def _ends(content: memoryview, end: int) -> _Ends:
+def _ends(content: "Mapped", end: int) -> _Ends:
     """Return where the directory is; torch writes it twice, for readers with 64 bits and without."""
-    _, disk, first, here, count, nbytes, start, _ = _END.unpack_from(content, end)
+    _, disk, first, here, count, nbytes, start, _ = _unpack(_END, content, end)
     found = _Ends(count, nbytes, start)
     at = end - _LOCATOR_64.size
     if at >= 0 and bytes(content[at : at + 4]) == b"PK\x06\x07":
@@ -180,11 +199,11 @@ def _ends(content: memoryview, end: int) -> _Ends:
     return found
 
 
-def _ends_64(content: memoryview, locator: int) -> _Ends:
-    _, disk, at, disks = _LOCATOR_64.unpack_from(content, locator)
+def _ends_64(content: "Mapped", locator: int) -> _Ends:
+    _, disk, at, disks = _unpack(_LOCATOR_64, content, locator)
     if at + _END_64.size != locator or disk or disks != 1:
         raise _UnreadableError("its zip directory is not where it says")
-    magic, size, _, _, disk, first, here, count, nbytes, start = _END_64.unpack_from(content, at)
+    magic, size, _, _, disk, first, here, count, nbytes, start = _unpack(_END_64, content, at)
     if magic != b"PK\x06\x06" or size != _END_64.size - 12:
         raise _UnreadableError("its zip directory is not where it says")
     if here != count or disk or first:
@@ -223,7 +242,7 @@ def _sizes_64(extra: bytes, *sizes: int) -> list[int]:
     return list(sizes)
 
 
-def _locate(content: memoryview, entry: _Entry) -> Member:
+def _locate(content: "Mapped", entry: _Entry) -> Member:
     """Return where the bytes of a member are, which its local header has to confirm."""
     name = str(entry.name[:80], "utf-8", "replace")
     if entry.flags & _ENCRYPTED or entry.method not in (_STORED, _DEFLATED):
@@ -232,8 +251,8 @@ def _locate(content: memoryview, entry: _Entry) -> Member:
         raise _UnreadableError(f"{name!r} has two sizes")
     if entry.header + _LOCAL.size > len(content):
         raise _UnreadableError(f"{name!r} is not where the zip directory says")
-    magic, _, _, method, _, _, _, packed, nbytes, name_length, extra = _LOCAL.unpack_from(
-        content, entry.header
+    magic, _, _, method, _, _, _, packed, nbytes, name_length, extra = _unpack(
+        _LOCAL, content, entry.header
     )
     at = entry.header + _LOCAL.size
     if magic != ZIP_MAGIC or content[at : at + name_length] != entry.name:
@@ -249,7 +268,7 @@ def _locate(content: memoryview, entry: _Entry) -> Member:
     return Member(start, stop, entry.nbytes, entry.method == _DEFLATED, checksums)
 
 
-def _checksums(content: memoryview, entry: _Entry, stop: int) -> Iterator[int]:
+def _checksums(content: "Mapped", entry: _Entry, stop: int) -> Iterator[int]:
     """Yield where the CRC-32 of a member stands beside it: in its header, or behind it."""
     if not entry.flags & _HAS_DESCRIPTOR:
         yield entry.header + _CRC_OF_LOCAL

@@ -3,14 +3,15 @@
 The formats (`safetensors_file`, `torch_file`, `folder`) make these; nothing here knows them.
 """
 
+import math
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from prune_cli.checkpoint.encodings import Encoding, find_encodings
+from prune_cli.checkpoint.liveness import Liveness
 from prune_cli.checkpoint.tensors import (
     DTYPES,
     ORIG_SUFFIX,
@@ -20,11 +21,16 @@ from prune_cli.checkpoint.tensors import (
     pair_masks,
 )
 from prune_cli.errors import InputError
+from prune_cli.stores import Location, StorePath
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from prune_cli.stores.ranges import StoreBytes
+
+    Buffer: TypeAlias = mmap.mmap | StoreBytes
+    Mapped: TypeAlias = memoryview | StoreBytes
     Bits = npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -45,7 +51,7 @@ class Shard:
     """One file of tensors. A class with a cached property, so that it is mapped at most once."""
 
     name: str
-    path: Path
+    path: Location
     nbytes: int
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -60,25 +66,27 @@ class Shard:
         return f"<Shard {self.name}: tensors={len(self.tensors)}>"
 
     @cached_property
-    def mapped(self) -> memoryview:
+    def mapped(self) -> "Mapped":
         """The whole file, mapped to be read: its pages are the kernel's to take back.
 
         Read-only: a mapping for writing is refused for a file larger than the memory of the machine.
         """
-        return memoryview(self.buffer)
+        return memoryview(self.buffer) if isinstance(self.buffer, mmap.mmap) else self.buffer
 
     @cached_property
-    def buffer(self) -> mmap.mmap:
+    def buffer(self) -> "Buffer":
         """`mapped`, with the methods of bytes."""
         return map_file(self.path, self.nbytes)
 
 
-def map_file(path: Path, nbytes: int) -> mmap.mmap:
-    """Map a file to be read.
+def map_file(path: Location, nbytes: int) -> "Buffer":
+    """Map a file to be read; an object in a store is read where it is looked at.
 
     Raises:
         InputError: it is not there any more, or is shorter.
     """
+    if isinstance(path, StorePath):
+        return path.content(nbytes)
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ)
@@ -134,7 +142,7 @@ class Checkpoint:
         unpaired: tensors called NAME_orig whose NAME_mask is no mask, by its values.
     """
 
-    path: Path
+    path: Location
     format: str
     shards: tuple[Shard, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -178,6 +186,11 @@ class Checkpoint:
         return find_encodings(self.parameter_of)
 
     @cached_property
+    def liveness(self) -> Liveness:
+        """What is known of channels in a store."""
+        return Liveness()
+
+    @cached_property
     def parameter_aliases(self) -> dict[str, str]:
         """`aliases` as modules know them: further names of a parameter -> its name.
 
@@ -216,21 +229,16 @@ class Checkpoint:
         """Return the elements of a tensor as unsigned integers of their width; nothing is read yet.
 
         Returns:
-            An array of `info.shape`, read-only, mapped from the file, in the strides that the
-            elements have there. Of a tensor with a `flip` it is a copy, with the bits inverted.
+            An array of `info.shape`, read-only, mapped from the file (read, from a store), in the
+            strides that the elements have there. Of a tensor with a `flip` it is a copy, with the bits inverted.
 
         Raises:
             InputError: an element is no whole number of bytes.
         """
-        import numpy as np
-
-        dtype = np.dtype(f"<u{element_bytes(info)}")
-        if info.elements == 0:
-            return np.empty(info.shape, dtype)
-        if len(info.pieces) > 1:
+        if len(info.pieces) > 1 or not info.elements:
             return self.rows(info, 0, info.shape[0] if info.shape else 1).reshape(info.shape)
         found = self._mapped_bits(info)
-        return found ^ dtype.type(info.flip) if info.flip else found
+        return found ^ found.dtype.type(info.flip) if info.flip else found
 
     def rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
         """Return a copy of the bits of rows `first` to `last`, put together of a tensor's pieces.
@@ -246,37 +254,72 @@ class Checkpoint:
         """
         import numpy as np
 
-        dtype = np.dtype(f"<u{element_bytes(info)}")
+        dtype = _unsigned(element_bytes(info))
         made: Bits = np.empty((last - first, *info.shape[1:]), dtype)
-        if len(info.pieces) <= 1:
-            if made.size:
-                made[...] = np.atleast_1d(self._mapped_bits(info))[first:last]
-        else:
+        if made.size and len(info.pieces) > 1:
             for piece in info.pieces:
-                _copy_rows(made, first, piece, self._piece_bits(info, piece))
+                self._copy_rows(made, first, info, piece)
+        elif made.size:
+            made[...] = self._mapped_rows(info, first, last)
         return np.bitwise_xor(made, dtype.type(info.flip), out=made) if info.flip else made
 
     def _mapped_bits(self, info: TensorInfo) -> "Bits":
         """Return the bits of a tensor that lies in one piece, as they are in the file."""
-        if info.pieces:
-            return self._piece_bits(info, info.pieces[0])
-        return _view(
-            self.shards[info.shard].buffer, info, info.offset or 0, info.shape, info.strides
-        )
+        lies = self._where(info)
+        return _view(lies.buffer, info, lies.offset, info.shape, lies.strides)
 
-    def _piece_bits(self, info: TensorInfo, piece: Piece) -> "Bits":
+    def _mapped_rows(self, info: TensorInfo, first: int, last: int) -> "Bits":
+        """Return rows of such a tensor, and look at no other; without dims it is one row."""
+        if not info.shape:
+            return self._mapped_bits(info)
+        lies = self._where(info)
+        return _rows(lies, info, info.shape, first, last)
+
+    def _where(self, info: TensorInfo) -> "_Lies":
+        if info.pieces:
+            return self._where_piece(info, info.pieces[0])
+        return _Lies(self.shards[info.shard].buffer, info.offset or 0, info.strides)
+
+    def _where_piece(self, info: TensorInfo, piece: Piece) -> "_Lies":
         part = self.shards[info.shard].parts[piece.part]
-        mapped = self._map_part(part.path, part.nbytes)
-        return _view(mapped, info, piece.offset, piece.shape, piece.strides)
+        return _Lies(self._map_part(part.path, part.nbytes), piece.offset, piece.strides)
+
+    def _copy_rows(self, made: "Bits", first: int, info: TensorInfo, piece: Piece) -> None:
+        """Copy to `made`, which begins at row `first` of the tensor, what `piece` has of it."""
+        start = piece.start[0]
+        low, high = max(first, start), min(first + len(made), start + piece.shape[0])
+        if low >= high:
+            return
+        inner = (
+            slice(begin, begin + size)
+            for begin, size in zip(piece.start[1:], piece.shape[1:], strict=True)
+        )
+        lies = self._where_piece(info, piece)
+        bits = _rows(lies, info, piece.shape, low - start, high - start)
+        made[(slice(low - first, high - first), *inner)] = bits
 
     @cached_property
-    def _map_part(self) -> Callable[[Path, int], mmap.mmap]:
+    def _map_part(self) -> "Callable[[Location, int], Buffer]":
         """map_file, for the last files: a cluster writes more of them than can be open at once."""
         return lru_cache(MOST_OPEN)(map_file)
 
 
+class _Lies(NamedTuple):
+    """Where elements lie: the first in `buffer` at byte `offset`, the others by `strides`."""
+
+    buffer: "Buffer"
+    offset: int
+    strides: tuple[int, ...] | None
+
+
+def _rows(lies: _Lies, info: TensorInfo, shape: tuple[int, ...], first: int, last: int) -> "Bits":
+    stride = math.prod(shape[1:]) if lies.strides is None else lies.strides[0]
+    offset = lies.offset + first * stride * element_bytes(info)
+    return _view(lies.buffer, info, offset, (last - first, *shape[1:]), lies.strides)
+
+
 def _view(
-    mapped: mmap.mmap,
+    buffer: "Buffer",
     info: TensorInfo,
     offset: int,
     shape: tuple[int, ...],
@@ -284,21 +327,26 @@ def _view(
 ) -> "Bits":
     import numpy as np
 
-    itemsize = element_bytes(info)
-    steps = None if strides is None else [itemsize * stride for stride in strides]
-    return np.ndarray(shape, np.dtype(f"<u{itemsize}"), mapped, offset, steps)
+    dtype = _unsigned(element_bytes(info))
+    steps = None if strides is None else [dtype.itemsize * stride for stride in strides]
+    if isinstance(buffer, mmap.mmap):
+        return np.ndarray(shape, dtype, buffer, offset, steps)
+    span = dtype.itemsize * _span(shape, strides) if math.prod(shape) else 0
+    return np.ndarray(shape, dtype, buffer.read(offset, offset + span), 0, steps)
 
 
-def _copy_rows(made: "Bits", first: int, piece: Piece, bits: "Bits") -> None:
-    """Copy to `made`, which begins at row `first` of the tensor, what `piece` has of it."""
-    start = piece.start[0]
-    low, high = max(first, start), min(first + len(made), start + piece.shape[0])
-    if low < high:
-        inner = (
-            slice(begin, begin + size)
-            for begin, size in zip(piece.start[1:], piece.shape[1:], strict=True)
-        )
-        made[(slice(low - first, high - first), *inner)] = bits[low - start : high - start]
+@cache
+def _unsigned(itemsize: int) -> "np.dtype[np.unsignedinteger[Any]]":
+    import numpy as np
+
+    return np.dtype(f"<u{itemsize}")
+
+
+def _span(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> int:
+    """Return how many elements lie from the first to the last, both included."""
+    if strides is None:
+        return math.prod(shape)
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 def element_bytes(info: TensorInfo) -> int:

@@ -7,11 +7,11 @@ Format: torch/distributed/checkpoint/metadata.py and filesystem.py.
 """
 
 import math
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prune_cli.checkpoint.archive import CompressedMemberError, read_archive
 from prune_cli.checkpoint.contents import MOST_OPEN, Checkpoint, Shard, map_file
@@ -26,8 +26,8 @@ from prune_cli.checkpoint.strided import boxes_meet
 from prune_cli.checkpoint.surroundings import list_files
 from prune_cli.checkpoint.tensors import Piece, Summed, TensorInfo
 from prune_cli.checkpoint.torch_file import (
+    ZipStorages,
     allowed_steps,
-    find_storage,
     read_member_program,
     unique_weights,
 )
@@ -40,6 +40,10 @@ from prune_cli.checkpoint.torch_names import (
 )
 from prune_cli.checkpoint.unwritable import problems_of, refuse_unwritable
 from prune_cli.errors import InputError
+from prune_cli.stores import Location
+
+if TYPE_CHECKING:
+    from prune_cli.checkpoint.contents import Mapped
 
 _MOST_MEMBERS, _LONGEST_PICKLE = 16, 16384
 """What a file of torch.save with one tensor has at the most; there can be many of them."""
@@ -79,7 +83,7 @@ class _Metadata:
     paths: Mapping[str, tuple[str, ...]]
 
 
-def read_distributed(folder: Path, loading: Loading) -> Checkpoint:
+def read_distributed(folder: Location, loading: Loading) -> Checkpoint:
     """Return the Checkpoint that `folder` holds, as one shard in pieces.
 
     Raises:
@@ -205,7 +209,9 @@ def _is_path(value: object) -> bool:
 # --- The checkpoint ---------------------------------------------------------------------------
 
 
-def _to_checkpoint(folder: Path, file: Shard, metadata: _Metadata, loading: Loading) -> Checkpoint:
+def _to_checkpoint(
+    folder: Location, file: Shard, metadata: _Metadata, loading: Loading
+) -> Checkpoint:
     content = Content(_nested(metadata), steps=allowed_steps(file.nbytes))
     found = content.find(folder, loading.state_dict_keys)
     weights = {
@@ -233,7 +239,7 @@ def _to_checkpoint(folder: Path, file: Shard, metadata: _Metadata, loading: Load
     )
 
 
-def _others(folder: Path, shard: Shard) -> Iterator[str]:
+def _others(folder: Location, shard: Shard) -> Iterator[str]:
     """Yield the files of the folder that no tensor lies in."""
     known = {METADATA, *(part.name for part in shard.parts)}
     yield from (name for name in list_files(folder) if name not in known)
@@ -256,7 +262,7 @@ def _nested(metadata: _Metadata) -> dict[str, Any]:
 class _Parts:
     """The files of the folder that pieces lie in, each opened once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Location) -> None:
         self._folder = folder
         self._files: list[Shard] = []
         self._numbers: dict[str, int] = {}
@@ -279,13 +285,15 @@ class _Parts:
         """Return all of them."""
         return tuple(self._files)
 
-    def bytes_of(self, record: _Record) -> memoryview:
+    def bytes_of(self, record: _Record) -> "Mapped":
         """Return the bytes of a record, mapped."""
         file = self._files[self.number(record.file)]
         if record.offset + record.nbytes > file.nbytes:
             raise CorruptPickleError(f"{record.file} ends before its last chunk")
-        content = memoryview(self._map(file.path, file.nbytes))
-        return content[record.offset : record.offset + record.nbytes]
+        content, stop = self._map(file.path, file.nbytes), record.offset + record.nbytes
+        if isinstance(content, mmap.mmap):
+            return memoryview(content)[record.offset : stop]
+        return content.part(record.offset, stop)
 
 
 def _info(parts: _Parts, metadata: _Metadata, name: str, flat: str, tensor: Tensor) -> TensorInfo:
@@ -339,7 +347,7 @@ def _saved_tensor(parts: _Parts, record: _Record, flat: str) -> tuple[Tensor, Su
     if pickled is None or pickled.nbytes > _LONGEST_PICKLE:
         raise CorruptPickleError(f"a chunk of {flat[:80]!r} is no file of torch.save")
     program = read_member_program(content, pickled)
-    saved = run_pickle(program, TABLE, partial(find_storage, archive)).value
+    saved = run_pickle(program, TABLE, ZipStorages(archive).find).value
     if not isinstance(saved, Tensor) or saved.problem:
         raise CorruptPickleError(f"a chunk of {flat[:80]!r} holds no plain tensor")
     place = saved.storage.start if saved.storage else -1

@@ -8,7 +8,6 @@ import re
 import stat
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from prune_cli.checkpoint.archive import ZIP_MAGIC
 from prune_cli.checkpoint.contents import Checkpoint, Shard
@@ -17,6 +16,7 @@ from prune_cli.checkpoint.safetensors_file import find_saved_aliases, read_safet
 from prune_cli.checkpoint.spool import spool_stream
 from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX
 from prune_cli.errors import InputError
+from prune_cli.stores import Location, StorePath
 
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|[}\]]q|\([dl]p?\d*\n|c(collections|copy_reg|__builtin__)\n")
 """How a pickle begins, and nothing else that people have: a protocol, or an empty container."""
@@ -32,7 +32,7 @@ _FOREIGN = {
 
 
 def open_file(
-    path: Path, loading: Loading, *, shard: int = 0, name: str | None = None
+    path: Location, loading: Loading, *, shard: int = 0, name: str | None = None
 ) -> Checkpoint:
     """Return the Checkpoint of one shard that the file at `path` is.
 
@@ -66,7 +66,7 @@ def is_torch(start: bytes) -> bool:
     return start.startswith(ZIP_MAGIC) or bool(_PICKLE.match(start))
 
 
-def is_index(path: Path) -> bool:
+def is_index(path: Location) -> bool:
     """Return whether `path` is a JSON file with a `weight_map`, by its content.
 
     The length that a safetensors file begins with can look like "{", but has zero bytes, which
@@ -83,14 +83,14 @@ def is_index(path: Path) -> bool:
             return False
 
 
-def _open_safetensors(path: Path, file: Shard, shard: int) -> Checkpoint:
+def _open_safetensors(path: Location, file: Shard, shard: int) -> Checkpoint:
     read = read_safetensors(file, shard=shard)
     names = {info.name for info in read.tensors}
     aliases = find_saved_aliases(read.metadata, names)
     tensors = {info.name: info for info in read.tensors}
     for alias, name in list(aliases.items()):
         if _other_half(alias) in names:
-            tensors[alias] = replace(tensors[aliases.pop(alias)], name=alias)
+            tensors[alias] = tensors[aliases.pop(alias)]._replace(name=alias)
     return Checkpoint(
         path, "safetensors", (replace(read, tensors=tuple(tensors.values())),), aliases
     )
@@ -118,8 +118,10 @@ def _what(start: bytes) -> str:
     )
 
 
-def _on_disk(path: Path, name: str) -> Shard:
+def _on_disk(path: Location, name: str) -> Shard:
     """Return the file at `path` as a Shard without tensors yet; a pipe is copied to disk."""
+    if isinstance(path, StorePath):
+        return Shard(name, path, path.stat().st_size, ())
     if str(path) == "-":
         if sys.stdin is None:
             raise InputError("stdin is closed, so no checkpoint can come from it")

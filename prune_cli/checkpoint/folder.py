@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Part, Shard
 from prune_cli.checkpoint.files import open_file
-from prune_cli.checkpoint.layouts import Layout, find_indexed, find_layout, is_inside
+from prune_cli.checkpoint.heads import fetch_heads
+from prune_cli.checkpoint.layouts import Layout, find_indexed, find_layout, is_fellow, is_inside
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.safetensors_file import find_saved_aliases
 from prune_cli.checkpoint.surroundings import (
@@ -26,12 +26,15 @@ from prune_cli.checkpoint.surroundings import (
 )
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.errors import InputError
+from prune_cli.stores import Location
+
+_HEADS_AT_ONCE = 64  # headers of shards in a store: each is 100 kB or more
 
 METADATA = ".metadata"
 """The file by which a folder of torch.distributed.checkpoint is known."""
 
 
-def read_folder(folder: Path, loading: Loading, *, index: str | None = None) -> Checkpoint:
+def read_folder(folder: Location, loading: Loading, *, index: str | None = None) -> Checkpoint:
     """Return the Checkpoint that `folder` holds, by the index file of that name if one is given.
 
     A folder with one file of torch.save, and no other weights, stands for that file.
@@ -57,7 +60,7 @@ def read_folder(folder: Path, loading: Loading, *, index: str | None = None) -> 
     return replace(checkpoint, others=beside.others, notes=checkpoint.notes + notes)
 
 
-def _find(folder: Path, names: Sequence[str]) -> Layout:
+def _find(folder: Location, names: Sequence[str]) -> Layout:
     """The checkpoint in `folder`; what prune-cli wrote is passed over if there is another."""
     ours = {*find_outputs(folder, names)}
     for choices in ([name for name in names if name not in ours], names):
@@ -70,18 +73,22 @@ def _find(folder: Path, names: Sequence[str]) -> Layout:
     raise InputError(describe(folder, names))
 
 
-def _read_files(folder: Path, layout: Layout, loading: Loading) -> Checkpoint:
+def _read_files(folder: Location, layout: Layout, loading: Loading) -> Checkpoint:
     _refuse_missing(folder, layout)
-    opened = [
-        open_file(folder / name, loading, shard=number, name=name)
-        for number, name in enumerate(layout.files)
-    ]
+    opened: list[Checkpoint] = []
+    for first in range(0, len(layout.files), _HEADS_AT_ONCE):
+        group = layout.files[first : first + _HEADS_AT_ONCE]
+        fetch_heads([folder / name for name in group])
+        opened += [
+            open_file(folder / name, loading, shard=number, name=name)
+            for number, name in enumerate(group, first)
+        ]
     checkpoint = _join(folder, layout, opened)
     _check_weight_map(checkpoint, layout)
     return checkpoint
 
 
-def _refuse_missing(folder: Path, layout: Layout) -> None:
+def _refuse_missing(folder: Location, layout: Layout) -> None:
     missing = [name for name in layout.files if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -98,23 +105,26 @@ class _Beside:
     """The other files of a folder: those to copy, and those that are left out, and why."""
 
     others: tuple[str, ...]
+    fellows: tuple[str, ...]
     forms: tuple[str, ...]
     outputs: tuple[str, ...]
     links: tuple[str, ...]
 
 
-def _look_around(folder: Path, layout: Layout, loading: Loading) -> _Beside:
+def _look_around(folder: Location, layout: Layout, loading: Loading) -> _Beside:
     used = {*layout.files, layout.index}
     rest = [name for name in list_files(folder) if name not in used]
     links = tuple(name for name in rest if not (folder / name).is_file())
     rest = [name for name in rest if name not in links]
     if loading.copy_all:
-        return _Beside(tuple(rest), (), (), links)
-    rest = [name for name in rest if name not in layout.stale]
+        return _Beside(tuple(rest), (), (), (), links)
+    fellows = tuple(name for name in rest if is_fellow(name, layout.files))
+    rest = [name for name in rest if name not in (*layout.stale, *fellows)]
     forms = {*layout.passed_over, *other_forms(rest)}
     outputs = {*find_outputs(folder, rest)} - forms
     return _Beside(
         tuple(name for name in rest if name not in forms | outputs),
+        fellows,
         tuple(name for name in rest if name in forms),
         tuple(name for name in rest if name in outputs),
         links,
@@ -124,6 +134,8 @@ def _look_around(folder: Path, layout: Layout, loading: Loading) -> _Beside:
 def _notes(layout: Layout, beside: _Beside) -> Iterator[str]:
     if layout.stale:
         yield f"{', '.join(layout.stale)} names files that are not there, so it is left out"
+    if beside.fellows:
+        yield f"shards that {layout.index} does not name are left out: {', '.join(beside.fellows)}"
     if beside.forms:
         yield (
             f"{layout.name} is used, and left out are {', '.join(beside.forms)}: the same weights "
@@ -143,7 +155,7 @@ def _copied(unpruned: Sequence[str]) -> Iterator[str]:
 # --- several in one folder -------------------------------------------------------------------
 
 
-def _read_subfolders(folder: Path, loading: Loading) -> Checkpoint:
+def _read_subfolders(folder: Location, loading: Loading) -> Checkpoint:
     """One Checkpoint of those in subfolders, whose names stand in front of those of tensors."""
     chosen = _choose(folder, loading.subfolders)
     each = replace(loading, subfolders=())
@@ -160,7 +172,7 @@ def _read_subfolders(folder: Path, loading: Loading) -> Checkpoint:
     return replace(joined, others=others, notes=(*notes, *_copied(list_unpruned(others))))
 
 
-def _choose(folder: Path, patterns: Sequence[str]) -> list[str]:
+def _choose(folder: Location, patterns: Sequence[str]) -> list[str]:
     """Return the subfolders that match; "." is the folder itself."""
     names = sorted(entry.name for entry in folder.iterdir())
     own = [] if find_layout(folder, names) is None else ["."]
@@ -176,7 +188,7 @@ def _choose(folder: Path, patterns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _read_part(folder: Path, loading: Loading) -> Checkpoint:
+def _read_part(folder: Location, loading: Loading) -> Checkpoint:
     """A checkpoint without the note on what is copied, which is for the whole folder to say."""
     names = sorted(entry.name for entry in folder.iterdir())
     layout = _find(folder, names)
@@ -192,7 +204,7 @@ def _below(folder: str, file: str) -> str:
     return file if folder == "." else f"{folder}/{file}"
 
 
-def _join_parts(folder: Path, opened: Mapping[str, Checkpoint]) -> Checkpoint:
+def _join_parts(folder: Location, opened: Mapping[str, Checkpoint]) -> Checkpoint:
     parts = [Part("" if name == "." else f"{name}/", part.index) for name, part in opened.items()]
     shards: list[Shard] = []
     found = list(zip(parts, opened.values(), strict=True))
@@ -240,18 +252,18 @@ def _join_parts(folder: Path, opened: Mapping[str, Checkpoint]) -> Checkpoint:
 
 
 def _moved(info: TensorInfo, part: Part, shard: int) -> TensorInfo:
-    return replace(info, name=part.prefix + info.name, shard=shard)
+    return info._replace(name=part.prefix + info.name, shard=shard)
 
 
 # --- one checkpoint of several files ---------------------------------------------------------
 
 
-def _join(folder: Path, layout: Layout, opened: list[Checkpoint]) -> Checkpoint:
+def _join(folder: Location, layout: Layout, opened: list[Checkpoint]) -> Checkpoint:
     shards = tuple(
         replace(
             part.shards[0],
             tensors=tuple(
-                info if info.shard == number else replace(info, shard=number)
+                info if info.shard == number else info._replace(shard=number)
                 for info in part.shards[0].tensors
             ),
         )

@@ -13,10 +13,11 @@ See also: `folder`, which reads them; `surroundings`, what else there is.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from prune_cli.errors import InputError
 from prune_cli.jsontext import parse
+from prune_cli.stores import Location
 
 _WEIGHTS = (
     re.compile(r".+\.safetensors"),
@@ -56,7 +57,7 @@ class Layout:
         return self.index or self.files[0]
 
 
-def find_layout(folder: Path, names: Sequence[str]) -> Layout | None:
+def find_layout(folder: Location, names: Sequence[str]) -> Layout | None:
     """Return the one checkpoint among the files `names` of `folder`; None if there is none.
 
     Raises:
@@ -75,7 +76,7 @@ def find_layout(folder: Path, names: Sequence[str]) -> Layout | None:
     return None
 
 
-def find_indexed(folder: Path, names: Sequence[str], index: str) -> Layout:
+def find_indexed(folder: Location, names: Sequence[str], index: str) -> Layout:
     """Return the checkpoint of the index file `index`, and pass over other variants of it.
 
     Raises:
@@ -92,7 +93,7 @@ def find_indexed(folder: Path, names: Sequence[str], index: str) -> Layout:
     return _over(layout, others)
 
 
-def read_index(folder: Path, name: str) -> Layout:
+def read_index(folder: Location, name: str) -> Layout:
     """Return what the index file `name` of `folder` names.
 
     Raises:
@@ -119,6 +120,20 @@ def read_index(folder: Path, name: str) -> Layout:
             f"{path} names files that are no plain paths inside its folder: {', '.join(outside)}"
         )
     return Layout(files, name, weight_map, metadata)
+
+
+def is_fellow(name: str, files: Iterable[str]) -> bool:
+    """Return whether `name` is a shard of the same set as one of `files`, by their names.
+
+    Example:
+        >>> is_fellow("model-00001-of-00003.safetensors", ["model-00002-of-00003.safetensors"])
+        True
+    """
+    return bool(_SHARD.fullmatch(name)) and _set_of(name) in map(_set_of, files)
+
+
+def _set_of(shard: str) -> str:
+    return re.sub(r"-\d{5}(?=-of-)", "", shard)
 
 
 def is_inside(file: str) -> bool:
@@ -152,7 +167,7 @@ def _variant_in(stem: str) -> str | None:
 # --- every checkpoint of one kind ------------------------------------------------------------
 
 
-def _layouts(folder: Path, names: Sequence[str], kind: re.Pattern[str]) -> Iterator[Layout]:
+def _layouts(folder: Location, names: Sequence[str], kind: re.Pattern[str]) -> Iterator[Layout]:
     """Yield those with an index, shards without one, and single files."""
     files = [name for name in names if kind.fullmatch(name)]
     indexes = [
@@ -176,11 +191,11 @@ def _layouts(folder: Path, names: Sequence[str], kind: re.Pattern[str]) -> Itera
         yield Layout(tuple(group), stale=stale)
 
 
-def _groups(folder: Path, shards: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _groups(folder: Location, shards: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Shards without an index, those of one checkpoint together."""
     groups: dict[str, list[str]] = {}
     for name in shards:
-        groups.setdefault(re.sub(r"-\d{5}(?=-of-)", "", name), []).append(name)
+        groups.setdefault(_set_of(name), []).append(name)
     for group in groups.values():
         match = _SHARD.fullmatch(group[0])
         count = int(match["count"]) if match else 0

@@ -1,6 +1,7 @@
 """Names of tensors and modules: the order in which people count, and text that is safe to show."""
 
 import re
+from functools import lru_cache
 
 _WRAPPERS = frozenset(
     ["model", "module", "net", "network", "backbone", "transformer", "bert", "roberta", "vit"]
@@ -48,7 +49,12 @@ def natural_key(name: str) -> tuple[str, str]:
         >>> sorted(["layers.10", "layers.2", "layers2.0"], key=natural_key)
         ['layers.2', 'layers.10', 'layers2.0']
     """
-    return _NUMBER.sub(_with_length, name).replace(".", "\0"), name
+    return "\0".join(map(_comparable, name.split("."))), name
+
+
+@lru_cache(1 << 13)  # the parts of a hundred thousand names are a thousand
+def _comparable(part: str) -> str:
+    return _NUMBER.sub(_with_length, part)
 
 
 def _with_length(number: re.Match[str]) -> str:

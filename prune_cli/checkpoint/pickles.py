@@ -12,12 +12,11 @@ See also: `pickled` for what comes of it, `torch_names` for the table, `torch_fi
 """
 
 import codecs
-import mmap
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prune_cli.checkpoint.pickled import (
     Buildable,
@@ -33,6 +32,9 @@ from prune_cli.checkpoint.pickled import (
     printable,
 )
 
+if TYPE_CHECKING:
+    from prune_cli.checkpoint.contents import Buffer
+
 LONG_TEXT = 4096
 """Bytes from which on a string is left in the file."""
 
@@ -46,7 +48,7 @@ _MOST_DIGITS = 4300
 class Program:
     """Where a pickle is: `start` to `stop` of `buffer`, whose first byte is at `base` of the file."""
 
-    buffer: bytes | mmap.mmap
+    buffer: "bytes | Buffer"
     start: int
     stop: int
     base: int = 0

@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 
 from prune_cli.checkpoint.layouts import find_layout
 from prune_cli.errors import InputError
+from prune_cli.stores import Location, name_within
 
 STAGING = ".prune-cli-partial"
 """The folder in an output folder that holds what a run has not finished yet."""
@@ -57,16 +59,26 @@ def _is_other_form(file: str) -> bool:
     return any(fnmatchcase(file, pattern) for pattern in _OTHER_FORMS)
 
 
-def list_files(folder: Path) -> list[str]:
-    """Return every file and link below `folder`, but for what an unfinished run left."""
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if STAGING not in path.relative_to(folder).parts and (path.is_symlink() or path.is_file())
-    )
+def list_files(folder: Location) -> list[str]:
+    """Return every file and link below `folder`, but for what an unfinished run left.
+
+    Raises:
+        OSError: a folder in it cannot be read, so not all are known.
+    """
+    paths = _walk(folder) if isinstance(folder, Path) else folder.rglob("*")
+    names = (name_within(path, folder) for path in paths if path.is_symlink() or path.is_file())
+    return sorted(name for name in names if STAGING not in name.split("/"))
 
 
-def find_outputs(folder: Path, names: Sequence[str]) -> list[str]:
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all that is below `folder`: rglob passes over folders that it may not read."""
+    for path in folder.iterdir():
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
+
+
+def find_outputs(folder: Location, names: Sequence[str]) -> list[str]:
     """Return those of `names` that reports of prune-cli in `folder` name as their output."""
     found: set[str] = set()
     for name in names:
@@ -75,7 +87,7 @@ def find_outputs(folder: Path, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in found]
 
 
-def _output_of(report: Path) -> str:
+def _output_of(report: Location) -> str:
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
         if content["tool"]["name"] == "prune-cli":
@@ -99,7 +111,7 @@ def is_torch_file(name: str) -> bool:
     return bool(_TORCH.fullmatch(name))
 
 
-def find_torch_file(folder: Path, names: Sequence[str]) -> str | None:
+def find_torch_file(folder: Location, names: Sequence[str]) -> str | None:
     """Return the one file of torch.save among `names`, by its name; None if there is none.
 
     Raises:
@@ -118,20 +130,24 @@ def find_torch_file(folder: Path, names: Sequence[str]) -> str | None:
 # --- a folder without a checkpoint -----------------------------------------------------------
 
 
-def subfolders_with_checkpoints(folder: Path) -> list[str]:
+def subfolders_with_checkpoints(folder: Location) -> list[str]:
     """Return the folders directly in `folder` that hold a checkpoint, or several.
 
     Outputs of prune-cli, which hold its report, are not among them while they keep their name.
     """
     return [
         entry.name
-        for entry in sorted(folder.iterdir())
+        for entry in _entries(folder)
         if entry.is_dir() and entry.name not in (STAGING, *_OTHER_FOLDERS)
         if _output_of(entry / FOLDER_REPORT) != entry.name and _has_one(entry)
     ]
 
 
-def _has_one(folder: Path) -> bool:
+def _entries(folder: Location) -> list[Location]:
+    return sorted(folder.iterdir(), key=attrgetter("name"))
+
+
+def _has_one(folder: Location) -> bool:
     names = sorted(entry.name for entry in folder.iterdir())
     try:
         return (find_layout(folder, names) or find_torch_file(folder, names)) is not None
@@ -139,12 +155,12 @@ def _has_one(folder: Path) -> bool:
         return True
 
 
-def describe(folder: Path, names: Sequence[str]) -> str:
+def describe(folder: Location, names: Sequence[str]) -> str:
     """Return what `folder` is, if it holds no checkpoint itself, and what to name instead."""
     return next(_descriptions(folder, names))
 
 
-def _descriptions(folder: Path, names: Sequence[str]) -> Iterator[str]:
+def _descriptions(folder: Location, names: Sequence[str]) -> Iterator[str]:
     inner = subfolders_with_checkpoints(folder)
     if "model_index.json" in names and inner:
         yield (
@@ -172,7 +188,7 @@ def _descriptions(folder: Path, names: Sequence[str]) -> Iterator[str]:
     )
 
 
-def _describe_cache(folder: Path) -> str:
+def _describe_cache(folder: Location) -> str:
     snapshots = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
     if not snapshots:
         return f"{folder} is a cache of the Hugging Face Hub without a snapshot; download it again"

@@ -6,7 +6,6 @@ See also: `contents`, whole checkpoints.
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from prune_cli.errors import DimError
@@ -16,6 +15,9 @@ HEADER_LENGTH_BYTES = 8
 
 MAX_HEADER_BYTES = 100_000_000
 """The longest header that safetensors reads (`MAX_HEADER_SIZE` in its tensor.rs)."""
+
+MAX_DIMS = 64
+"""As many as NumPy takes. The product of a shape without a limit can take forever."""
 
 MASK_SUFFIX, ORIG_SUFFIX = "_mask", "_orig"
 """What torch.nn.utils.prune appends to a parameter's name while it is pruned."""
@@ -91,14 +93,16 @@ class Piece(NamedTuple):
     summed: Summed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """What a header says of one tensor.
 
     `shard` is the index of its file in `Checkpoint.shards`, `offset` that of its first byte in
     the file (None: it is made up of `pieces`). `strides`, in elements, are None where the
     elements lie in order without gaps, as they always do in safetensors. `flip` are the bits of
     each element that are inverted when it is read: the sign of a view that torch left negated.
+
+    A tuple, as there can be a hundred thousand of them: a frozen dataclass takes three times as
+    long to make.
     """
 
     name: str
@@ -126,8 +130,7 @@ class TensorInfo:
         return self.offset is not None and self.strides is None and not self.flip
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A parameter as its module knows it: a tensor, and its mask where torch pruned it.
 
     `name` is the full dotted name without `_orig`: "layer1.0.conv1.weight".

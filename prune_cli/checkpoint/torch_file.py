@@ -14,10 +14,9 @@ import gc
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prune_cli.checkpoint.archive import (
     ZIP_MAGIC,
@@ -38,7 +37,7 @@ from prune_cli.checkpoint.pickled import (
     printable,
 )
 from prune_cli.checkpoint.pickles import Machine, Program, run_pickle
-from prune_cli.checkpoint.placing import place_of, place_tensor, place_weight
+from prune_cli.checkpoint.placing import place_of, place_of_view, place_weight
 from prune_cli.checkpoint.spool import Spool
 from prune_cli.checkpoint.state_dict import Content, Found, ScriptClass
 from prune_cli.checkpoint.strided import Place, find_overlaps, find_parameter_aliases
@@ -49,9 +48,14 @@ from prune_cli.checkpoint.torch_names import (
     Storage,
     StorageType,
     Tensor,
+    TorchDtype,
 )
-from prune_cli.checkpoint.unwritable import problems_of, refuse_blow_up, refuse_unwritable
+from prune_cli.checkpoint.unwritable import problems_of, refuse_unwritable
 from prune_cli.errors import InputError
+from prune_cli.stores import Location
+
+if TYPE_CHECKING:
+    from prune_cli.checkpoint.contents import Mapped
 
 _SMALL_PICKLE = 64 << 20
 _STEPS_PER_BYTE, _STEPS = 4, 1_000_000
@@ -59,7 +63,7 @@ _CODE_LIMIT = 32 << 20
 _VERSIONS = range(1, 11)  # as caffe2/serialize/versions.h has them
 
 
-def open_torch(path: Path, file: Shard, loading: Loading) -> Checkpoint:
+def open_torch(path: Location, file: Shard, loading: Loading) -> Checkpoint:
     """Return the Checkpoint of one shard that `file`, which the user calls `path`, is.
 
     Raises:
@@ -101,7 +105,7 @@ class _Unpickled(NamedTuple):
     format: str
 
 
-def _unpickle(file: Shard, path: Path) -> _Unpickled:
+def _unpickle(file: Shard, path: Location) -> _Unpickled:
     start = bytes(file.mapped[:32])
     if start.startswith(ZIP_MAGIC):
         return _unpickle_archive(file, path)
@@ -138,7 +142,7 @@ def _table(program: Program) -> Mapping[tuple[str, str], object]:
     return {**TABLE, ("torch.storage", "_load_from_bytes"): Maker("storage", load, copies=True)}
 
 
-def _unpickle_archive(file: Shard, path: Path) -> _Unpickled:
+def _unpickle_archive(file: Shard, path: Location) -> _Unpickled:
     archive = read_archive(file.mapped, path)
     pickled = archive.stored("data.pkl")
     if pickled is None:
@@ -146,7 +150,7 @@ def _unpickle_archive(file: Shard, path: Path) -> _Unpickled:
     _check_byte_order(file, archive, path)
     _check_version(file, archive)
     program = _program(file, pickled)
-    value = run_pickle(program, _table(program), partial(find_storage, archive)).value
+    value = run_pickle(program, _table(program), ZipStorages(archive).find).value
     unpickled = _of(file, value, "torch", pickled.nbytes)
     if "constants.pkl" not in archive.members:
         return unpickled
@@ -154,7 +158,7 @@ def _unpickle_archive(file: Shard, path: Path) -> _Unpickled:
     return _Unpickled(replace(unpickled.content, scripts=scripts), "torchscript")
 
 
-def _check_byte_order(file: Shard, archive: Archive, path: Path) -> None:
+def _check_byte_order(file: Shard, archive: Archive, path: Location) -> None:
     order = _small_text(file, archive.stored("byteorder"))
     if order == "big":
         raise InputError(f"{path} was written on a big-endian machine; save it again on this one")
@@ -186,23 +190,41 @@ def _program(file: Shard, member: Member) -> Program:
     return Program(file.buffer, member.start, member.stop)
 
 
-def read_member_program(content: memoryview, member: Member) -> Program:
+def read_member_program(content: "Mapped", member: Member) -> Program:
     """Return the pickle that a member is, copied."""
     return Program(read_member(content, member), 0, member.nbytes, member.start)
 
 
-def find_storage(archive: Archive, saved: object) -> Storage:
-    """Return the storage that a persistent id of a zip file means."""
-    match saved:
-        case ("storage", StorageType(dtype), str(key), _, int(elements)):
-            member = archive.stored(f"data/{key}")
-        case _:
-            raise CorruptPickleError("it refers to an unknown kind of object")
-    if member is None:
-        raise CorruptPickleError(f"it has no storage {key[:40]!r}")
-    if elements * (dtype.itemsize if dtype else 1) != member.nbytes:
-        raise CorruptPickleError(f"its storage {key[:40]!r} has another size than its tensors say")
-    return Storage(dtype, member.start, member.nbytes)
+@dataclass
+class ZipStorages:
+    """The storages of a zip file, each found once: torch takes it as it was first named."""
+
+    archive: Archive
+    by_key: dict[str, Storage] = field(default_factory=dict)
+
+    def find(self, saved: object) -> Storage:
+        """Return the storage that a persistent id means."""
+        match saved:
+            case ("storage", StorageType(dtype), str(key), _, int(elements)):
+                found = self._read(dtype, key, elements)
+            case _:
+                raise CorruptPickleError("it refers to an unknown kind of object")
+        first = self.by_key.setdefault(key, found)
+        if not found.nbytes:  # which torch makes again each time
+            return found
+        if first.dtype != dtype:
+            raise CorruptPickleError(f"its storage {key[:40]!r} is said to have two dtypes")
+        return first
+
+    def _read(self, dtype: TorchDtype | None, key: str, elements: int) -> Storage:
+        member = self.archive.stored(f"data/{key}")
+        if member is None:
+            raise CorruptPickleError(f"it has no storage {key[:40]!r}")
+        if elements * (dtype.itemsize if dtype else 1) != member.nbytes:
+            raise CorruptPickleError(
+                f"its storage {key[:40]!r} has another size than its tensors say"
+            )
+        return Storage(dtype, member.start, member.nbytes)
 
 
 _CLASS = re.compile(
@@ -232,7 +254,7 @@ def _script_classes(file: Shard, archive: Archive) -> Iterator[tuple[str, Script
             )
 
 
-def _length(mapped: memoryview, text: Text) -> int:
+def _length(mapped: "Mapped", text: Text) -> int:
     """Return how many characters a Text has."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
     stop = text.at + text.nbytes
@@ -245,21 +267,22 @@ def _length(mapped: memoryview, text: Text) -> int:
 # --- Its tensors ------------------------------------------------------------------------------
 
 
-def _to_checkpoint(path: Path, file: Shard, unpickled: _Unpickled, loading: Loading) -> Checkpoint:
+def _to_checkpoint(
+    path: Location, file: Shard, unpickled: _Unpickled, loading: Loading
+) -> Checkpoint:
     content = unpickled.content
     found = content.find(path, loading.state_dict_keys)
     weights = unique_weights(path, found)
     problems = problems_of(content.value, weights)
     refuse_unwritable(path, problems, loading)
-    spool = Spool(file)
-    placed = {
-        name: place_weight(file, spool, name, value)
-        for name, value in weights.items()
-        if name not in problems
-    }
-    parts = spool.parts()
+    with contextlib.closing(Spool(file)) as spool:
+        placed = {
+            name: place_weight(file, spool, name, value)
+            for name, value in weights.items()
+            if name not in problems
+        }
+        parts = spool.parts()
     infos = {name: one.info for name, one in placed.items()}
-    refuse_blow_up(path, file.nbytes, infos.values())
     places = {name: one.place for name, one in placed.items()}
     aliases = find_parameter_aliases(infos.values(), places)
     stored = {name: info for name, info in infos.items() if name not in aliases}
@@ -363,4 +386,4 @@ def _outside(shard: Shard, checkpoint: Checkpoint) -> Iterator[tuple[str, Place]
     loose = [(key, value) for key, value in content.everything() if id(value) not in held]
     for key, value in (*named, *loose):
         if isinstance(value, Tensor) and not value.problem:
-            yield key, place_of(place_tensor(key, value).info)
+            yield key, place_of_view(value)

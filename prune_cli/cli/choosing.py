@@ -1,12 +1,12 @@
 """The options of a choice: how an amount is spread over layers, and which channels it is then."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prune_cli.cli import groups
+from prune_cli.cli.locations import Location, locate
 
 if TYPE_CHECKING:
     from prune_cli.plan.choice import Choice
@@ -81,9 +81,10 @@ class Choosing:
         ),
     ] = None
     scores: Annotated[
-        Path | None,
+        Location | None,
         typer.Option(
             "--scores",
+            parser=locate,
             metavar="FILE",
             help="A safetensors file that has, for each weight by name, a score for each element "
             "or each channel.",

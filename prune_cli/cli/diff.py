@@ -1,20 +1,27 @@
 """`prune-cli diff`: what two checkpoints do not have in common."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from prune_cli.cli import groups, signals
 from prune_cli.cli.grouped import grouped
+from prune_cli.cli.locations import Location, locate_checkpoint
 from prune_cli.errors import VerificationError
 
 First = Annotated[
-    Path,
-    typer.Argument(metavar="A", help="A checkpoint: a file or a folder of any format."),
+    Location,
+    typer.Argument(
+        parser=locate_checkpoint,
+        metavar="A",
+        help="A checkpoint: a file or a folder of any format.",
+    ),
 ]
 Second = Annotated[
-    Path, typer.Argument(metavar="B", help="Another, of the same format or of another one.")
+    Location,
+    typer.Argument(
+        parser=locate_checkpoint, metavar="B", help="Another, of the same format or of another one."
+    ),
 ]
 
 

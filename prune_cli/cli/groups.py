@@ -7,7 +7,6 @@ option means to the core is said here too, by the methods of its group. See also
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +20,7 @@ from prune_cli.cli.completion import (
     complete_output_format,
 )
 from prune_cli.cli.grouped import ENVIRONMENT_PREFIX
+from prune_cli.cli.locations import Location, locate, locate_checkpoint
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ SHOWN = "What is shown"
 MESSAGES = "Messages"
 
 CheckpointPath = Annotated[
-    Path,
+    Location,
     typer.Argument(
+        parser=locate_checkpoint,
         metavar="CHECKPOINT",
         help="A file of safetensors or torch.save, a model folder or its index, or - for stdin.",
         show_default=False,
@@ -66,9 +67,10 @@ class Amounts:
         ),
     ] = None
     recipe: Annotated[
-        Path | None,
+        Location | None,
         typer.Option(
             "--recipe",
+            parser=locate,
             metavar="FILE",
             help="TOML file of \\[\\[rules]]: module, param, amount, dim; the last match wins.",
             rich_help_panel=WHAT,
@@ -314,10 +316,11 @@ class Outputs:
         ),
     ] = None
     report: Annotated[
-        Path | None,
+        Location | None,
         typer.Option(
             "--report",
             "-r",
+            parser=locate,
             metavar="FILE",
             help="The JSON report, or - for stdout.",
             show_default="beside the output",
@@ -374,12 +377,22 @@ class Outputs:
         ),
     ] = False
 
+    card: Annotated[
+        bool | None,
+        typer.Option(
+            "--card/--no-card",
+            help="Write a model card, README.md, into an output folder: what it was made of, and how.",
+            show_default="where the input has one, or one of the two is on the Hugging Face Hub",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
+
     def target(
         self,
         checkpoint: "Checkpoint",
         *,
-        reads: Sequence[Path | None] = (),
-        writes: Sequence[Path | None] = (),
+        reads: Sequence[Location | None] = (),
+        writes: Sequence[Location | None] = (),
         suffix: str = "pruned",
     ) -> "Target":
         """Return where the output goes; `reads` and `writes` are further files of the command."""
@@ -398,6 +411,7 @@ class Outputs:
             suffix=suffix,
             reads=list(filter(None, reads)),
             writes=list(filter(None, writes)),
+            card=self.card,
         )
 
     @property

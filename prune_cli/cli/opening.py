@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from prune_cli.cli import groups, signals
 from prune_cli.errors import InputError
+from prune_cli.stores import Location
 
 if TYPE_CHECKING:
     from prune_cli.checkpoint import Checkpoint
 
 
-def open_input(path: Path, loading: groups.Loading, messages: groups.Messages) -> "Checkpoint":
+def open_input(path: Location, loading: groups.Loading, messages: groups.Messages) -> "Checkpoint":
     """Return the checkpoint at `path`; of a folder, say which files were taken.
 
     Raises:
@@ -20,7 +21,6 @@ def open_input(path: Path, loading: groups.Loading, messages: groups.Messages) -
     from prune_cli.checkpoint import open_checkpoint
     from prune_cli.show.progress import progress
 
-    _refuse_url(path)
     _refuse_report(path)
     began = time.perf_counter()
     with signals.Orderly(), progress(0, quiet=messages.quiet, before="reading"):
@@ -32,15 +32,7 @@ def open_input(path: Path, loading: groups.Loading, messages: groups.Messages) -
     return checkpoint
 
 
-def _refuse_url(path: Path) -> None:
-    scheme, colon, rest = str(path).partition(":/")  # a Path has made one slash of two
-    if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and not path.exists():
-        raise InputError(
-            f"{scheme}://{rest} is a URL, and prune-cli reads files; download it first"
-        )
-
-
-def _refuse_report(path: Path) -> None:
+def _refuse_report(path: Location) -> None:
     if path.suffix == ".json" and path.is_file():
         with path.open("rb") as file:
             is_report = b'"tool": {"name": "prune-cli"' in file.read(200)
@@ -66,8 +58,8 @@ def _name_files(checkpoint: "Checkpoint") -> str:
 
 
 def put_pruned_first(
-    pruned: Path, other: Path, messages: groups.Messages, order: str
-) -> tuple[Path, Path]:
+    pruned: Location, other: Location, messages: groups.Messages, order: str
+) -> tuple[Location, Location]:
     """Return both paths, first the one that has a report: it is one, or one is with it.
 
     Args:
@@ -82,7 +74,7 @@ def put_pruned_first(
     return other, pruned
 
 
-def _has_report(path: Path) -> bool:
+def _has_report(path: Location) -> bool:
     from prune_cli.report.finding import find_report
 
     is_stream = path.exists() and not (path.is_file() or path.is_dir())

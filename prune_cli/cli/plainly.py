@@ -45,7 +45,7 @@ def _convert_one(parameter: Any, kind: type, value: Any) -> Any:
     if kind in (str, bool) and isinstance(value, kind):
         return value
     if kind is Path and isinstance(value, str | Path):
-        return Path(value)
+        return (parameter.type_descriptor.parameter_info.parser or Path)(value)
     if issubclass(kind, Enum):
         return kind(value) if value in list(kind) else _NOT_PLAIN
     if kind in (int, float):

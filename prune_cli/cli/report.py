@@ -12,14 +12,16 @@ from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_report
 from prune_cli.cli.finished import Forms, report_sweeps
 from prune_cli.cli.grouped import grouped
+from prune_cli.cli.locations import Location, locate
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from prune_cli.report.report import Report
 
 Reports = Annotated[
-    list[Path],
+    list[Location],
     typer.Argument(
+        parser=locate,
         metavar="REPORTS",
         help="Reports of prune-cli, or pruned files and folders that have one, - for stdin, or "
         "folders of sweeps.",
@@ -70,7 +72,7 @@ def report(
     form = shown.rendering()
     if _are_sweeps(reports, forms):
         report_sweeps(
-            reports,
+            [folder for folder in reports if isinstance(folder, Path)],
             forms.including(form),
             as_json=shown.as_json or form == "json",
             html=page.html,
@@ -81,8 +83,8 @@ def report(
     _report(reports, page, shown, messages)
 
 
-def _are_sweeps(paths: list[Path], forms: Forms) -> bool:
-    found = [(path / "sweep.json").is_file() for path in paths]
+def _are_sweeps(paths: list[Location], forms: Forms) -> bool:
+    found = [isinstance(path, Path) and (path / "sweep.json").is_file() for path in paths]
     if any(found) and not all(found):
         raise UsageError("sweeps and reports of single runs cannot be compared with each other")
     if forms.is_asked() and not any(found):
@@ -91,7 +93,7 @@ def _are_sweeps(paths: list[Path], forms: Forms) -> bool:
 
 
 def _report(
-    reports: list[Path], page: Page, shown: groups.ShownInRows, messages: groups.Messages
+    reports: list[Location], page: Page, shown: groups.ShownInRows, messages: groups.Messages
 ) -> None:
     from prune_cli.report.comparison import compare_reports, comparison_to_json
     from prune_cli.report.finding import read_reports

@@ -1,7 +1,6 @@
 """`prune-cli verify`: a pruned checkpoint against its report and its source."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,18 +8,24 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_report
 from prune_cli.cli.grouped import grouped
+from prune_cli.cli.locations import Location, locate, locate_checkpoint
+from prune_cli.cli.spreading import Scheduled
 from prune_cli.errors import UsageError, VerificationError
 
 CHECKED = "What is checked"
 
 Pruned = Annotated[
-    Path, typer.Argument(metavar="OUTPUT", help="What prune-cli wrote: a file or a folder.")
+    Location,
+    typer.Argument(
+        parser=locate_checkpoint, metavar="OUTPUT", help="What prune-cli wrote: a file or a folder."
+    ),
 ]
 ItsReport = Annotated[
-    Path | None,
+    Location | None,
     typer.Option(
         "--report",
         "-r",
+        parser=locate,
         metavar="FILE",
         help="Its report.",
         show_default="found beside it",
@@ -29,15 +34,19 @@ ItsReport = Annotated[
     ),
 ]
 SourcePath = Annotated[
-    Path | None,
+    Location | None,
     typer.Argument(
-        metavar="SOURCE", help="The checkpoint that was pruned, as --source.", show_default=False
+        parser=locate_checkpoint,
+        metavar="SOURCE",
+        help="The checkpoint that was pruned, as --source.",
+        show_default=False,
     ),
 ]
 Source = Annotated[
-    Path | None,
+    Location | None,
     typer.Option(
         "--source",
+        parser=locate_checkpoint,
         metavar="PATH",
         help="The checkpoint that was pruned. With it every byte is compared, without it only "
         "what the report names.",
@@ -46,9 +55,10 @@ Source = Annotated[
 ]
 
 Scores = Annotated[
-    Path | None,
+    Location | None,
     typer.Option(
         "--scores",
+        parser=locate,
         metavar="FILE",
         help="The score file, where the channels were chosen by one.",
         rich_help_panel=CHECKED,
@@ -60,6 +70,7 @@ Scores = Annotated[
 def verify(
     output: Pruned,
     workers: groups.Workers,
+    scheduled: Scheduled,
     shown: groups.Shown,
     messages: groups.Messages,
     loading: groups.Loading,
@@ -93,15 +104,20 @@ def verify(
     began = time.perf_counter()
     nbytes = _nbytes(output) if source else 0
     showing = progress(nbytes, quiet=messages.quiet, doing="comparing", before="reading")
-    with signals.Orderly(), showing as on_tensor:
+    with (
+        signals.Orderly(),
+        showing as on_tensor,
+        scheduled.comparing(output, source, messages) as engine,
+    ):
         verification = verify_checkpoint(
             output,
             report=report,
             source=source,
             scores=scores,
             loading=loading.chosen(),
-            workers=workers.execution().threads,
+            workers=(workers.workers or 1) if engine else workers.execution().threads,
             on_tensor=on_tensor,
+            engine=engine,
         )
     if messages.verbose:
         messages.tell(f"read {output}{f' and {source}' if source else ''}", since=began)
@@ -112,7 +128,8 @@ def verify(
         raise VerificationError(f"{output}: {len(verification.disagreements)} disagreement(s)")
 
 
-def _nbytes(output: Path) -> int:
+def _nbytes(output: Location) -> int:
     """Return the bytes of the weights at `output`, as far as that shows from outside."""
-    files = output.glob("*.safetensors") if output.is_dir() else [output]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    files: list[Location] = [*output.iterdir()] if output.is_dir() else [output]
+    weights = [file for file in files if file == output or file.suffix == ".safetensors"]
+    return sum(file.stat().st_size for file in weights if file.is_file())

@@ -7,8 +7,7 @@ See also: `prune_cli.verify`, which holds a pruned checkpoint against its report
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
@@ -17,6 +16,7 @@ from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
 from prune_cli.jsontext import encode
 from prune_cli.report.formats import Column, Kind, Rows
 from prune_cli.report.numbers import format_shape
+from prune_cli.stores import Location
 from prune_cli.write.progress import OnTensor
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class Difference:
 
 
 def diff_checkpoints(
-    first: str | Path,
-    second: str | Path,
+    first: str | Location,
+    second: str | Location,
     *,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
@@ -166,7 +166,7 @@ class _Side:
         """Return its elements in order; those of a dtype below a byte as the bytes they are in."""
         info = self.info
         if DTYPES[info.dtype].bits < 8:
-            info = replace(info, dtype="U8", shape=(info.nbytes,))
+            info = info._replace(dtype="U8", shape=(info.nbytes,))
         return self.checkpoint.bits(info).reshape(-1)
 
 

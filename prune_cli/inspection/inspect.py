@@ -4,7 +4,6 @@ See also: facts.py for what is found; zeros.py, the only file here that reads we
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.names import natural_key
@@ -14,11 +13,12 @@ from prune_cli.inspection.globs import propose_globs
 from prune_cli.inspection.zeros import count_zeros
 from prune_cli.plan.prunable import find_problems
 from prune_cli.plan.selection import Rule, Selection, as_globs, select
+from prune_cli.stores import Location
 from prune_cli.write.progress import OnTensor
 
 
 def inspect_checkpoint(
-    path: str | Path,
+    path: str | Location,
     *,
     modules: str | Sequence[str] = ("*",),
     exclude: str | Sequence[str] = (),

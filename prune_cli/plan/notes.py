@@ -4,7 +4,6 @@ Each note names the tensors, the fact and what to do about it. The plan itself d
 them; reports do not hold them.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from prune_cli.checkpoint import Checkpoint
@@ -17,11 +16,13 @@ from prune_cli.plan.prunable import find_problems
 from prune_cli.plan.selection import Rule, matcher
 
 _MOST_NAMES = 3
-_HEAD = re.compile(r"(^|\.)(lm_head|classifier|head|score|logits|fc_out|embed_out|qa_outputs)$")
+_HEADS = frozenset(
+    ["lm_head", "classifier", "head", "score", "logits", "fc_out", "embed_out", "qa_outputs"]
+)
 """What people call the last layer of a model."""
 
 
-def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
+def find_notes(checkpoint: Checkpoint, plan: Plan, *, is_dry_run: bool = False) -> tuple[str, ...]:
     """Return what to tell about `plan` on `checkpoint`.
 
     Example:
@@ -31,6 +32,7 @@ def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
     notes: list[Iterator[str]] = []
     if plan.method in CHOSEN:
         notes = [
+            _taken_as_live(checkpoint, is_dry_run),
             _unpruned(plan),
             _emptied(plan),
             _kernel_columns(plan),
@@ -42,6 +44,14 @@ def find_notes(checkpoint: Checkpoint, plan: Plan) -> tuple[str, ...]:
     if plan.method == REMOVED:
         notes += [_masked(checkpoint, plan)]
     return tuple(note for found in notes for note in found)
+
+
+def _taken_as_live(checkpoint: Checkpoint, is_dry_run: bool) -> Iterator[str]:
+    if is_dry_run and checkpoint.liveness.is_taken:
+        yield (
+            f"the weights in {checkpoint.path} were not read: a channel along dim 0 that is zero "
+            "already shows only when they are written, and is then left out of the draw"
+        )
 
 
 # --- how much --------------------------------------------------------------------------------
@@ -60,8 +70,10 @@ def _unpruned(plan: Plan) -> Iterator[str]:
 
 def _emptied(plan: Plan) -> Iterator[str]:
     """Yield what a budget over several layers leaves no channel of."""
+    if not plan.options.choice:
+        return
     names = [item.name for item in plan.items if item.elements_zero == item.elements]
-    if names and plan.options.choice:
+    if names:
         yield f"no channel is left in {_list_names(names)}; --at-least 1 keeps one"
 
 
@@ -110,7 +122,11 @@ def _last_layer(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     ]
     is_last = {item.name for item in outputs if item.channels not in taken_in}
     is_last &= {_last_matrix(checkpoint)} if is_last else set()
-    names = [item.name for item in outputs if _HEAD.search(item.module) or item.name in is_last]
+    names = [
+        item.name
+        for item in outputs
+        if item.module.rpartition(".")[2] in _HEADS or item.name in is_last
+    ]
     if names:
         modules = sorted({name.rpartition(".")[0] for name in names})
         excluded = " ".join(f"--exclude '{module}'" for module in modules[:_MOST_NAMES])

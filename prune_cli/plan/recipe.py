@@ -2,16 +2,16 @@
 
 import tomllib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from prune_cli.amounts import Amount, check_amount, parse_amount
 from prune_cli.errors import InputError, UsageError
 from prune_cli.plan.selection import Rule
+from prune_cli.stores import Location
 
 
 def read_recipe(
-    path: Path,
+    path: Location,
     *,
     modules: Sequence[str],
     params: Sequence[str],

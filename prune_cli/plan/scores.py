@@ -4,7 +4,6 @@ See also: criterion.py, the arithmetic.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,6 +15,7 @@ from prune_cli.checkpoint.tensors import Parameter, TensorInfo
 from prune_cli.errors import ParameterError, UsageError
 from prune_cli.plan.choice import Criterion
 from prune_cli.plan.criterion import has_order, score_channels, sum_scores
+from prune_cli.stores import Location
 
 Ranks: TypeAlias = npt.NDArray[Any]
 """A number for each live channel of a weight; the smallest go, ties in the order of channels."""
@@ -30,7 +30,7 @@ class Weight(NamedTuple):
     live: Sequence[int]
 
 
-def open_scores(path: str | Path) -> Checkpoint:
+def open_scores(path: str | Location) -> Checkpoint:
     """Return the score file at `path`: a tensor for each weight, by name.
 
     Raises:

@@ -1,15 +1,15 @@
 """From what a user names to a report: its file, the folder that holds it, or the pruned file."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import InputError
 from prune_cli.report.report import Report, read_report
+from prune_cli.stores import Location, locate
 from prune_cli.write.target import report_path
 
 
-def find_report(path: Path) -> Path:
+def find_report(path: Location) -> Location:
     """Return the report that `path` means: itself, or that of a pruned folder or file.
 
     Raises:
@@ -25,7 +25,7 @@ def find_report(path: Path) -> Path:
     return found
 
 
-def _may_be_json(path: Path) -> bool:
+def _may_be_json(path: Location) -> bool:
     try:
         with path.open("rb") as file:
             return path.suffix == ".json" or file.read(64).lstrip().startswith(b"{")
@@ -33,7 +33,7 @@ def _may_be_json(path: Path) -> bool:
         return True  # read_report says why it cannot be read
 
 
-def read_reports(paths: str | Path | Iterable[str | Path]) -> dict[str, Report]:
+def read_reports(paths: str | Location | Iterable[str | Location]) -> dict[str, Report]:
     """Return the reports at `paths` by name; the second of a name is called "NAME (2)".
 
     A report is named after its file, or after its folder where all files are called alike. What is
@@ -43,13 +43,13 @@ def read_reports(paths: str | Path | Iterable[str | Path]) -> dict[str, Report]:
         InputError: one of them cannot be read.
     """
     reports: dict[str, Report] = {}
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        found = find_report(Path(path))
+    for path in [paths] if isinstance(paths, str | Location) else paths:
+        found = find_report(locate(path))
         reports[_free(_name(found), reports)] = read_report(found)
     return reports
 
 
-def _name(report: Path) -> str:
+def _name(report: Location) -> str:
     folder = report.resolve().parent.name
     return folder if report.name == FOLDER_REPORT and folder else report.name
 

@@ -1,5 +1,7 @@
 """What a terminal shows while work takes long: its phase, and a bar once bytes flow.
 
+Of work with stores also what comes from them and goes to them.
+
 Work that is done sooner than anybody would wonder shows nothing, nor does any on no terminal.
 """
 
@@ -121,12 +123,13 @@ def _make_bar(console: Console, *, has_total: bool) -> "Progress":
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
 
+    from prune_cli.show.traffic import TrafficColumn
+
     phase = TextColumn("{task.description}", markup=False)
-    columns = (SpinnerColumn(), phase, TimeElapsedColumn())
+    columns = (SpinnerColumn(), phase, TimeElapsedColumn(), TrafficColumn())
     if has_total:
-        amount = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        amount = (DownloadColumn(), TrafficColumn(), TimeRemainingColumn())
         return Progress(phase, BarColumn(None), *amount, console=console, transient=True)
     return Progress(*columns, console=console, transient=True)

@@ -3,11 +3,8 @@
 See also: shrunk.py for runs that removed channels; comparison.py for several runs.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +14,7 @@ from prune_cli.report.numbers import format_count, format_shape, list_some
 from prune_cli.show.choices import describe_amount, describe_choice
 from prune_cli.show.console import escape, say, show_written, stderr
 from prune_cli.show.tables import MAX_ROWS, add_row, draw_bar, make_table, print_fitting
+from prune_cli.stores import Location
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import PlanItem
@@ -26,9 +24,8 @@ if TYPE_CHECKING:
 _MOST_REASONS = 3
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table of pruned tensors; `count` tensors that look alike share one."""
+class Row(NamedTuple):
+    """A line of the table of pruned tensors; `tensors` that look alike share one."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,13 +33,13 @@ class Row:
     channels: int
     pruned: int
     already: int
-    count: int = 1
+    tensors: int = 1
 
 
 def show_report(
     report: "Report",
     *,
-    written: Iterable[Path | None] = (),
+    written: Iterable[Location | None] = (),
     quiet: bool = False,
 ) -> None:
     """Show what a run did, and where its files are."""
@@ -91,9 +88,14 @@ def collapse(rows: Sequence[Row], limit: int) -> list[Row]:
         return list(rows)
     groups: dict[tuple[str, tuple[int, ...], int], list[Row]] = {}
     for row in rows:
-        name = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", row.name)
-        groups.setdefault((name, row.shape, row.dim), []).append(row)
+        groups.setdefault((_without_numbers(row.name), row.shape, row.dim), []).append(row)
     return [_merge(name, group) for (name, *_), group in groups.items()]
+
+
+def _without_numbers(name: str) -> str:
+    """Return "l.*.w" for "l.0.w"."""
+    *modules, param = name.split(".")
+    return ".".join(["*" if part.isdecimal() else part for part in modules] + [param])
 
 
 def _merge(name: str, group: Sequence[Row]) -> Row:
@@ -109,13 +111,13 @@ def _merge(name: str, group: Sequence[Row]) -> Row:
 
 
 def _table(rows: Sequence[Row], with_bar: bool, with_part: bool) -> Table:
-    merged = ["tensors"] if any(row.count > 1 for row in rows) else []
+    merged = ["tensors"] if any(row.tensors > 1 for row in rows) else []
     before = ["before"] if any(row.already for row in rows) else []
     part = ["of live"] if with_part else []
     headers = ("tensor", *merged, "shape", "dim", *before, "pruned", *part)
     table = make_table(*headers, with_bar=with_bar)
     for row in rows:
-        cells = [f"{row.count:,}"] if merged else []
+        cells = [f"{row.tensors:,}"] if merged else []
         cells += [format_shape(row.shape), str(row.dim)]
         cells += [f"{row.already:,}"] if before else []
         cells += [f"{row.pruned:,}/{row.channels:,}"]

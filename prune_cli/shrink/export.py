@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from prune_cli.errors import RequestError
 from prune_cli.shrink.model import Inputs
+from prune_cli.stores import Location
 from prune_cli.write.atomic import write_file
 
 
-def export_program(model: nn.Module, inputs: Inputs, path: Path) -> None:
+def export_program(model: nn.Module, inputs: Inputs, path: Location) -> None:
     """Export `model` on its example and write the program to `path`, whole or not at all.
 
     Args:

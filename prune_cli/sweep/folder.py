@@ -9,14 +9,17 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import InputError, OutputError
+from prune_cli.stores import is_inside
 from prune_cli.sweep.record import Record, latest, mend, read_records
 from prune_cli.sweep.settings import SETTINGS, Settings, read_settings, to_json
 from prune_cli.sweep.trial import RECORD, TRIALS
 from prune_cli.write.atomic import write_file
+from prune_cli.write.locks import lock
 
 LOG = "trials.jsonl"
 
@@ -43,16 +46,49 @@ def taken(folder: Path, settings: Settings, *, resume: bool, force: bool) -> Ite
             mend(folder / LOG)
             records = _records(folder)
             _remove_leftovers(folder)
-            write_file(folder / SETTINGS, to_json(settings).encode("utf-8", "surrogateescape"))
+            write_file(folder / SETTINGS, _to_bytes(settings))
             (folder / LOG).touch()
             yield records
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def joined(folder: Path, settings: Settings) -> Iterator[None]:
+    """Take part in the sweep in `folder`, beside others who do: each touches its own trials only.
+
+    Raises:
+        OutputError: it is not empty, or holds another sweep, or one that runs as a whole.
+    """
+    _check(folder, resume=True, force=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder, wait=False, shared=True):
+            if not is_sweep(folder):
+                write_file(folder / SETTINGS, _to_bytes(settings))
+            check_same(folder, settings)
+            yield
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def check_same(folder: Path, settings: Settings) -> None:
+    """Raise OutputError where `folder` holds another sweep; assertions do not count."""
+    found = replace(read_settings(folder), assertions=settings.assertions)
+    if to_json(found) != to_json(settings):
+        raise OutputError(
+            f"{folder} holds parts of another sweep: the options, the input or the versions were not "
+            "the same; choose another --output, or --force without --part"
+        )
+
+
+def _to_bytes(settings: Settings) -> bytes:
+    return to_json(settings).encode("utf-8", "surrogateescape")
+
+
 def refuse_inside(source: Checkpoint, folder: Path) -> None:
     """Raise OutputError where `folder` is the checkpoint's own folder, or inside it."""
-    if source.is_folder and folder.resolve().is_relative_to(source.path.resolve()):
+    if source.is_folder and is_inside(folder.resolve(), source.path.resolve()):
         raise OutputError(f"{folder} is the input folder or inside it; choose another --output")
 
 

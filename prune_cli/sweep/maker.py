@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from glob import escape
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from prune_cli.amounts import Amount
 from prune_cli.api import carry_out, plan_choice
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
+from prune_cli.checkpoint.source import identity_of, open_source
 from prune_cli.errors import InputError
 from prune_cli.plan.choice import USUAL, Choice, make_choice
 from prune_cli.plan.facts import Options, Plan
 from prune_cli.plan.selection import Rule
 from prune_cli.report.report import Report
+from prune_cli.stores import Location
 from prune_cli.sweep.grid import Point, Trial
 from prune_cli.sweep.record import Achieved
 from prune_cli.write.target import Execution, Target
@@ -73,6 +74,10 @@ class Maker(Protocol):
         """Return the rules that prune so much of some of `modules`, and nothing else."""
         ...
 
+    def from_anywhere(self) -> "Maker":
+        """Return the same with paths that do not depend on where a process stands."""
+        ...
+
 
 @dataclass(frozen=True)
 class FileMaker:
@@ -88,18 +93,20 @@ class FileMaker:
         workers: threads of each trial.
     """
 
-    path: Path
+    path: Location
     options: Options
     rules: Mapping[Amount | None, tuple[Rule, ...]] = field(default_factory=dict)
     loading: Loading = field(default_factory=Loading)
     choice: Choice = USUAL
-    scores: Path | None = None
+    scores: Location | None = None
     workers: int | None = None
 
     @cached_property
     def source(self) -> Checkpoint:
         """The checkpoint, opened when it is first asked for."""
-        return open_checkpoint(self.path, self.loading)
+        checkpoint = open_checkpoint(self.path, self.loading)
+        checkpoint.liveness.look()  # many plans are made of it, and hashing it reads it in any case
+        return checkpoint
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -108,6 +115,12 @@ class FileMaker:
         choice = None if self.choice == USUAL else self.choice
         facts = asdict(replace(self.options, rules=rules, choice=choice))
         return {name: value for name, value in facts.items() if name not in ("amount", "seed")}
+
+    def from_anywhere(self) -> Self:
+        """Return the same with absolute paths."""
+        return replace(
+            self, path=self.path.absolute(), scores=self.scores and self.scores.absolute()
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {told.name: getattr(self, told.name) for told in fields(self)}
@@ -177,7 +190,7 @@ class RandomMaker(FileMaker):
         return Made(report, _achieved(self.source, report))
 
 
-def choose(common: Choice, point: Point, scores: Path | None) -> Choice | None:
+def choose(common: Choice, point: Point, scores: Location | None) -> Choice | None:
     """Return how the channels of a point are chosen; `common` is what all points have."""
     return make_choice(
         allocate=point.allocation,
@@ -205,27 +218,23 @@ def digest_source(checkpoint: Checkpoint) -> str:
     return total.hexdigest()
 
 
-def stamp_source(checkpoint: Checkpoint) -> tuple[tuple[int, int, int], ...]:
-    """Return what changes when a file of the checkpoint does: inode, size and time of each.
+def stamp_source(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return what changes when a file of the checkpoint does, of each.
 
     Raises:
         InputError: a file is not there any more.
     """
     try:
-        stats = [shard.path.stat() for shard in checkpoint.shards]
+        return tuple(identity_of(shard.path) for shard in checkpoint.shards)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
-def _digest_file(path: Path) -> str:
+def _digest_file(path: Location) -> str:
     digest = sha256()
-    try:
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    with open_source(path) as source:
+        for piece in source.pieces(0, path.stat().st_size):
+            digest.update(piece)
     return digest.hexdigest()
 
 

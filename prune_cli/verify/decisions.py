@@ -1,7 +1,6 @@
 """The report and the source: does deciding again give the same."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import RequestError, UsageError
@@ -16,6 +15,7 @@ from prune_cli.plan.facts import (
 from prune_cli.plan.replay import plan_removal, replay
 from prune_cli.plan.scores import open_scores
 from prune_cli.report.report import Report
+from prune_cli.stores import Location
 from prune_cli.verify.facts import Disagreement
 from prune_cli.verify.in_kind import is_in_kind
 from prune_cli.verify.rows import differing_fields, is_same
@@ -23,7 +23,7 @@ from prune_cli.verify.shrink import size_problems
 
 
 def check_decisions(
-    report: Report, original: Checkpoint, scores: str | Path | None, workers: int
+    report: Report, original: Checkpoint, scores: str | Location | None, workers: int
 ) -> Iterator[Disagreement]:
     """Check that planning the source again gives this report."""
     told = _facts(report.input.format, report.input.tensors, report.input.bytes)
@@ -67,7 +67,7 @@ def _facts(format: str, tensors: int, nbytes: int) -> str:
 
 
 def _decide_again(
-    report: Report, original: Checkpoint, scores: str | Path | None, workers: int
+    report: Report, original: Checkpoint, scores: str | Location | None, workers: int
 ) -> Plan:
     match report.method:
         case method if method == REPLAYED:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prune_cli.checkpoint import Checkpoint
-from prune_cli.checkpoint.reading import read_exactly, read_pieces
+from prune_cli.checkpoint.source import Source
 from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
 from prune_cli.write.segments import Place, Segment
 
@@ -69,8 +69,8 @@ class ComparingSink:
 
     seekable = True
 
-    def __init__(self, descriptor: int, segments: Iterable[Segment]) -> None:
-        self._descriptor = descriptor
+    def __init__(self, there: Source, segments: Iterable[Segment]) -> None:
+        self._there = there
         self._segments = sorted((one for one in segments if one.nbytes), key=attrgetter("at"))
         self._starts = [one.at for one in self._segments]
         self._buffer = _Buffer()
@@ -84,14 +84,14 @@ class ComparingSink:
     def write(self, data: memoryview | bytes, at: int) -> None:
         """Compare `data` with what is at byte `at`."""
         actual = self._buffer.of(len(data))
-        read_exactly(self._descriptor, memoryview(actual), at)
+        self._there.read_into(memoryview(actual), at)
         expected: object = data  # as two memoryviews they would be compared one by one
         if actual != expected:
             self._note(actual, data, at)
 
-    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+    def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
         """Compare `nbytes` of `source` with what is at byte `at`."""
-        for piece in read_pieces(source, start, nbytes):
+        for piece in source.pieces(start, nbytes):
             self.write(piece, at)
             at += len(piece)
 

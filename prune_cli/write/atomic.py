@@ -1,6 +1,6 @@
 """Files that appear whole or not at all, whatever ends the process.
 
-See also: `sinks`, what takes their bytes.
+See also: `sinks`, what takes their bytes; `objects`, what does the same in a store.
 """
 
 import contextlib
@@ -10,6 +10,9 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from prune_cli.stores import Location, StorePath
+from prune_cli.stores.hub import is_on_hub
+from prune_cli.write.objects import PendingObject
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.sinks import FileSink, StreamSink
 
@@ -120,8 +123,8 @@ def _path_of(descriptor: int) -> Path:
 
 
 @contextlib.contextmanager
-def pending(path: Path, *, fsync: bool = False) -> Iterator[PendingFile]:
-    """Yield a PendingFile that is closed, and removed unless committed, whatever happens.
+def pending(path: Location, *, fsync: bool = False) -> Iterator[PendingFile | PendingObject]:
+    """Yield a pending file or object that is closed, and removed unless committed, come what may.
 
     Args:
         path: its name, once it is committed.
@@ -130,7 +133,7 @@ def pending(path: Path, *, fsync: bool = False) -> Iterator[PendingFile]:
     Raises:
         OutputError: it cannot be written.
     """
-    file = PendingFile(path, fsync=fsync)
+    file = PendingObject(path) if isinstance(path, StorePath) else PendingFile(path, fsync=fsync)
     try:
         file.open()
         yield file
@@ -151,12 +154,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: bytes | memoryview, *, fsync: bool = False) -> None:
+def write_file(path: Location, content: bytes | memoryview, *, fsync: bool = False) -> None:
     """Put `content` at `path`, whole or not at all; `fsync` as for `pending`.
 
     Raises:
         OutputError: it cannot be written.
     """
+    if is_on_hub(path):
+        from prune_cli.stores.hub_commit import write_alone
+
+        write_alone(path, bytes(content))
+        return
     with pending(path, fsync=fsync) as file:
         file.sink.write(content, 0)
         file.commit()

@@ -7,6 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+_WORTH_A_REQUEST = 32 << 10
+"""Bytes that take as long to fetch as it takes to ask a store for others. A row that is not read is
+asked for a few bytes by itself, so that it counts as a request too."""
+
 
 class Block(NamedTuple):
     """A contiguous piece of a tensor that is worked on at once, seen from one dim.
@@ -59,3 +63,43 @@ def _row_blocks(
         start, stop = base + channel * channel_bytes, base + (channel + 1) * channel_bytes
         for at in range(start, stop, piece):
             yield Block(at, min(at + piece, stop), 1, range(channel, channel + 1))
+
+
+def kept_bytes(block: Block, zeroed: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the bytes of `block`, from `start` to `stop`, that have to be read.
+
+    Where channels lie one after the other, runs of those that become zero are left out, if
+    they are long enough to be worth a request of their own for what follows them.
+
+    Args:
+        block: a piece of a tensor.
+        zeroed: ascending: the channels that become zero, counted from the first of the block.
+
+    Example:
+        >>> list(kept_bytes(Block(0, 400_000, 1, range(4)), [1, 2]))
+        [(0, 100000), (300000, 400000)]
+    """
+    if block.rows != 1 or not zeroed:
+        yield block.start, block.stop
+        return
+    width = (block.stop - block.start) // len(block.channels)
+    at = block.start
+    for first, last in _runs(zeroed):
+        start, stop = block.start + first * width, block.start + (last + 1) * width
+        if stop - start >= _WORTH_A_REQUEST * max(last - first, 1):
+            if at < start:
+                yield at, start
+            at = stop
+    if at < block.stop:
+        yield at, block.stop
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of each run of numbers that follow each other."""
+    first = last = numbers[0]
+    for number in numbers[1:]:
+        if number != last + 1:
+            yield first, last
+            first = number
+        last = number
+    yield first, last

@@ -1,10 +1,10 @@
 """Which format an output has, by its name or as asked for: before any work."""
 
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.errors import UsageError
+from prune_cli.stores import Location
 from prune_cli.write.paths import STDOUT
 
 Format: TypeAlias = Literal["safetensors", "in-kind", "torch"]
@@ -25,7 +25,7 @@ _PLAIN = (".pkl", ".pickle", ".jit", ".ts")
 
 
 def choose_format(
-    checkpoint: Checkpoint, output: Path | None, asked: str | None, *, is_folder: bool
+    checkpoint: Checkpoint, output: Location | None, asked: str | None, *, is_folder: bool
 ) -> Format:
     """Return the format of an output.
 
@@ -63,7 +63,7 @@ def is_of_torch(checkpoint: Checkpoint) -> bool:
     return checkpoint.format not in ("safetensors", "dcp")
 
 
-def _named(checkpoint: Checkpoint, output: Path | None) -> Format | None:
+def _named(checkpoint: Checkpoint, output: Location | None) -> Format | None:
     """Return what the name of a file says of its format; None where it says nothing."""
     suffix = output.suffix.lower() if output else ""
     if suffix in _FOREIGN_SUFFIXES:

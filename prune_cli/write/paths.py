@@ -6,15 +6,19 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from prune_cli.errors import OutputError
+from prune_cli.stores import Location, StorePath
+
+Place = TypeVar("Place", bound=Location)
 
 STDOUT = Path("-")
 """Means standard output, where a file is meant."""
 
 
 @contextlib.contextmanager
-def output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Location) -> Iterator[None]:
     """Turn an OSError into an OutputError that names `path`."""
     try:
         yield
@@ -24,12 +28,14 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"{_shown(path)} cannot be written: {error.strerror or error}") from error
 
 
-def resolve(path: Path) -> Path:
-    """Return `path` without links, whether it is there or not.
+def resolve(path: Place) -> Place:
+    """Return `path` without links, whether it is there or not; a store has none.
 
     Raises:
         OSError: the links lead around in a circle.
     """
+    if isinstance(path, StorePath):
+        return path
     try:
         resolved = path.resolve()
         circle = resolved.is_symlink()  # Python 3.13 gives back a link of the circle
@@ -40,13 +46,15 @@ def resolve(path: Path) -> Path:
     return resolved
 
 
-def is_special(path: Path) -> bool:
+def is_special(path: Location) -> bool:
     """Return whether `path` is there and is a device, a pipe or a socket."""
+    if isinstance(path, StorePath):
+        return False
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode
         return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     return False
 
 
-def _shown(path: Path) -> str:
+def _shown(path: Location) -> str:
     return "stdout" if path == STDOUT else str(path)

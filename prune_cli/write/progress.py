@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 
+from prune_cli.checkpoint.source import Source
 from prune_cli.write.segments import Place, Segment, Verbatim, Zeroed
 from prune_cli.write.sinks import Sink
 
@@ -29,8 +30,8 @@ class ToldSink:
         self._sink.write(data, at)
         self._tell(len(data), at)
 
-    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
-        """Put `nbytes` of the file descriptor `source`, from its byte `start`, at byte `at`."""
+    def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
+        """Put `nbytes` of `source`, from its byte `start`, at byte `at`."""
         self._sink.copy(source, start, nbytes, at)
         self._tell(nbytes, at)
 
@@ -43,6 +44,13 @@ class ToldSink:
         name = self._names[bisect_right(self._starts, at) - 1]
         if name:  # a header is no tensor
             self._on_tensor(name, nbytes)
+
+
+def tell_all(segments: Iterable[Segment], on_tensor: OnTensor) -> None:
+    """Tell of a file that was written elsewhere, as a ToldSink would have."""
+    for segment in segments:
+        if name := _name(segment):
+            on_tensor(name, segment.nbytes)
 
 
 def _name(segment: Segment) -> str:

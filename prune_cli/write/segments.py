@@ -4,10 +4,10 @@ Each segment knows the byte of the output that it begins `at`, and how many byte
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 from prune_cli.checkpoint.tensors import TensorInfo
+from prune_cli.stores import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Verbatim:
 
     at: int
     nbytes: int
-    file: Path
+    file: Location
     start: int
 
 
@@ -99,7 +99,7 @@ class Zeroed:
 
     at: int
     nbytes: int
-    file: Path
+    file: Location
     start: int
     cuts: tuple[Cut, ...]
 

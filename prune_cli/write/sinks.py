@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Protocol
 
-from prune_cli.checkpoint.reading import read_pieces
+from prune_cli.checkpoint.source import FileSource, Source
 from prune_cli.write.paths import output_errors
 
 _NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
@@ -31,8 +31,8 @@ class Sink(Protocol):
     def write(self, data: memoryview | bytes, at: int) -> None:
         """Put `data` at byte `at`."""
 
-    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
-        """Put `nbytes` of the file descriptor `source`, from its byte `start`, at byte `at`."""
+    def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
+        """Put `nbytes` of `source`, from its byte `start`, at byte `at`."""
 
     def zero(self, nbytes: int, at: int) -> None:
         """Put `nbytes` zeros at byte `at`."""
@@ -57,22 +57,24 @@ class FileSink:
     def zero(self, nbytes: int, at: int) -> None:
         """Do nothing: what is never written is a hole in the file, and reads as zeros."""
 
-    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+    def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
         """Let the kernel copy, which may share the blocks instead; by hand what it cannot."""
         with output_errors(self._path):
             done = self._copy_in_kernel(source, start, nbytes, at)
-        for piece in read_pieces(source, start + done, nbytes - done):
+        for piece in source.pieces(start + done, nbytes - done):
             self.write(piece, at + done)
             done += len(piece)
 
-    def _copy_in_kernel(self, source: int, start: int, nbytes: int, at: int) -> int:
+    def _copy_in_kernel(self, source: Source, start: int, nbytes: int, at: int) -> int:
         done = 0
-        if not hasattr(os, "copy_file_range"):  # it is Linux's
+        if not isinstance(source, FileSource) or not hasattr(
+            os, "copy_file_range"
+        ):  # it is Linux's
             return done
         while done < nbytes:
             try:
                 copied = os.copy_file_range(
-                    source, self._descriptor, nbytes - done, start + done, at + done
+                    source.descriptor, self._descriptor, nbytes - done, start + done, at + done
                 )
             except OSError as error:
                 if error.errno in _NO_KERNEL_COPY:
@@ -110,9 +112,9 @@ class StreamSink:
             self.write(piece, at)
             at, nbytes = at + len(piece), nbytes - len(piece)
 
-    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+    def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
         """Put `nbytes` of `source` there, piece by piece."""
-        for piece in read_pieces(source, start, nbytes):
+        for piece in source.pieces(start, nbytes):
             self.write(piece, at)
             at += len(piece)
 
@@ -139,7 +141,7 @@ class ChecksumSink:
         for start in range(0, nbytes, len(_ZEROS)):
             self.write(_ZEROS[: min(nbytes - start, len(_ZEROS))], at)
 
-    def copy(self, source: int, start: int, nbytes: int, at: int) -> None:
+    def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
         """Take `nbytes` of `source`."""
-        for piece in read_pieces(source, start, nbytes):
+        for piece in source.pieces(start, nbytes):
             self.write(piece, at)

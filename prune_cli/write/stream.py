@@ -5,23 +5,23 @@ can write them in any order to the same result.
 """
 
 import contextlib
-import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from prune_cli.channels import Bits, masked_elements, ones, unsigned, zero_channels
 from prune_cli.checkpoint import Checkpoint
-from prune_cli.checkpoint.reading import read_exactly
+from prune_cli.checkpoint.liveness import Watch
+from prune_cli.checkpoint.source import Source, open_source
 from prune_cli.checkpoint.tensors import TensorInfo
-from prune_cli.errors import InputError
-from prune_cli.write.blocks import Block, blocks
+from prune_cli.stores import Location
+from prune_cli.stores.ranges import Extent
+from prune_cli.write.blocks import Block, blocks, kept_bytes
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.segments import (
     Checksum,
@@ -43,7 +43,7 @@ _ROWS_BYTES = 1 << 20
 """The same, of rows that are worked on as arrays of their own: there are several at once."""
 
 _COPY_BYTES = 64 << 20
-_BLOCKS_PER_JOB = 16
+_BLOCKS_PER_JOB = 8
 
 ZeroChannels = Callable[[Bits, int, npt.NDArray[np.int64]], None]
 """Zeroes channels in place, as `channels.zero_channels` does: here, or on an accelerator."""
@@ -85,8 +85,8 @@ def write_segments(
     stopped: threading.Event | None = None,
 ) -> None:
     """Write segments to `sink`, each at its byte; see write_output."""
-    with _open_files(segments, checkpoint) as descriptors:
-        stream = _Stream(checkpoint, descriptors, sink, zero)
+    with _open_files(segments, checkpoint) as sources:
+        stream = _Stream(checkpoint, sources, sink, zero)
         sums = _add_up(segments, stream, workers, stopped)
         known = (sums.get(one, one) if isinstance(one, Checksum) else one for one in segments)
         run(stream.jobs(known), workers if sink.seekable else 1, stopped)
@@ -116,21 +116,39 @@ def _add_up(
 @contextlib.contextmanager
 def _open_files(
     segments: Iterable[Segment], checkpoint: Checkpoint
-) -> Iterator[Mapping[Path, int]]:
-    """Yield the input files that `segments` are made of -> their file descriptors."""
-    wanted = dict.fromkeys(filter(None, (_file_of(one, checkpoint) for one in segments)))
+) -> Iterator[Mapping[Location, Source]]:
+    """Yield the input files that `segments` are made of -> their sources."""
+    wanted = dict.fromkeys(_file_of(one, checkpoint) for one in segments)
     with contextlib.ExitStack() as stack:
-        descriptors = {}
-        for path in wanted:
-            try:
-                descriptors[path] = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise InputError(f"{path} cannot be read: {error.strerror}") from error
-            stack.callback(os.close, descriptors[path])
-        yield descriptors
+        yield {
+            path: stack.enter_context(open_source(path, _watch(path, segments, checkpoint)))
+            for path in wanted
+            if path
+        }
 
 
-def _file_of(segment: Segment, checkpoint: Checkpoint) -> Path | None:
+def _watch(path: Location, segments: Iterable[Segment], checkpoint: Checkpoint) -> Watch | None:
+    """Return what looks at the rows, of all that `segments` take of `path`, that were taken as live."""
+    if not checkpoint.liveness.is_taken:
+        return None
+    infos = (info for one in segments for info in _tensors_of(one, path, checkpoint))
+    return checkpoint.liveness.watch({info.name: info for info in infos}.values())
+
+
+def _tensors_of(segment: Segment, path: Location, checkpoint: Checkpoint) -> Iterator[TensorInfo]:
+    match segment:
+        case Place(tensor=OutputTensor(source=TensorInfo() as source)):
+            if checkpoint.shards[source.shard].path == path:
+                yield source
+        case Verbatim() | Zeroed() if segment.file == path:
+            [shard] = [shard for shard in checkpoint.shards if shard.path == path]
+            stop = segment.start + segment.nbytes
+            yield from (
+                info for info in shard.tensors if segment.start <= (info.offset or 0) < stop
+            )
+
+
+def _file_of(segment: Segment, checkpoint: Checkpoint) -> Location | None:
     match segment:
         case Verbatim() | Zeroed():
             return segment.file
@@ -152,19 +170,19 @@ class _Stream:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        descriptors: Mapping[Path, int],
+        sources: Mapping[Location, Source],
         sink: Sink,
         zero: ZeroChannels,
     ) -> None:
         self._checkpoint = checkpoint
-        self._descriptors = descriptors
+        self._sources = sources
         self._sink = sink
         self._zero = zero
         self._buffer = _Buffer()
 
     def into(self, sink: Sink) -> "_Stream":
         """Return the same into another sink."""
-        return _Stream(self._checkpoint, self._descriptors, sink, self._zero)
+        return _Stream(self._checkpoint, self._sources, sink, self._zero)
 
     def work_through(self, segments: Iterable[Segment]) -> None:
         """Write `segments` in their order."""
@@ -178,7 +196,7 @@ class _Stream:
                 case New(at, content):
                     yield partial(self._sink.write, content, at)
                 case Verbatim(at, nbytes, file, start):
-                    yield from self._copy_jobs(self._descriptors[file], start, nbytes, at)
+                    yield from self._copy_jobs(self._sources[file], start, nbytes, at)
                 case Zeroed():
                     yield from self._zeroed_jobs(segment)
                 case Place(at, tensor):
@@ -190,7 +208,7 @@ class _Stream:
         if not tensor.is_contiguous_source:
             yield from self._row_jobs(tensor, at)
         elif tensor.zero:
-            descriptor, offset = self._place(tensor)
+            source, offset = self._place(tensor)
             cut = Cut(
                 tensor.info.name,
                 tensor.info.dtype,
@@ -200,35 +218,36 @@ class _Stream:
                 tensor.dim,
                 tensor.zero,
             )
-            yield from self._block_jobs(cut, descriptor, at)
+            yield from self._block_jobs(cut, source, at)
         else:
-            descriptor, offset = self._place(tensor)
-            yield from self._copy_jobs(descriptor, offset, tensor.info.nbytes, at)
+            source, offset = self._place(tensor)
+            yield from self._copy_jobs(source, offset, tensor.info.nbytes, at)
 
     # What is untouched is copied, in the kernel if it can.
 
-    def _copy_jobs(self, descriptor: int, start: int, nbytes: int, at: int) -> Iterator[Job]:
+    def _copy_jobs(self, source: Source, start: int, nbytes: int, at: int) -> Iterator[Job]:
         for done in range(0, nbytes, _COPY_BYTES):
             size = min(_COPY_BYTES, nbytes - done)
-            yield partial(self._sink.copy, descriptor, start + done, size, at + done)
+            yield partial(self._sink.copy, source, start + done, size, at + done)
 
     # What loses channels passes through a buffer.
 
-    def _block_jobs(self, cut: Cut, descriptor: int, at: int) -> Iterator[Job]:
+    def _block_jobs(self, cut: Cut, source: Source, at: int) -> Iterator[Job]:
         pieces = blocks(cut.shape, cut.dim, unsigned(cut.dtype).itemsize, PIECE_BYTES)
         channels = np.array(cut.channels, np.int64)
         while batch := tuple(islice(pieces, _BLOCKS_PER_JOB)):
-            yield partial(self._write_blocks, cut, descriptor, batch, channels, at)
+            yield partial(self._write_blocks, cut, source, batch, channels, at)
 
     def _write_blocks(
         self,
         cut: Cut,
-        descriptor: int,
+        source: Source,
         batch: tuple[Block, ...],
         channels: npt.NDArray[np.int64],
         at: int,
     ) -> None:
         kind = unsigned(cut.dtype)
+        source = source.ahead(_wanted(cut, batch, channels))
         for block in batch:
             nbytes = block.stop - block.start
             hit = _within(cut.channels, channels, block.channels)
@@ -236,7 +255,7 @@ class _Stream:
                 self._sink.zero(nbytes, at + block.start)
                 continue
             piece = self._buffer.bytes[:nbytes]
-            read_exactly(descriptor, piece.data, cut.offset + block.start)
+            source.read_into(piece.data, cut.offset + block.start)
             bits = piece.view(kind).reshape(block.rows, len(block.channels), -1)
             self._zero(bits, 1, hit)
             self._sink.write(piece.data, at + block.start)
@@ -244,16 +263,16 @@ class _Stream:
     # What loses channels where it lies, between other tensors, is taken as a whole.
 
     def _zeroed_jobs(self, segment: Zeroed) -> Iterator[Job]:
-        descriptor = self._descriptors[segment.file]
+        source = self._sources[segment.file]
         match segment.cuts:
             case (Cut(strides=None) as cut,):
-                yield from self._block_jobs(cut, descriptor, segment.at)
+                yield from self._block_jobs(cut, source, segment.at)
             case _:
-                yield partial(self._write_zeroed, segment, descriptor)
+                yield partial(self._write_zeroed, segment, source)
 
-    def _write_zeroed(self, segment: Zeroed, descriptor: int) -> None:
+    def _write_zeroed(self, segment: Zeroed, source: Source) -> None:
         memory = np.empty(segment.nbytes, np.uint8)
-        read_exactly(descriptor, memory.data, segment.start)
+        source.read_into(memory.data, segment.start)
         for cut in segment.cuts:
             kind = unsigned(cut.dtype)
             steps = cut.strides and [stride * kind.itemsize for stride in cut.strides]
@@ -303,12 +322,22 @@ class _Stream:
             bits = bits.take(indices, axis=dim)
         return bits
 
-    def _place(self, tensor: OutputTensor) -> tuple[int, int]:
-        """Return the file descriptor and the offset that the source of `tensor` is at."""
+    def _place(self, tensor: OutputTensor) -> tuple[Source, int]:
+        """Return the source, and the offset in it, that `tensor` is made of."""
         source = tensor.source
         if source is None or source.offset is None:
             raise ValueError(f"{tensor.info.name} is not in a file")
-        return self._descriptors[self._checkpoint.shards[source.shard].path], source.offset
+        return self._sources[self._checkpoint.shards[source.shard].path], source.offset
+
+
+def _wanted(
+    cut: Cut, batch: tuple[Block, ...], channels: npt.NDArray[np.int64]
+) -> Iterator[Extent]:
+    """Yield what has to be read for `batch`: all but long runs of channels that become zero."""
+    for block in batch:
+        hit = _within(cut.channels, channels, block.channels)
+        for start, stop in kept_bytes(block, hit.tolist()):
+            yield Extent(cut.offset + start, cut.offset + stop)
 
 
 def _within(

@@ -6,13 +6,19 @@ See also: `checks`, what is refused of a single file.
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
+from prune_cli.cluster.engine import Engine
+from prune_cli.cluster.parts import Part
 from prune_cli.errors import OutputError, UsageError
+from prune_cli.stores import Location, StorePath, is_inside, locate, name_within
+from prune_cli.stores.hub import find_model, is_on_hub, is_whole_model
+from prune_cli.stores.uploads import why_not_writable
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
+from prune_cli.write.hub_target import check_hub
 from prune_cli.write.locks import lock
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.progress import OnTensor
@@ -35,18 +41,21 @@ class Target:
         format: of the output; see `formats`.
         reads: what is read besides the checkpoint, a report or a recipe: never written either.
         writes: what is written besides output and report, such as an exported program.
+        card: whether a folder gets a model card; None where there is one to extend, or the input or
+            the output is a model of the Hugging Face Hub.
     """
 
-    output: Path | None
-    report: Path | None = None
+    output: Location | None
+    report: Location | None = None
     is_folder: bool = False
     force: bool = False
     resume: bool = False
     max_shard_size: int | None = None
     fsync: bool = False
     format: Format = "safetensors"
-    reads: tuple[Path, ...] = ()
-    writes: tuple[Path, ...] = ()
+    reads: tuple[Location, ...] = ()
+    writes: tuple[Location, ...] = ()
+    card: bool | None = None
 
     @property
     def is_report_inside(self) -> bool:
@@ -62,16 +71,27 @@ class Execution:
 
     Attributes:
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        workers: threads; None for one a core, at most 8.
+        workers: threads; None for one a core, at most 8. Of units elsewhere, those of each.
         on_tensor: called, from any thread, with a tensor's name and how many bytes are done.
         before_commit: called when all bytes are there, before any file gets its name: the last
             moment to give up by raising.
+        engine: writes the shards of a folder; by default threads of this process do.
+        part: of the shards of a folder that are to be written, and put aside for `finishes`.
+        finishes: whether parts wrote all shards, which only have to get their places.
     """
 
     device: str = "cpu"
     workers: int | None = None
     on_tensor: OnTensor | None = None
     before_commit: Callable[[], None] = lambda: None
+    engine: Engine | None = None
+    part: Part | None = None
+    finishes: bool = False
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether others write the output too."""
+        return self.engine is not None or self.part is not None or self.finishes
 
     @property
     def threads(self) -> int:
@@ -79,7 +99,7 @@ class Execution:
         return self.workers or min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
-def report_path(output: Path, *, is_folder: bool) -> Path:
+def report_path(output: Location, *, is_folder: bool) -> Location:
     """Return where the report of `output` is unless said otherwise: beside a file, inside a folder.
 
     Example:
@@ -89,7 +109,7 @@ def report_path(output: Path, *, is_folder: bool) -> Path:
     if is_folder:
         return output / FOLDER_REPORT
     stem = output.stem if output.suffix.lower() in WEIGHT_SUFFIXES else output.name
-    return output.parent / f"{stem}.report.json"
+    return output.with_name(f"{stem}.report.json")
 
 
 # --- chosen ----------------------------------------------------------------------------------
@@ -97,9 +117,9 @@ def report_path(output: Path, *, is_folder: bool) -> Path:
 
 def find_target(
     checkpoint: Checkpoint,
-    output: str | Path | None,
+    output: str | Location | None,
     *,
-    report: str | Path | None = None,
+    report: str | Location | None = None,
     force: bool = False,
     resume: bool = False,
     max_shard_size: int | None = None,
@@ -107,8 +127,9 @@ def find_target(
     dry_run: bool = False,
     format: str | None = None,
     suffix: str = "pruned",
-    reads: Iterable[str | Path] = (),
-    writes: Iterable[str | Path] = (),
+    reads: Iterable[str | Location] = (),
+    writes: Iterable[str | Location] = (),
+    card: bool | None = None,
 ) -> Target:
     """Return the Target with the default paths filled in: beside the input, beside the output.
 
@@ -126,6 +147,7 @@ def find_target(
         suffix: what a default output is called: NAME.pruned.safetensors.
         reads: see Target.
         writes: see Target.
+        card: see Target.
 
     Raises:
         UsageError: there is no default for stdin, or stdout is wanted for both.
@@ -139,7 +161,7 @@ def find_target(
     if format == "in-kind" and max_shard_size is not None:
         raise UsageError("an output in kind keeps the input's files: leave out --max-shard-size")
     path = None if dry_run else _output(checkpoint, output, to_folder, suffix)
-    named = None if report is None else Path(report)
+    named = None if report is None else locate(report)
     if path == STDOUT == named:
         raise UsageError("the output and the report cannot both go to stdout")
     if path and named is None and not (path == STDOUT or is_special(path)):
@@ -153,13 +175,16 @@ def find_target(
         max_shard_size=max_shard_size,
         fsync=fsync,
         format=choose_format(checkpoint, path, format, is_folder=to_folder),
-        reads=tuple(Path(read) for read in reads if not _is_stream(Path(read))),
-        writes=tuple(map(Path, writes)),
+        reads=tuple(locate(read) for read in reads if not _is_stream(locate(read))),
+        writes=tuple(map(locate, writes)),
+        card=card,
     )
 
 
-def _output(checkpoint: Checkpoint, named: str | Path | None, to_folder: bool, suffix: str) -> Path:
-    path = _default_output(checkpoint, to_folder, suffix) if named is None else Path(named)
+def _output(
+    checkpoint: Checkpoint, named: str | Location | None, to_folder: bool, suffix: str
+) -> Location:
+    path = _default_output(checkpoint, to_folder, suffix) if named is None else locate(named)
     if named and not to_folder and _means_folder(named):
         return path / _default_output(checkpoint, to_folder, suffix).name
     if to_folder and (path == STDOUT or path.suffix == ".safetensors"):
@@ -167,22 +192,28 @@ def _output(checkpoint: Checkpoint, named: str | Path | None, to_folder: bool, s
     return path
 
 
-def _means_folder(named: str | Path) -> bool:
+def _means_folder(named: str | Location) -> bool:
     """Whether a file is to be put into a folder, as for cp: it is there, or ends in a slash."""
-    with output_errors(Path(named)):
-        return str(named).endswith("/") or Path(named).is_dir()
+    path = locate(named)
+    if is_on_hub(path):
+        return is_whole_model(path)
+    with output_errors(path):
+        return str(named).endswith("/") or locate(named).is_dir()
 
 
-def _default_output(checkpoint: Checkpoint, to_folder: bool, suffix: str) -> Path:
+def _default_output(checkpoint: Checkpoint, to_folder: bool, suffix: str) -> Location:
     if _is_stream(checkpoint.path):
         raise UsageError("the input is not a file, so say where the output goes: --output")
     path = checkpoint.path.resolve() if checkpoint.is_folder else checkpoint.path
+    model = find_model(path)
+    if model:  # which is somebody else's, and the cache is the Hub's
+        path = Path(PurePosixPath(model.path).name)
     if to_folder:
         return path.with_name(f"{path.name if checkpoint.is_folder else path.stem}.{suffix}")
     return path.with_name(f"{path.stem}.{suffix}.safetensors")
 
 
-def _is_stream(path: Path) -> bool:
+def _is_stream(path: Location) -> bool:
     return path == STDOUT or is_special(path)
 
 
@@ -199,8 +230,15 @@ def check_target(checkpoint: Checkpoint, target: Target) -> None:
     """
     if target.output == STDOUT and os.isatty(1):
         raise OutputError("stdout is a terminal; send it to a file or a pipe")
+    if target.card and not (target.is_folder or is_on_hub(target.output)):
+        raise UsageError("a model card (--card) goes into a folder, and the output is a file")
     files = [*_reports(target), *target.writes]
-    if target.output and target.is_folder:
+    if is_on_hub(target.output):
+        beside, files = files, [path for path in files if not is_on_hub(path)]
+        is_folder = target.is_folder
+        force = target.force or (target.resume and is_folder)
+        check_hub(target.output, checkpoint, beside, is_folder=is_folder, force=force)
+    elif target.output and target.is_folder:
         _check_folder(target.output, checkpoint, target)
     elif target.output:
         files.insert(0, target.output)
@@ -208,11 +246,11 @@ def check_target(checkpoint: Checkpoint, target: Target) -> None:
     check_can_write(files, _inputs(checkpoint, target), force=force)
 
 
-def _reports(target: Target) -> list[Path]:
+def _reports(target: Target) -> list[Location]:
     return [] if target.report is None or target.is_report_inside else [target.report]
 
 
-def _inputs(checkpoint: Checkpoint, target: Target) -> list[Path]:
+def _inputs(checkpoint: Checkpoint, target: Target) -> list[Location]:
     files = [*(file.path for file in checkpoint.files), *target.reads]
     files += [
         checkpoint.path / (part.folder + part.index.name)
@@ -222,29 +260,34 @@ def _inputs(checkpoint: Checkpoint, target: Target) -> list[Path]:
     return files + [checkpoint.path / name for name in checkpoint.others]
 
 
-def _check_folder(output: Path, checkpoint: Checkpoint, target: Target) -> None:
+def _check_folder(output: Location, checkpoint: Checkpoint, target: Target) -> None:
     """Refuse an output folder that touches an input, or, for a run that starts, is not empty."""
     with output_errors(output):
         folder = resolve(output)
     inputs = [checkpoint.path, *(file.path for file in checkpoint.files), *target.reads]
-    if checkpoint.is_folder and folder.is_relative_to(resolve(checkpoint.path)):
+    if checkpoint.is_folder and is_inside(folder, resolve(checkpoint.path)):
         raise OutputError(f"{output} is the input folder or inside it; choose another --output")
     if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):
         raise OutputError(f"{output} holds an input; choose another --output")
+    if isinstance(folder, StorePath) and (problem := why_not_writable(folder)):
+        raise OutputError(problem)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{output} is a file, but the output is a folder")
     is_start = not (target.force or target.resume)
     if is_start and folder.exists() and any(folder.iterdir()):
-        with lock(folder, wait=False):  # unless another run is just writing it
-            pass
+        if isinstance(folder, Path):
+            with lock(folder, wait=False):  # unless another run is just writing it
+                pass
         raise OutputError(_why_not_empty(output, folder))
 
 
-def _why_not_empty(output: Path, folder: Path) -> str:
+def _why_not_empty(output: Location, folder: Location) -> str:
     if not (folder / STAGING).exists():
         return f"{output} is not empty; --force replaces the checkpoint in it"
-    done = len(list((folder / STAGING).rglob("*.safetensors")))
+    names = [name_within(path, folder) for path in (folder / STAGING).rglob("*")]
+    done = sum(".safetensors" in name for name in names)
+    perhaps = "" if isinstance(folder, Path) else " or is still at it"  # a store has no locks
     return (
-        f"{output} holds the leftovers of a run that did not end ({done} shards are finished): "
-        "--resume continues it, --force starts over"
+        f"{output} holds the leftovers of a run that did not end{perhaps} ({done} shards are "
+        "finished): --resume continues it, --force starts over"
     )

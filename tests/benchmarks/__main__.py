@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import checkpoints, core, shrink
+from tests.benchmarks import checkpoints, core, shrink, stores
 from tests.benchmarks.checkpoints import Setup
 from tests.benchmarks.rows import Result
 
@@ -35,6 +35,7 @@ SUBJECTS: dict[str, Callable[[Setup], Iterable[Result]]] = {
         for name, subject in checkpoints.SUBJECTS.items()
     },
     "shrink": shrink.results,
+    "stores": stores.results,
 }
 
 _MARKS = {True: "[green]met[/]", False: "[bold red]MISSED[/]", None: ""}

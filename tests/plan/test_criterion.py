@@ -137,6 +137,14 @@ def test_channels_with_nan_are_the_last_to_go(by: Criterion) -> None:
     assert order == [*expected, 2, 4]
 
 
+@pytest.mark.parametrize("size", [1e200, 1e300])
+def test_distances_beyond_number_are_no_warning(size: float) -> None:
+    """Squares of what is finite may not be; that is nothing to tell anyone in a traceback's words."""
+    found = scores(normal(6, 8, dtype="F64") * size, "F64", 0, "fpgm")
+
+    assert len(found) == 6 and not np.isfinite(found).any()
+
+
 def test_only_live_channels_have_scores() -> None:
     """What is pruned already neither goes again nor counts for the distances."""
     weight = normal(6, 8)

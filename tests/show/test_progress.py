@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from prune_cli.show.progress import progress
+from prune_cli.stores.traffic import note_received, note_sent
 
 
 def terminal(width: int = 80) -> Console:
@@ -61,6 +62,22 @@ def test_a_phase_can_be_named() -> None:
         wait_for(console, "hashing")
         phases.begin("comparing", 100)
         wait_for(console, "comparing")
+
+
+def test_of_stores_both_directions_are_shown() -> None:
+    """Bytes and rate of what came and of what went, since the work began."""
+    console = terminal(120)
+    note_received(10**9)
+
+    with progress(10**9, quiet=False, console=console) as on_tensor:
+        on_tensor("w", 250_000_000)
+        wait_for(console, "writing")
+        note_received(300_000_000)
+        note_sent(200_000_000)
+        wait_for(console, "↓ 300.0 MB")
+        wait_for(console, "↑ 200.0 MB")
+
+    assert "B/s" in screen(console)
 
 
 def test_quick_work_shows_nothing() -> None:

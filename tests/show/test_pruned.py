@@ -28,8 +28,8 @@ def test_collapse_joins_what_differs_in_numbers_only() -> None:
     shown = collapse(rows, limit=2)
 
     assert shown == [
-        Row("layers.*.fc.weight", (4, 2), 0, 12, 3, 0, count=3),
-        Row("head.weight", (4, 2), 0, 4, 2, 1, count=1),
+        Row("layers.*.fc.weight", (4, 2), 0, 12, 3, 0, tensors=3),
+        Row("head.weight", (4, 2), 0, 4, 2, 1, tensors=1),
     ]
     assert collapse(rows, limit=4) == rows
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prune_cli.checkpoint.reading import read_pieces
+from prune_cli.checkpoint.source import FileSource
 from prune_cli.errors import InputError, OutputError
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import check_can_write
@@ -19,12 +19,12 @@ CONTENT = bytes(range(256)) * 9000  # more than two pieces
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Iterator[int]:
+def source(tmp_path: Path) -> Iterator[FileSource]:
     """A file to copy from."""
     (tmp_path / "source").write_bytes(CONTENT)
-    descriptor = os.open(tmp_path / "source", os.O_RDONLY)
-    yield descriptor
-    os.close(descriptor)
+    opened = FileSource(os.open(tmp_path / "source", os.O_RDONLY))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(params=["nameless", "hidden", "no proc"])
@@ -79,7 +79,7 @@ def test_holes_are_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 1 << 20])
-def test_files_are_copied_into_files(tmp_path: Path, source: int, start: int) -> None:
+def test_files_are_copied_into_files(tmp_path: Path, source: FileSource, start: int) -> None:
     """In the kernel, any part to any place."""
     with pending(tmp_path / "out") as file:
         file.sink.copy(source, start, len(CONTENT) - start, 5)
@@ -90,7 +90,7 @@ def test_files_are_copied_into_files(tmp_path: Path, source: int, start: int) ->
 
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_what_the_kernel_will_not_copy_is_copied_by_hand(
-    tmp_path: Path, source: int, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, source: FileSource, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Across some file systems copy_file_range is refused; the bytes are the same."""
 
@@ -107,7 +107,7 @@ def test_what_the_kernel_will_not_copy_is_copied_by_hand(
 
 
 def test_where_there_is_no_kernel_copy_it_is_done_by_hand(
-    tmp_path: Path, source: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: FileSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only Linux has copy_file_range."""
     monkeypatch.delattr(os, "copy_file_range")
@@ -119,10 +119,10 @@ def test_where_there_is_no_kernel_copy_it_is_done_by_hand(
     assert (tmp_path / "out").read_bytes() == CONTENT
 
 
-def test_a_source_that_ends_early_is_an_input_error(tmp_path: Path, source: int) -> None:
+def test_a_source_that_ends_early_is_an_input_error(tmp_path: Path, source: FileSource) -> None:
     """A file that was cut while it was read is told as such, by a file and by a stream."""
     with pytest.raises(InputError, match=r"the input ended at byte 2,304,000"):
-        list(read_pieces(source, 0, len(CONTENT) + 1))
+        list(source.pieces(0, len(CONTENT) + 1))
     with pytest.raises(InputError, match="ended"), pending(tmp_path / "out") as file:
         file.sink.copy(source, 0, len(CONTENT) + 1, 0)
 
@@ -134,11 +134,11 @@ def test_a_source_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
 
     with pytest.raises(InputError, match="cannot be read"):
-        list(read_pieces(descriptor, 0, 1))
+        list(FileSource(descriptor).pieces(0, 1))
     os.close(descriptor)
 
 
-def test_a_stream_goes_forward_only(source: int) -> None:
+def test_a_stream_goes_forward_only(source: FileSource) -> None:
     """Bytes reach a pipe in order; a step back or ahead is a bug of the caller."""
     read, write = os.pipe()
     sink = StreamSink(Path("-"), write)
@@ -186,9 +186,9 @@ def test_all_that_stands_in_the_way_is_named_at_once(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_a_failing_file_sink_names_its_file(tmp_path: Path, source: int) -> None:
+def test_a_failing_file_sink_names_its_file(tmp_path: Path, source: FileSource) -> None:
     """A descriptor that only reads cannot be written; the error has the path."""
-    sink = FileSink(tmp_path / "out", source)
+    sink = FileSink(tmp_path / "out", source.descriptor)
 
     with pytest.raises(OutputError, match="out cannot be written"):
         sink.write(b"x", 0)
@@ -208,7 +208,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", path], check=True)
 
 
-def test_a_full_disk_leaves_nothing(small_disk: Path, source: int) -> None:
+def test_a_full_disk_leaves_nothing(small_disk: Path, source: FileSource) -> None:
     """Where there is no room, the error says so, and the half file is gone."""
     with (
         pytest.raises(OutputError, match="No space left on device"),

@@ -197,6 +197,17 @@ def test_a_neighbour_is_never_changed(
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
 
 
+def test_what_else_is_in_the_file_has_any_dtype(tmp_path: Path) -> None:
+    """It is not written, so safetensors need not have it."""
+    other = torch.ones(3, dtype=torch.complex128)
+    source = build.torch_zip(tmp_path / "m.pt", {"model": build.tensors(), "seen": [other]})
+
+    output, report = prune(source, loading=Loading(("model",)))
+
+    assert report.totals.channels_pruned == 8
+    assert torch.equal(load(output)["seen"][0], other)
+
+
 def negated() -> torch.Tensor:
     """A view that reads as the negative of what is stored."""
     return torch.view_as_complex(torch.randn(4, 6, 2)).conj().imag
@@ -206,6 +217,7 @@ REFUSED = {
     "masks": ({"bake": False}, build.tensors, "only safetensors can take"),
     "masked": ({}, lambda: build.masked(build.tensors(), {"fc.weight": 0}), "has a mask"),
     "expanded": ({}, lambda: {"a.weight": torch.ones(1, 4).expand(6, 4)}, "expanded from one"),
+    "overlapping": ({}, lambda: {"a.weight": torch.ones(8).unfold(0, 4, 1)}, "share elements"),
     "negated": ({}, lambda: {"a.weight": negated()}, "negated or conjugated"),
 }
 

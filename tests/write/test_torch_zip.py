@@ -72,6 +72,18 @@ def test_shared_tensors_stay_shared(tmp_path: Path) -> None:
     assert loaded["a.weight"].data_ptr() == loaded["b.weight"].data_ptr()
 
 
+def test_metadata_is_no_further_name(tmp_path: Path) -> None:
+    """Whatever it says: a tensor that is there keeps its own values, and "format" is none."""
+    content = {"a.weight": torch.ones(4, 4), "b.weight": torch.zeros(2), "pt": torch.zeros(3)}
+    source = build.safetensors(tmp_path / "m", content, {"format": "pt", "a.weight": "b.weight"})
+
+    prune_checkpoint(source, tmp_path / "m.pt", amount=1, dim=0)
+
+    loaded = torch.load(tmp_path / "m.pt", weights_only=True)
+    assert loaded.keys() == content.keys()
+    assert loaded["a.weight"].sum() == 12
+
+
 def test_masks_are_tensors_like_any_other(tmp_path: Path) -> None:
     """NAME_orig and NAME_mask, as a pruned module has them."""
     source = build.safetensors(tmp_path / "m.safetensors", {"a.weight": torch.ones(4, 4)})

@@ -1,0 +1,1 @@
+"""Checkpoints in stores, read and written."""
