@@ -787,6 +787,7 @@ def test_a_recurrent_module_computes_with_the_pruned_weights(kind: type[nn.RNNBa
 
 
 @traced
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torch_compile_takes_the_module_as_one_graph() -> None:
     """A compiled module gives the same output and gradients, and can be copied after that."""
@@ -806,6 +807,7 @@ def test_torch_compile_takes_the_module_as_one_graph() -> None:
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects:UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @traced
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 @pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
 def test_torch_export_takes_the_module(strict: bool) -> None:
     """An exported module gives the same output, and the module can be copied after that."""

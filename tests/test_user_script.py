@@ -2,15 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests import user_script
 
 
 def test_every_public_function_is_used_as_its_types_say(tmp_path: Path) -> None:
     """It asserts what it expects on the way."""
-    pytest.importorskip("torch_pruning")
-
     user_script.main(tmp_path)
 
     assert (tmp_path / "small.safetensors").exists()
