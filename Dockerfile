@@ -10,8 +10,8 @@ RUN pip wheel --no-deps --wheel-dir /wheels /source \
 FROM python:3.12-slim
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-deps /wheels/*.whl \
- && useradd --create-home prune
-USER prune
+ && useradd --uid 1000 --create-home prune
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["prune-cli"]
 CMD ["--help"]

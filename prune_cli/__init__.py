@@ -26,6 +26,7 @@ The tour of the code, from the bottom up; a room imports only what stands above 
     jsontext.py         how JSON is laid out, and facts read back from it
     spelling.py         what messages call --force, in the words of Python
     stores/             REACH: objects in a store, by URL: their facts, and ranges of their bytes
+    cluster/            who runs units of work: threads, a cluster, the jobs of an array
     checkpoint/         READ: any checkpoint as shards of TensorInfo, from its headers
     channels.py         which channels go, and how they become zero: on bits, by NumPy
     torch_channels.py   the same on tensors of torch
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from prune_cli.errors import ParameterError as ParameterError
     from prune_cli.errors import PruneError as PruneError
     from prune_cli.errors import RequestError as RequestError
+    from prune_cli.errors import SchedulerError as SchedulerError
     from prune_cli.errors import SelectionError as SelectionError
     from prune_cli.errors import UsageError as UsageError
     from prune_cli.errors import VerificationError as VerificationError
@@ -99,6 +101,7 @@ _HOMES = {
     "Report": "report.report",
     "RequestError": "errors",
     "Rule": "plan.selection",
+    "SchedulerError": "errors",
     "SelectionError": "errors",
     "UsageError": "errors",
     "VerificationError": "errors",

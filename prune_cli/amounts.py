@@ -57,8 +57,8 @@ def number_to_prune(amount: Amount, live: int, name: str = "the tensor") -> int:
         (2, 3)
     """
     validate_amount(amount, name)
-    is_number = type(amount) is int or isinstance(amount, numbers.Integral)
-    k = int(amount if is_number else round(amount * live))
+    is_fraction = isinstance(amount, float) or not isinstance(amount, numbers.Integral)
+    k = int(round(amount * live) if is_fraction else amount)
     if k > live:
         raise AmountError(f"{name}: amount={k} is too large: at most {live} channels can be pruned")
     return k

@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from prune_cli.amounts import Amount, check_amount
-from prune_cli.channels import zero_channels
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.liveness import DeadRowError
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
-from prune_cli.errors import DeviceError, OutputError
+from prune_cli.errors import OutputError
 from prune_cli.plan.choice import make_choice
 from prune_cli.plan.draw import make_plan
 from prune_cli.plan.facts import Options, Plan
@@ -26,11 +26,16 @@ from prune_cli.plan.replay import plan_removal, replay
 from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import edited_texts
+from prune_cli.report.card import CARD, describe_deed, find_base, write_card
 from prune_cli.report.report import Output, Report, make_report, read_report, to_json
-from prune_cli.stores import Location, locate
+from prune_cli.stores import Location, StorePath, locate
+from prune_cli.stores.hub import is_on_hub, name_of
 from prune_cli.write.atomic import pending, write_file
 from prune_cli.write.checks import refuse_unloadable
+from prune_cli.write.filling import Crew
 from prune_cli.write.folder import FolderOutput, write_folder
+from prune_cli.write.hub import write_hub
+from prune_cli.write.hub_target import read_there
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.layouts import Layout, lay_out_target
 from prune_cli.write.locks import lock
@@ -40,6 +45,7 @@ from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.sinks import Sink
 from prune_cli.write.stream import ZeroChannels, write_output
 from prune_cli.write.target import Execution, Target, check_target, find_target
+from prune_cli.write.zeroing import find_zero_channels
 
 
 def prune_checkpoint(
@@ -76,6 +82,7 @@ def prune_checkpoint(
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Remove channels at random from the checkpoint at `path`: the main job, from Python.
 
@@ -115,6 +122,8 @@ def prune_checkpoint(
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
         workers: threads; the bytes are the same for any number.
         reads: files that must not be written, such as the recipe that the rules are from.
+        card: whether an output folder gets a model card, README.md; None where the input has one,
+            or one of the two is a model of the Hugging Face Hub.
 
     Returns:
         What was done; `report.tensors` has the channels of each tensor.
@@ -161,6 +170,7 @@ def prune_checkpoint(
         format=format,
         dry_run=dry_run,
         reads=reads if scores is None else [*reads, scores],
+        card=card,
     )
     execution = Execution(device, workers, on_tensor)
     return carry_out(
@@ -203,6 +213,7 @@ def apply_report(
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Prune in the checkpoint at `path` exactly the channels that a report names.
 
@@ -226,6 +237,7 @@ def apply_report(
         device: where channels are zeroed.
         workers: threads.
         reads: files that must not be written.
+        card: as in prune_checkpoint.
 
     Raises:
         RequestError: the report does not fit the checkpoint; every misfit is named.
@@ -246,6 +258,7 @@ def apply_report(
         format=format,
         dry_run=dry_run,
         reads=reads,
+        card=card,
     )
     prefixes = as_globs(strip_prefixes)
     decide = partial(replay, report.plan, checkpoint, bake=bake, prefixes=prefixes)
@@ -268,6 +281,7 @@ def remove_masks(
     device: str = "cpu",
     workers: int | None = None,
     reads: Sequence[str | Location] = (),
+    card: bool | None = None,
 ) -> Report:
     """Make the masks of a checkpoint permanent: `NAME_orig` and `NAME_mask` become `NAME`.
 
@@ -288,6 +302,7 @@ def remove_masks(
         device: where channels are zeroed; masks are applied on the CPU.
         workers: threads.
         reads: files that must not be written.
+        card: as in prune_checkpoint.
 
     Raises:
         SelectionError: there are no masks.
@@ -305,6 +320,7 @@ def remove_masks(
         format=format,
         dry_run=dry_run,
         reads=reads,
+        card=card,
     )
     execution = Execution(device, workers, on_tensor)
     return carry_out(checkpoint, partial(plan_removal, checkpoint), target, execution)
@@ -335,7 +351,9 @@ def carry_out(
     """
     check_target(checkpoint, target)
     refuse_unloadable(checkpoint)
-    zero = find_zero_channels(execution.device)
+    zero = find_zero_channels("cpu" if execution.engine else execution.device)
+    if execution.is_spread:
+        checkpoint.liveness.look()  # no worker can say that the plan was wrong, once others went on
     try:
         return _decide_and_write(checkpoint, decide, target, execution, zero)
     except DeadRowError:
@@ -359,24 +377,9 @@ def _decide_and_write(
         return report
     layout = lay_out_target(checkpoint, plan, target)
     work = _Work(checkpoint, plan, target, target.output, execution, zero, layout)
+    if is_on_hub(target.output):
+        return _to_hub(work, target.output)
     return _to_folder(work) if target.is_folder else _to_file(work)
-
-
-def find_zero_channels(device: str) -> ZeroChannels:
-    """Return what zeroes channels on `device`; torch is imported only for another one than "cpu".
-
-    Raises:
-        DeviceError: it is not there.
-    """
-    if device == "cpu":
-        return zero_channels
-    try:
-        from prune_cli.write.accelerator import Accelerator, find_device
-    except ImportError as error:
-        raise DeviceError(
-            f"{device!r} needs torch, which cannot be imported here: {error}"
-        ) from error
-    return Accelerator(find_device(device)).zero_channels
 
 
 def write_report(report: Report, target: Target) -> None:
@@ -408,12 +411,13 @@ class _Work:
 
     def report(self, name: str) -> Report:
         """Report it as an output called `name`."""
+        files = [file for file in self.files if file.name not in self.layout.unnamed]
         output = Output(
             path=name,
             format=self._format,
-            files=tuple(file.name for file in self.files) if self.target.is_folder else (name,),
-            tensors=sum(file.tensors for file in self.files),
-            bytes=sum(file.nbytes for file in self.files),
+            files=tuple(file.name for file in files) if self.target.is_folder else (name,),
+            tensors=sum(file.tensors for file in files),
+            bytes=sum(file.nbytes for file in files),
         )
         return make_report(
             self.checkpoint, self.plan, output, drops=self.target.format != "in-kind"
@@ -467,13 +471,11 @@ def _turn(output: Path) -> AbstractContextManager[None]:
 def _to_folder(work: _Work) -> Report:
     report = work.report(work.output.resolve().name)
     _find_folder_writer(work.output)(
-        _folder_output(work, to_json(report).encode()),
+        _folder_output(work, report),
         work.checkpoint,
-        work.write,
-        workers=work.execution.threads,
+        Crew(work.write, work.execution),
         force=work.target.force,
         resume=work.target.resume,
-        before_commit=work.execution.before_commit,
     )
     return report
 
@@ -486,14 +488,59 @@ def _find_folder_writer(folder: Location) -> Callable[..., None]:
     return write_store_folder
 
 
-def _folder_output(work: _Work, report: bytes) -> FolderOutput:
+def _to_hub(work: _Work, output: StorePath) -> Report:
+    """Write to a model of the Hugging Face Hub, where a file, too, goes with its report and card."""
+    report = work.report(name_of(output))
+    is_folder = work.target.is_folder
+    write_hub(
+        _folder_output(work, report) if is_folder else _hub_file(work, report),
+        work.checkpoint,
+        work.write,
+        message=f"{describe_deed(report)}, by prune-cli {report.tool.version}",
+        replaces=is_folder,
+        force=work.target.force,
+        resume=work.target.resume and is_folder,
+        before_commit=work.execution.before_commit,
+    )
+    return report
+
+
+def _hub_file(work: _Work, report: Report) -> FolderOutput:
+    folder, target = work.output.parent, work.target
+    texts, beside = dict[str, bytes](), dict[Location, bytes]()
+    if target.report and target.report.parent == folder:
+        texts[target.report.name] = to_json(report).encode()
+    elif target.report:
+        beside[target.report] = to_json(report).encode()
+    texts |= _card(work, report, next(iter(texts), None))
+    [file] = work.files
+    named = replace(cast(Any, file), name=work.output.name)
+    return FolderOutput(folder, (named,), (), texts, (), beside)
+
+
+def _card(work: _Work, report: Report, report_file: str | None) -> dict[str, bytes]:
+    """Return the model card by its name, if there is to be one."""
+    target, base = work.target, find_base(work.checkpoint)
+    wanted = target.card
+    if wanted is None:
+        wanted = is_on_hub(work.output) or base.is_known
+    if not wanted:
+        return {}
+    folder = work.output if target.is_folder else work.output.parent
+    there = read_there(folder, CARD)
+    return {CARD: write_card(report, base, report_file=report_file, there=there).encode()}
+
+
+def _folder_output(work: _Work, done: Report) -> FolderOutput:
     checkpoint, target, files = work.checkpoint, work.target, work.files
+    report = to_json(done).encode()
     texts = {**edited_texts(work.plan.shrink, checkpoint.path), **work.layout.indexes}
     names = {file.name for file in files}
     beside: dict[Location, bytes] = {target.report: report} if target.report else {}
     if target.report and target.is_report_inside:
         _refuse_taken(target.report, {*texts, *names, *checkpoint.others})
         texts[target.report.name] = beside.pop(target.report)
+    texts |= _card(work, done, target.report.name if target.report and not beside else None)
     made = {*texts, *names, FOLDER_REPORT}
     others = tuple(name for name in checkpoint.others if name not in made)
     indexes = tuple(work.layout.indexes)

@@ -9,7 +9,8 @@ PruneError
 │   ├── AmountTypeError (TypeError) 4  the amount is neither an int nor a float
 │   ├── DimError (IndexError)      4  the tensor has no such dim
 │   ├── ParameterError (ValueError) 4  the parameter cannot be pruned as it is
-│   └── DeviceError                4  the device is not there
+│   ├── DeviceError                4  the device is not there
+│   └── SchedulerError             4  the scheduler is not there, or its workers cannot do it
 ├── VerificationError              5  a file is not what its report says
 ├── OutputError                    6  the output cannot be written
 └── SweepError                     7  trials of a sweep failed, or an assertion does not hold
@@ -66,6 +67,10 @@ class ParameterError(RequestError, ValueError):
 
 class DeviceError(RequestError):
     """The device is not there."""
+
+
+class SchedulerError(RequestError):
+    """The scheduler is not there or was lost, or its workers cannot do what they are asked for."""
 
 
 class VerificationError(PruneError):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -27,6 +27,8 @@ class _MisfitError(Exception):
 def encode(facts: Mapping[str, object]) -> str:
     """Return `facts` as JSON, ending in a newline: one key a line, one line for a row of a list.
 
+    An iterator is a list whose rows need not be there all at once.
+
     Example:
         >>> print(encode({"schema": 1, "tensors": [{"name": "a"}, {"name": "b"}]}), end="")
         {
@@ -37,15 +39,26 @@ def encode(facts: Mapping[str, object]) -> str:
           ]
         }
     """
-    lines = (f"  {json.dumps(key)}: {_value(value)}" for key, value in facts.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    return "".join(_pieces(facts))  # once: a report can have tens of megabytes
 
 
-def _value(value: object) -> str:
-    if not isinstance(value, list) or not value:
-        return _to_text(value)
-    rows = ",\n".join(f"    {_to_text(row)}" for row in value)
-    return f"[\n{rows}\n  ]"
+def _pieces(facts: Mapping[str, object]) -> Iterator[str]:
+    yield "{"
+    before = "\n"
+    for key, value in facts.items():
+        yield f"{before}  {_to_text(key)}: "
+        yield from _rows(value) if isinstance(value, Iterator | list) else [_to_text(value)]
+        before = ",\n"
+    yield "\n}\n"
+
+
+def _rows(rows: Iterable[object]) -> Iterator[str]:
+    yield "["
+    before = "\n"
+    for row in rows:
+        yield f"{before}    {_to_text(row)}"
+        before = ",\n"
+    yield "]" if before == "\n" else "\n  ]"
 
 
 def parse(text: str, pairs: Callable[[list[tuple[str, Any]]], object] | None = None) -> Any:

@@ -7,7 +7,7 @@ parameter.
 See also: `torch_channels`, which draws and zeroes; `channels`, the same without torch.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -27,6 +27,8 @@ from prune_cli.torch_channels import (
     resolve_axis,
     zero_channels_,
 )
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
 
 # --- Hooks ------------------------------------------------------------------------------------
 
@@ -284,14 +286,14 @@ class RandomStructured(_Selecting):
 
 
 def random_structured(
-    module: torch.nn.Module,
+    module: _Module,
     name: str,
     amount: Amount,
     dim: int = -1,
     *,
     generator: torch.Generator | None = None,
     skip_zero_channels: bool = False,
-) -> torch.nn.Module:
+) -> _Module:
     """Apply `RandomStructured` to the parameter `name`, and return the module.
 
     Example:

@@ -42,6 +42,7 @@ _KEYWORDS = {
     "--seed": "seed",
     "--seeds": "seeds",
     "--source": "source",
+    "--strip-prefix": "strip_prefixes",
     "--target": "target",
     "--time-limit": "time_limit",
     "-m": "modules",
@@ -49,6 +50,8 @@ _KEYWORDS = {
     "-x": "exclude",
 }
 _SWITCHES = {
+    "--as-code": "as_code=True",
+    "--card": "card=True",
     "--copy-all": "loading=Loading(copy_all=True)",
     "--drop-unwritable": "loading=Loading(drop_unwritable=True)",
     "--dry-run": "dry_run=True",

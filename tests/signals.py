@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from prune_cli import api
+from prune_cli import api, prune_checkpoint
 from prune_cli.cli import signals
 from prune_cli.cli.main import main
 from tests import build
@@ -57,6 +57,8 @@ SCENES = (
     Scene("folder again", (*_FOLDER, "-o", "{}/out"), is_again=True),
     Scene("split", (*_FILE, "--max-shard-size", "1KB", "-o", "{}/out", "--fsync")),
     Scene("workers", (*_FOLDER, "-o", "{}/out", "--workers", "3")),
+    Scene("apply", ("apply", "{}/plan.json", "{}/folder", "-q", "-f", "-o", "{}/out")),
+    Scene("remove", ("remove", "{}/masked.safetensors", "-q", "-f", "-o", "{}/out.safetensors")),
 )
 
 State = dict[str, bytes]
@@ -81,11 +83,14 @@ def state(folder: Path) -> State:
 
 
 def make_inputs(folder: Path) -> None:
-    """Make what is pruned, in its three forms."""
+    """Make what is pruned, in its forms, and a plan for it."""
     content = build.tensors()
+    build.safetensors(folder / "masked.safetensors", build.masked(content, {"conv.weight": 2}))
     build.safetensors(folder / "model.safetensors", content)
     build.torch_zip(folder / "model.pt", content)
     build.write_folder(folder / "folder", build.split(content, build.shard_names(3)))
+    plan = prune_checkpoint(folder / "folder", amount=1, dim=0, dry_run=True)
+    (folder / "plan.json").write_text(plan.to_json())
 
 
 class Stage:

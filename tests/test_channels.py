@@ -28,7 +28,7 @@ from tests.strided import as_bits, live_lines, octets, strided
 TORCH_DTYPES = {
     name: getattr(torch, dtype.torch)
     for name, dtype in DTYPES.items()
-    if dtype.torch and dtype.holds_zero and dtype.bits >= 8
+    if dtype.torch and hasattr(torch, dtype.torch) and dtype.holds_zero and dtype.bits >= 8
 }
 SPELT = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 """safetensors' name of each torch dtype that has a zero."""

@@ -47,7 +47,7 @@ def test_the_list_of_examples_is_complete() -> None:
     assert {name for name in PROGRAMS if f"[{name}]({name})" not in text} == set()
 
 
-@needs("sklearn", "matplotlib", "torch_pruning")
+@needs("sklearn", "matplotlib")
 def test_digits_are_pruned_fine_tuned_and_shrunk(tmp_path: Path) -> None:
     """Pruning hurts, training on with the masks kept heals, and shrinking loses nothing of it."""
     shown = run("digits.py", str(tmp_path), "--amounts", "0.5", "--seeds", "0", "1")
@@ -135,6 +135,79 @@ def test_a_folder_of_transformers_is_loaded_as_it_was(tmp_path: Path) -> None:
 
     assert shown.count("16 channels changed, 16 are zero") == 4
     assert "it still generates" in shown
+
+
+def test_a_pickled_model_is_pruned_in_kind(tmp_path: Path) -> None:
+    """What stood beside the weights still stands there, the class included."""
+    shown = run("yolo.py", str(tmp_path))
+
+    assert "4 of 16 filters are zero" in shown
+    assert "a Detector of {0: 'person', 1: 'bicycle'}, epoch 12" in shown
+    assert "the optimizer is as it was: True" in shown
+
+
+def test_training_goes_on_from_a_pruned_checkpoint(tmp_path: Path) -> None:
+    """Epoch and optimizer are kept, and a prefix draws no other channels."""
+    shown = run("lightning.py", str(tmp_path))
+
+    assert "epoch 3, 1 step of the optimizer, 10 zero rows" in shown
+    assert "the exported network lost the same channels: True" in shown
+    assert "one step later: 0 zero rows" in shown
+
+
+def test_a_distributed_checkpoint_becomes_one_file(tmp_path: Path) -> None:
+    """A strict `load_state_dict` takes it."""
+    shown = run("distributed.py", str(tmp_path))
+
+    assert shown.splitlines() == [
+        "0.weight: 8 of 32 rows are zero",
+        "2.weight: 2 of 8 rows are zero",
+    ]
+
+
+def test_a_gate_lets_through_what_holds(tmp_path: Path) -> None:
+    """The strict assertion ends with 7; the other one makes the release."""
+    shown = run("gate.sh", str(tmp_path))
+
+    assert "holds: `mean(accuracy)@0.1 >= base - 5`" in shown
+    assert shown.endswith("exit code 7\n")
+    assert (tmp_path / "release.report.json").exists()
+    assert len((tmp_path / "gate" / "trials.jsonl").read_text().splitlines()) == 4
+
+
+@needs("distributed")
+def test_a_cluster_on_this_machine_prunes_a_folder(tmp_path: Path) -> None:
+    """Its output is that of one process, and verified; what it started has ended."""
+    shown = run("cluster.sh", str(tmp_path))
+
+    assert shown.splitlines() == ["workers and one process write the same bytes", "verified"]
+
+
+def test_the_jobs_of_an_array_prune_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop in the place of sbatch; one job fails and is run again by its number."""
+    source = tmp_path / "model"
+    prune_checkpoint(EXAMPLES / "digits.pt", source, amount=0, dim=0, max_shard_size=50_000)
+    out = tmp_path / "there" / "out"
+    out.parent.mkdir()
+
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    for job in ("3", "1"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", job)
+        run("array.sh", str(source), str(out))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setenv("PARTS", "3")
+    run("array.sh", str(source), str(out))
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    run("array.sh", str(source), str(out))
+
+    prune_checkpoint(source, tmp_path / "here" / "out", amount=0.25, dim=0)
+    files = sorted(path.name for path in out.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "here" / "out").iterdir())
+    for name in files:
+        assert (out / name).read_bytes() == (tmp_path / "here" / "out" / name).read_bytes()
 
 
 @needs("s3fs", "moto")

@@ -81,6 +81,24 @@ def test_showing_a_report_imports_what_text_needs(tmp_path: Path) -> None:
     assert modules.isdisjoint({"torch", "numpy", "pydantic", "jinja2"})
 
 
+def test_dask_is_for_schedulers_only(tmp_path: Path) -> None:
+    """Pruning a folder, by parts too, and sweeping import nothing of it."""
+    source = build.write_folder(tmp_path / "in", build.split(build.tensors(), build.shard_names(2)))
+    model = build.safetensors(tmp_path / "x.safetensors", build.tensors())
+    prune = ["random-structured", str(source), "-a", "1", "-d", "0", "-q", "-o"]
+    runs = (
+        [*prune, str(tmp_path / "out")],
+        [*prune, str(tmp_path / "parts"), "--part", "1/1"],
+        [*prune, str(tmp_path / "parts"), "--finish"],
+        ["verify", str(tmp_path / "out"), str(source), "-q"],
+        ["sweep", str(model), "-a", "1", "--seeds", "1", "-d", "0", "-e", "echo 1", "-q"],
+    )
+
+    modules = modules_after("\n".join(CALL.format(each) for each in runs))
+
+    assert modules.isdisjoint({"dask", "distributed", "tornado"})
+
+
 @pytest.mark.parametrize("name", prune_cli.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     """Each is found in its home, is listed by dir(), and has a docstring."""
@@ -100,3 +118,13 @@ def test_the_package_is_typed_and_has_its_schema() -> None:
 
     assert (home / "py.typed").exists()
     assert (home / "report" / "report.schema.json").exists()
+
+
+def test_files_of_this_machine_need_no_library_of_stores_or_clusters(tmp_path: Path) -> None:
+    """A whole run imports neither fsspec nor what comes with it."""
+    path = build.safetensors(tmp_path / "x.safetensors", build.tensors())
+    arguments = ["random-structured", str(path), "-a", "1", "-d", "0", "-o", f"{tmp_path}/out.st"]
+
+    loaded = modules_after(CALL.format(arguments))
+
+    assert loaded.isdisjoint({"fsspec", "asyncio", "distributed", "dask", "aiohttp"})

@@ -230,6 +230,7 @@ def mesh() -> Iterator[object]:
     distributed.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:DTensor random operators")
 def test_a_distributed_parameter_is_refused_by_what_it_is(mesh: object) -> None:
     """A DTensor's elements are spread over processes, each of which would prune its own."""
     from torch.distributed.tensor import distribute_module

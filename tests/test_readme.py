@@ -2,13 +2,13 @@
 
 import contextlib
 import doctest
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +122,6 @@ def test_page(
             monkeypatch.setenv(name, value)
     tools = [tool for tool in ("jq", "make") if re.search(rf"\b{tool}\b", fence.text)]
     missing = [tool for tool in tools if not shutil.which(tool)]
-    if "prune-cli shrink" in fence.text and not importlib.util.find_spec("torch_pruning"):
-        missing.append("torch-pruning")
     if missing and not fence.file:
         pytest.skip(f"{', '.join(missing)} is not installed")
     if fence.file:
@@ -154,6 +152,20 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())
 
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_page_of_the_package_index_has_no_relative_links() -> None:
+    """What the build makes of the README, by the rules in pyproject.toml."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]
+    text = README.read_text()
+    for rule in settings["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+
+    assert len(targets) > 20
+    assert [target for target in targets if not target.startswith("https://")] == []
+    assert [target for target in targets if target.endswith(".svg") and "/blob/" in target] == []
 
 
 def refresh(pages: list[Path]) -> None:

@@ -20,9 +20,10 @@ FUNCTIONS = [
 ]
 
 ONLY_OF_THE_COMMAND_LINE = {
-    *("--assert", "--each", "--keep-best", "--lose", "--metric-file", "--metric-regex")
+    *("--assert", "--each", "--keep-best", "--lose", "--metric-file", "--metric-regex"),
+    *("--part", "--finish", "--scheduler", "--scheduler-file"),
 }
-"""What `prune_cli.sweep` has not, so that no Python caller reads of it."""
+"""What no function has, so that no Python caller reads of it."""
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ Only headers are read, and nothing that a file holds is run. Reading order: `con
 `safetensors_file`, `torch_file`, `distributed` (the formats), `files` (which format), `layouts`,
 `surroundings` and `folder` (shards, their index, and what is with them). Torch's formats, step by
 step: `archive` and `legacy` (where things are), `pickles` and `torch_names` (what they mean),
-`state_dict` (which are wanted), `placing` (where their bytes are), `unwritable` and `strided`
-(what stands against them).
+`state_dict` (which are wanted), `placing` (where their bytes are), `unwritable`, `claims` and
+`strided` (what stands against them).
 """
 
+from prune_cli.checkpoint.claims import refuse_claims
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Part, Shard
 from prune_cli.checkpoint.files import is_index, open_file
 from prune_cli.checkpoint.folder import METADATA, read_folder
@@ -16,7 +17,7 @@ from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.pairs import separate_odd_pairs
 from prune_cli.checkpoint.surroundings import STAGING
 from prune_cli.errors import InputError
-from prune_cli.stores import Location, locate
+from prune_cli.stores import Location, locate_checkpoint
 
 __all__ = [
     "STAGING",
@@ -34,7 +35,8 @@ def open_checkpoint(path: str | Location, loading: Loading | None = None) -> Che
     """Read the headers of the checkpoint at `path`: a file, a folder, its index, or "-" (stdin).
 
     Args:
-        path: where it is: on this machine, or the URL of an object or a folder in a store.
+        path: where it is: on this machine, or the URL of an object or a folder in a store; or
+            "org/model", a model of the Hugging Face Hub.
         loading: which parts of it are wanted.
 
     Raises:
@@ -44,9 +46,11 @@ def open_checkpoint(path: str | Location, loading: Loading | None = None) -> Che
         >>> open_checkpoint("model.safetensors").tensors["fc.weight"].shape
         (10, 64)
     """
-    path = locate(path)
+    path = locate_checkpoint(path)
     try:
-        return separate_odd_pairs(_open(path, loading or Loading()))
+        checkpoint = _open(path, loading or Loading())
+        refuse_claims(checkpoint)
+        return separate_odd_pairs(checkpoint)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 

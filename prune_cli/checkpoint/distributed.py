@@ -10,7 +10,7 @@ import math
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prune_cli.checkpoint.archive import CompressedMemberError, read_archive
@@ -26,8 +26,8 @@ from prune_cli.checkpoint.strided import boxes_meet
 from prune_cli.checkpoint.surroundings import list_files
 from prune_cli.checkpoint.tensors import Piece, Summed, TensorInfo
 from prune_cli.checkpoint.torch_file import (
+    ZipStorages,
     allowed_steps,
-    find_storage,
     read_member_program,
     unique_weights,
 )
@@ -347,7 +347,7 @@ def _saved_tensor(parts: _Parts, record: _Record, flat: str) -> tuple[Tensor, Su
     if pickled is None or pickled.nbytes > _LONGEST_PICKLE:
         raise CorruptPickleError(f"a chunk of {flat[:80]!r} is no file of torch.save")
     program = read_member_program(content, pickled)
-    saved = run_pickle(program, TABLE, partial(find_storage, archive)).value
+    saved = run_pickle(program, TABLE, ZipStorages(archive).find).value
     if not isinstance(saved, Tensor) or saved.problem:
         raise CorruptPickleError(f"a chunk of {flat[:80]!r} holds no plain tensor")
     place = saved.storage.start if saved.storage else -1

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from prune_cli.checkpoint.contents import Checkpoint, Dropped, Index, Part, Shard
 from prune_cli.checkpoint.files import open_file
 from prune_cli.checkpoint.heads import fetch_heads
-from prune_cli.checkpoint.layouts import Layout, find_indexed, find_layout, is_inside
+from prune_cli.checkpoint.layouts import Layout, find_indexed, find_layout, is_fellow, is_inside
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.safetensors_file import find_saved_aliases
 from prune_cli.checkpoint.surroundings import (
@@ -105,6 +105,7 @@ class _Beside:
     """The other files of a folder: those to copy, and those that are left out, and why."""
 
     others: tuple[str, ...]
+    fellows: tuple[str, ...]
     forms: tuple[str, ...]
     outputs: tuple[str, ...]
     links: tuple[str, ...]
@@ -116,12 +117,14 @@ def _look_around(folder: Location, layout: Layout, loading: Loading) -> _Beside:
     links = tuple(name for name in rest if not (folder / name).is_file())
     rest = [name for name in rest if name not in links]
     if loading.copy_all:
-        return _Beside(tuple(rest), (), (), links)
-    rest = [name for name in rest if name not in layout.stale]
+        return _Beside(tuple(rest), (), (), (), links)
+    fellows = tuple(name for name in rest if is_fellow(name, layout.files))
+    rest = [name for name in rest if name not in (*layout.stale, *fellows)]
     forms = {*layout.passed_over, *other_forms(rest)}
     outputs = {*find_outputs(folder, rest)} - forms
     return _Beside(
         tuple(name for name in rest if name not in forms | outputs),
+        fellows,
         tuple(name for name in rest if name in forms),
         tuple(name for name in rest if name in outputs),
         links,
@@ -131,6 +134,8 @@ def _look_around(folder: Location, layout: Layout, loading: Loading) -> _Beside:
 def _notes(layout: Layout, beside: _Beside) -> Iterator[str]:
     if layout.stale:
         yield f"{', '.join(layout.stale)} names files that are not there, so it is left out"
+    if beside.fellows:
+        yield f"shards that {layout.index} does not name are left out: {', '.join(beside.fellows)}"
     if beside.forms:
         yield (
             f"{layout.name} is used, and left out are {', '.join(beside.forms)}: the same weights "

@@ -122,6 +122,20 @@ def read_index(folder: Location, name: str) -> Layout:
     return Layout(files, name, weight_map, metadata)
 
 
+def is_fellow(name: str, files: Iterable[str]) -> bool:
+    """Return whether `name` is a shard of the same set as one of `files`, by their names.
+
+    Example:
+        >>> is_fellow("model-00001-of-00003.safetensors", ["model-00002-of-00003.safetensors"])
+        True
+    """
+    return bool(_SHARD.fullmatch(name)) and _set_of(name) in map(_set_of, files)
+
+
+def _set_of(shard: str) -> str:
+    return re.sub(r"-\d{5}(?=-of-)", "", shard)
+
+
 def is_inside(file: str) -> bool:
     """Return whether `file` is a plain path that leads into a folder, and not out of it."""
     path = PurePosixPath(file)
@@ -181,7 +195,7 @@ def _groups(folder: Location, shards: Sequence[str]) -> Iterator[tuple[str, ...]
     """Shards without an index, those of one checkpoint together."""
     groups: dict[str, list[str]] = {}
     for name in shards:
-        groups.setdefault(re.sub(r"-\d{5}(?=-of-)", "", name), []).append(name)
+        groups.setdefault(_set_of(name), []).append(name)
     for group in groups.values():
         match = _SHARD.fullmatch(group[0])
         count = int(match["count"]) if match else 0

@@ -21,10 +21,14 @@ _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 @dataclass
 class _Storages:
-    """The storages that a pickle names, before it is known where they are."""
+    """The storages that a pickle names, before it is known where they are.
+
+    torch keeps views and the storages that they are of under keys of one kind, and takes each as it
+    was first named; what would be another one by then is refused.
+    """
 
     by_key: dict[str, Storage] = field(default_factory=dict)
-    views: list[tuple[Storage, Storage, int]] = field(default_factory=list)
+    views: dict[str, "_View"] = field(default_factory=dict)
 
     def find(self, saved: object) -> object:
         """Return what a persistent id means."""
@@ -32,22 +36,41 @@ class _Storages:
             case ("module", made, _, _):
                 return made
             case ("storage", StorageType() as kind, str(key), _, int(elements), view):
-                root = self.by_key.setdefault(key, _storage(kind, elements))
-                return self._view(root, kind, view) if view else root
+                root = self._root(key, _storage(kind, elements))
+                return self._view(root, kind, view) if view is not None else root
             case ("storage", StorageType() as kind, str(key), _, int(elements)):
-                return self.by_key.setdefault(key, _storage(kind, elements))
+                return self._root(key, _storage(kind, elements))
         raise CorruptPickleError("it refers to an unknown kind of object")
+
+    def _root(self, key: str, named: Storage) -> Storage:
+        first = self.by_key.setdefault(key, named)
+        is_same = first.nbytes == named.nbytes and (first.dtype == named.dtype or not named.nbytes)
+        if key in self.views or not is_same:
+            raise CorruptPickleError(f"its storage {key[:40]!r} is said to be two")
+        return first if first.dtype == named.dtype else named
 
     def _view(self, root: Storage, kind: StorageType, view: object) -> Storage:
         match view:
-            case (_, int(offset), int(elements)) if offset >= 0:
-                part = _storage(kind, elements)
+            case (str(key), int(offset), int(elements)) if offset >= 0:
                 start = offset * _itemsize(kind)
-                if start + part.nbytes > root.nbytes:
-                    raise CorruptPickleError("a view reaches out of its storage")
-                self.views.append((part, root, start))
-                return part
-        raise CorruptPickleError("a view of a storage is none")
+                named = _View(_storage(kind, elements), root, start)
+            case _:
+                raise CorruptPickleError("a view of a storage is none")
+        if start + named.part.nbytes > root.nbytes:
+            raise CorruptPickleError("a view reaches out of its storage")
+        first = self.views.setdefault(key, named)
+        if key in self.by_key or first != named or first.root is not root:
+            raise CorruptPickleError(f"its storage {key[:40]!r} is said to be two")
+        return first.part
+
+
+@dataclass(frozen=True)
+class _View:
+    """A storage that is `part` of `root`, from byte `start` of it."""
+
+    part: Storage
+    root: Storage
+    start: int
 
 
 def _storage(kind: StorageType, elements: int) -> Storage:
@@ -107,8 +130,8 @@ def _locate(program: Program, at: int, keys: object, storages: _Storages) -> Non
         at += 8 + storage.nbytes
     if any(storage.start < 0 for storage in storages.by_key.values()):
         raise CorruptPickleError("it refers to a storage that it does not hold")
-    for part, root, start in storages.views:
-        part.start = root.start + start
+    for view in storages.views.values():
+        view.part.start = view.root.start + view.start
 
 
 def _look_ahead(program: Program, at: int, storages: Sequence[Storage]) -> None:

@@ -147,3 +147,12 @@ def place_of(info: TensorInfo) -> Place:
     strides = info.strides or _c_strides(info.shape)
     stop = start + elements_spanned(info.shape, strides) * itemsize if info.elements else start
     return Place(start, stop, (info.dtype, info.shape), _steps(info.shape, strides, itemsize))
+
+
+def place_of_view(tensor: Tensor) -> Place:
+    """Return the same of any tensor of a file, also one of a dtype that no TensorInfo can have."""
+    assert tensor.dtype
+    dtype = DTYPE_NAMES.get(tensor.dtype.name, tensor.dtype.name)
+    shape, strides, itemsize = tensor.shape, tensor.strides, tensor.dtype.itemsize
+    stop = tensor.start + elements_spanned(shape, strides) * itemsize
+    return Place(tensor.start, stop, (dtype, shape), _steps(shape, strides, itemsize))

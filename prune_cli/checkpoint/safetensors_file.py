@@ -14,6 +14,7 @@ from prune_cli.checkpoint.contents import Shard
 from prune_cli.checkpoint.tensors import (
     DTYPES,
     HEADER_LENGTH_BYTES,
+    MAX_DIMS,
     MAX_HEADER_BYTES,
     TensorInfo,
     nbytes,
@@ -21,9 +22,6 @@ from prune_cli.checkpoint.tensors import (
 from prune_cli.errors import InputError
 from prune_cli.jsontext import parse
 from prune_cli.stores import Location
-
-MAX_DIMS = 64
-"""As many as numpy takes. The product of a shape without a limit can take forever."""
 
 
 def read_safetensors(file: Shard, *, shard: int = 0) -> Shard:

@@ -55,12 +55,20 @@ class _Descriptor:
 
 
 class Spool:
-    """The bytes of arrays that a file holds as text, unpacked into a temporary file."""
+    """The bytes of arrays that a file holds as text, unpacked into a temporary file.
+
+    Whoever makes one closes it; the Shard that `parts` returns keeps the file open for itself.
+    """
 
     def __init__(self, source: Shard) -> None:
         self._source = source
         self._file: IO[bytes] | None = None
         self._starts: dict[object, int] = {}
+
+    def close(self) -> None:
+        """Close the temporary file, if there is one."""
+        if self._file:
+            self._file.close()
 
     def put(self, content: object, nbytes: int) -> int:
         """Return where the `nbytes` bytes that `content` means begin; the same ones once.
@@ -87,7 +95,7 @@ class Spool:
 
     def _append(self, content: bytes | Octets) -> int:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115, `parts` closes it
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115, `close` closes it
         start = self._file.tell()
         if start > _MOST_BYTES_PER_BYTE * self._source.nbytes:
             raise CorruptPickleError("its arrays take more room than it has")
@@ -101,11 +109,13 @@ class Spool:
         decoder = codecs.getincrementaldecoder("utf-8")()
         for at in range(content.at, content.at + content.nbytes, _PIECE_BYTES):
             stop = min(at + _PIECE_BYTES, content.at + content.nbytes)
-            file.write(decoder.decode(bytes(self._source.mapped[at:stop])).encode("latin-1"))
+            try:
+                file.write(decoder.decode(bytes(self._source.mapped[at:stop])).encode("latin-1"))
+            except UnicodeError:
+                raise CorruptPickleError("the text of an array means no bytes") from None
 
     def parts(self) -> tuple[Shard, ...]:
         """Return the temporary file, if there is anything in it."""
         if self._file is None:
             return ()
-        with self._file:
-            return (_shard(self._file, f"{self._source.name} (unpacked)"),)
+        return (_shard(self._file, f"{self._source.name} (unpacked)"),)

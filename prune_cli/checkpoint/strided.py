@@ -87,6 +87,28 @@ def find_overlaps(places: Mapping[str, Place]) -> dict[str, str]:
     return overlaps
 
 
+def channels_meet(shape: Sequence[int], strides: Sequence[int] | None, dim: int) -> bool:
+    """Return whether an element of one channel along `dim` may be one of another channel too.
+
+    So it may where a step along a dim is no longer than what the dims of shorter steps reach.
+
+    Example:
+        >>> channels_meet((5, 2), (1, 3), 0)  # 0 and 3, 1 and 4, 2 and 5, 3 and 6, 4 and 7
+        True
+        >>> channels_meet((5, 2), (1, 5), 0)
+        False
+    """
+    if strides is None:
+        return False
+    reach = 0
+    for step, size, axis in sorted(zip(strides, shape, range(len(shape)), strict=True)):
+        if size > 1 and (step or axis == dim):
+            if step <= reach:
+                return True
+            reach += step * (size - 1)
+    return False
+
+
 def _clusters(ranges: list[tuple[int, int, Place]]) -> Iterator[list[Place]]:
     """Yield the places of those ranges that hang together, where they are more than one."""
     cluster: list[Place] = []

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from operator import attrgetter
+from pathlib import Path
 
 from prune_cli.checkpoint.layouts import find_layout
 from prune_cli.errors import InputError
@@ -59,13 +60,22 @@ def _is_other_form(file: str) -> bool:
 
 
 def list_files(folder: Location) -> list[str]:
-    """Return every file and link below `folder`, but for what an unfinished run left."""
-    names = (
-        name_within(path, folder)
-        for path in folder.rglob("*")
-        if path.is_symlink() or path.is_file()
-    )
+    """Return every file and link below `folder`, but for what an unfinished run left.
+
+    Raises:
+        OSError: a folder in it cannot be read, so not all are known.
+    """
+    paths = _walk(folder) if isinstance(folder, Path) else folder.rglob("*")
+    names = (name_within(path, folder) for path in paths if path.is_symlink() or path.is_file())
     return sorted(name for name in names if STAGING not in name.split("/"))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all that is below `folder`: rglob passes over folders that it may not read."""
+    for path in folder.iterdir():
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
 
 
 def find_outputs(folder: Location, names: Sequence[str]) -> list[str]:

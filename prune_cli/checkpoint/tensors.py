@@ -16,6 +16,9 @@ HEADER_LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 """The longest header that safetensors reads (`MAX_HEADER_SIZE` in its tensor.rs)."""
 
+MAX_DIMS = 64
+"""As many as NumPy takes. The product of a shape without a limit can take forever."""
+
 MASK_SUFFIX, ORIG_SUFFIX = "_mask", "_orig"
 """What torch.nn.utils.prune appends to a parameter's name while it is pruned."""
 

@@ -14,7 +14,7 @@ import gc
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,7 +37,7 @@ from prune_cli.checkpoint.pickled import (
     printable,
 )
 from prune_cli.checkpoint.pickles import Machine, Program, run_pickle
-from prune_cli.checkpoint.placing import place_of, place_tensor, place_weight
+from prune_cli.checkpoint.placing import place_of, place_of_view, place_weight
 from prune_cli.checkpoint.spool import Spool
 from prune_cli.checkpoint.state_dict import Content, Found, ScriptClass
 from prune_cli.checkpoint.strided import Place, find_overlaps, find_parameter_aliases
@@ -48,8 +48,9 @@ from prune_cli.checkpoint.torch_names import (
     Storage,
     StorageType,
     Tensor,
+    TorchDtype,
 )
-from prune_cli.checkpoint.unwritable import problems_of, refuse_blow_up, refuse_unwritable
+from prune_cli.checkpoint.unwritable import problems_of, refuse_unwritable
 from prune_cli.errors import InputError
 from prune_cli.stores import Location
 
@@ -149,7 +150,7 @@ def _unpickle_archive(file: Shard, path: Location) -> _Unpickled:
     _check_byte_order(file, archive, path)
     _check_version(file, archive)
     program = _program(file, pickled)
-    value = run_pickle(program, _table(program), partial(find_storage, archive)).value
+    value = run_pickle(program, _table(program), ZipStorages(archive).find).value
     unpickled = _of(file, value, "torch", pickled.nbytes)
     if "constants.pkl" not in archive.members:
         return unpickled
@@ -194,18 +195,36 @@ def read_member_program(content: "Mapped", member: Member) -> Program:
     return Program(read_member(content, member), 0, member.nbytes, member.start)
 
 
-def find_storage(archive: Archive, saved: object) -> Storage:
-    """Return the storage that a persistent id of a zip file means."""
-    match saved:
-        case ("storage", StorageType(dtype), str(key), _, int(elements)):
-            member = archive.stored(f"data/{key}")
-        case _:
-            raise CorruptPickleError("it refers to an unknown kind of object")
-    if member is None:
-        raise CorruptPickleError(f"it has no storage {key[:40]!r}")
-    if elements * (dtype.itemsize if dtype else 1) != member.nbytes:
-        raise CorruptPickleError(f"its storage {key[:40]!r} has another size than its tensors say")
-    return Storage(dtype, member.start, member.nbytes)
+@dataclass
+class ZipStorages:
+    """The storages of a zip file, each found once: torch takes it as it was first named."""
+
+    archive: Archive
+    by_key: dict[str, Storage] = field(default_factory=dict)
+
+    def find(self, saved: object) -> Storage:
+        """Return the storage that a persistent id means."""
+        match saved:
+            case ("storage", StorageType(dtype), str(key), _, int(elements)):
+                found = self._read(dtype, key, elements)
+            case _:
+                raise CorruptPickleError("it refers to an unknown kind of object")
+        first = self.by_key.setdefault(key, found)
+        if not found.nbytes:  # which torch makes again each time
+            return found
+        if first.dtype != dtype:
+            raise CorruptPickleError(f"its storage {key[:40]!r} is said to have two dtypes")
+        return first
+
+    def _read(self, dtype: TorchDtype | None, key: str, elements: int) -> Storage:
+        member = self.archive.stored(f"data/{key}")
+        if member is None:
+            raise CorruptPickleError(f"it has no storage {key[:40]!r}")
+        if elements * (dtype.itemsize if dtype else 1) != member.nbytes:
+            raise CorruptPickleError(
+                f"its storage {key[:40]!r} has another size than its tensors say"
+            )
+        return Storage(dtype, member.start, member.nbytes)
 
 
 _CLASS = re.compile(
@@ -256,15 +275,14 @@ def _to_checkpoint(
     weights = unique_weights(path, found)
     problems = problems_of(content.value, weights)
     refuse_unwritable(path, problems, loading)
-    spool = Spool(file)
-    placed = {
-        name: place_weight(file, spool, name, value)
-        for name, value in weights.items()
-        if name not in problems
-    }
-    parts = spool.parts()
+    with contextlib.closing(Spool(file)) as spool:
+        placed = {
+            name: place_weight(file, spool, name, value)
+            for name, value in weights.items()
+            if name not in problems
+        }
+        parts = spool.parts()
     infos = {name: one.info for name, one in placed.items()}
-    refuse_blow_up(path, file.nbytes, infos.values())
     places = {name: one.place for name, one in placed.items()}
     aliases = find_parameter_aliases(infos.values(), places)
     stored = {name: info for name, info in infos.items() if name not in aliases}
@@ -368,4 +386,4 @@ def _outside(shard: Shard, checkpoint: Checkpoint) -> Iterator[tuple[str, Place]
     loose = [(key, value) for key, value in content.everything() if id(value) not in held]
     for key, value in (*named, *loose):
         if isinstance(value, Tensor) and not value.problem:
-            yield key, place_of(place_tensor(key, value).info)
+            yield key, place_of_view(value)

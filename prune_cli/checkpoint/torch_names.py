@@ -23,9 +23,8 @@ from prune_cli.checkpoint.pickled import (
     Text,
 )
 from prune_cli.checkpoint.pickles import Machine
-from prune_cli.checkpoint.tensors import DTYPES
+from prune_cli.checkpoint.tensors import DTYPES, MAX_DIMS
 
-MAX_DIMS = 64
 _LARGEST_SIZE = 1 << 62
 
 
@@ -212,7 +211,8 @@ def _tensor(
     if type(offset) is not int or not 0 <= offset < _LARGEST_SIZE or len(shape) != len(strides):
         raise CorruptPickleError(f"a tensor of shape {list(shape)} has a wrong offset or strides")
     tensor = Tensor(dtype, shape, strides, storage, offset)
-    if (offset + elements_spanned(shape, strides)) * dtype.itemsize > storage.nbytes:
+    last = offset + elements_spanned(shape, strides)
+    if 0 not in shape and last * dtype.itemsize > storage.nbytes:
         raise CorruptPickleError(f"a tensor of shape {list(shape)} reaches out of its storage")
     return tensor
 
@@ -265,9 +265,11 @@ def _flagged(tensor: Tensor, flags: object) -> Tensor:
         return tensor
     if not isinstance(flags, dict) or not flags.keys() <= {"conj", "neg"}:
         raise CorruptPickleError("a tensor has unknown flags")
+    if not all(value is True for value in flags.values()):  # torch takes False for True
+        raise CorruptPickleError("a tensor has a flag that is not set")
     assert tensor.dtype
     kind = tensor.dtype.name
-    is_conj, is_neg = flags.get("conj") is True, flags.get("neg") is True
+    is_conj, is_neg = "conj" in flags, "neg" in flags
     if is_conj and not kind.startswith("complex"):
         raise CorruptPickleError(f"a tensor of {kind} is said to be conjugate")
     if is_neg and kind not in _WITH_SIGN:

@@ -1,16 +1,11 @@
 """Tensors that cannot be had from the bytes of a file: which they are, and what to do instead."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from prune_cli.checkpoint.loading import Loading
 from prune_cli.checkpoint.placing import is_packed, is_subbyte
-from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.checkpoint.torch_names import DTYPE_NAMES, Array, NumpyDtype, Tensor
 from prune_cli.errors import InputError
-from prune_cli.stores import Location
-
-_LARGEST_BLOW_UP = 64
-"""Expanded tensors take less room in a torch file than packed. Beyond this factor it is a trap."""
 
 
 def problems_of(top: object, weights: Mapping[str, Tensor | Array]) -> dict[str, str]:
@@ -81,13 +76,3 @@ def _empty_shells(top: object, weights: Mapping[str, Tensor | Array]) -> dict[st
         "lies beside them, and prune what it writes"
     )
     return dict.fromkeys(empty, why)
-
-
-def refuse_blow_up(path: Location, size: int, infos: Iterable[TensorInfo]) -> None:
-    """Raise InputError for a tensor that is expanded to many times the `size` of its file."""
-    for info in infos:
-        if info.strides is not None and info.nbytes > _LARGEST_BLOW_UP * size:
-            raise InputError(
-                f"{path}: {info.name!r} of shape {list(info.shape)} claims {info.nbytes:,} bytes "
-                f"in a file of {size:,}; it is corrupt, or expanded beyond use"
-            )

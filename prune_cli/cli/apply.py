@@ -8,6 +8,7 @@ from prune_cli.cli import groups
 from prune_cli.cli.completion import complete_report
 from prune_cli.cli.grouped import grouped
 from prune_cli.cli.locations import Location, locate
+from prune_cli.cli.spreading import Spreading
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Plan
@@ -39,6 +40,7 @@ def apply(
     checkpoint: groups.CheckpointPath,
     names: groups.Names,
     running: groups.Running,
+    spreading: Spreading,
     outputs: groups.Outputs,
     shown: groups.Shown,
     messages: groups.Messages,
@@ -68,4 +70,4 @@ def apply(
         return replay(plan, opened, bake=bake, prefixes=names.strip_prefix)
 
     target = outputs.target(opened, reads=[applied])
-    carry_out(opened, decide, target, running, shown, messages)
+    carry_out(opened, decide, target, running, spreading, shown, messages)

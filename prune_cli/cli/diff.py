@@ -6,19 +6,21 @@ import typer
 
 from prune_cli.cli import groups, signals
 from prune_cli.cli.grouped import grouped
-from prune_cli.cli.locations import Location, locate
+from prune_cli.cli.locations import Location, locate_checkpoint
 from prune_cli.errors import VerificationError
 
 First = Annotated[
     Location,
     typer.Argument(
-        parser=locate, metavar="A", help="A checkpoint: a file or a folder of any format."
+        parser=locate_checkpoint,
+        metavar="A",
+        help="A checkpoint: a file or a folder of any format.",
     ),
 ]
 Second = Annotated[
     Location,
     typer.Argument(
-        parser=locate, metavar="B", help="Another, of the same format or of another one."
+        parser=locate_checkpoint, metavar="B", help="Another, of the same format or of another one."
     ),
 ]
 

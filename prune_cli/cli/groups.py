@@ -20,7 +20,7 @@ from prune_cli.cli.completion import (
     complete_output_format,
 )
 from prune_cli.cli.grouped import ENVIRONMENT_PREFIX
-from prune_cli.cli.locations import Location, locate
+from prune_cli.cli.locations import Location, locate, locate_checkpoint
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ MESSAGES = "Messages"
 CheckpointPath = Annotated[
     Location,
     typer.Argument(
-        parser=locate,
+        parser=locate_checkpoint,
         metavar="CHECKPOINT",
         help="A file of safetensors or torch.save, a model folder or its index, or - for stdin.",
         show_default=False,
@@ -377,6 +377,16 @@ class Outputs:
         ),
     ] = False
 
+    card: Annotated[
+        bool | None,
+        typer.Option(
+            "--card/--no-card",
+            help="Write a model card, README.md, into an output folder: what it was made of, and how.",
+            show_default="where the input has one, or one of the two is on the Hugging Face Hub",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
+
     def target(
         self,
         checkpoint: "Checkpoint",
@@ -401,6 +411,7 @@ class Outputs:
             suffix=suffix,
             reads=list(filter(None, reads)),
             writes=list(filter(None, writes)),
+            card=self.card,
         )
 
     @property

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prune_cli.cli import groups, signals
+from prune_cli.cli.spreading import Spreading
 from prune_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ def carry_out(
     decide: "Callable[[], Plan]",
     target: "Target",
     running: groups.Workers,
+    spreading: Spreading,
     shown: groups.Shown,
     messages: groups.Messages,
 ) -> None:
@@ -28,9 +31,19 @@ def carry_out(
     from prune_cli.show.pruned import show_report
 
     refuse_two_on_stdout(target, shown)
+    spread = spreading.chosen(target, messages)
+    target = spread.continuing(target)
     began = time.perf_counter()
-    with signals.Orderly(), progress(checkpoint.nbytes, quiet=messages.quiet) as on_tensor:
-        report = api.carry_out(checkpoint, decide, target, running.execution(on_tensor))
+    with (
+        signals.Orderly(),
+        progress(checkpoint.nbytes, quiet=messages.quiet) as on_tensor,
+        spread.engine(checkpoint, target, messages) as engine,
+    ):
+        execution = replace(running.execution(on_tensor), **spread.facts, engine=engine)
+        report = api.carry_out(checkpoint, decide, target, execution)
+    if spread.part:
+        spread.tell_part(report, target, messages)
+        return
     show_report(report, written=[target.output, target.report], quiet=messages.quiet)
     if messages.verbose:
         messages.tell("planned, written and reported" if target.output else "planned", since=began)

@@ -7,6 +7,7 @@ import typer
 from prune_cli.cli import groups
 from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import also_called, grouped
+from prune_cli.cli.spreading import Spreading
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Plan
@@ -31,6 +32,7 @@ def random_structured(
     names: groups.Names,
     draw: groups.Draw,
     running: groups.Running,
+    spreading: Spreading,
     outputs: groups.Outputs,
     shown: groups.Shown,
     messages: groups.Messages,
@@ -71,7 +73,7 @@ def random_structured(
         return plan_choice(opened, options, choosing.scores, running.execution().threads)
 
     target = outputs.target(opened, reads=[amounts.recipe, choosing.scores])
-    carry_out(opened, decide, target, running, shown, messages)
+    carry_out(opened, decide, target, running, spreading, shown, messages)
 
 
 structured = also_called(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from prune_cli.cli import groups
 from prune_cli.cli.grouped import grouped
+from prune_cli.cli.spreading import Spreading
 
 if TYPE_CHECKING:
     from prune_cli.plan.facts import Plan
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 def remove(
     checkpoint: groups.CheckpointPath,
     workers: groups.Workers,
+    spreading: Spreading,
     outputs: groups.Outputs,
     shown: groups.Shown,
     messages: groups.Messages,
@@ -35,4 +37,4 @@ def remove(
 
         return plan_removal(opened)
 
-    carry_out(opened, decide, outputs.target(opened), workers, shown, messages)
+    carry_out(opened, decide, outputs.target(opened), workers, spreading, shown, messages)

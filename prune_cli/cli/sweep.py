@@ -12,10 +12,12 @@ from prune_cli.cli.choosing import Choosing
 from prune_cli.cli.grouped import ENVIRONMENT_PREFIX, grouped
 from prune_cli.cli.locations import Location
 from prune_cli.cli.modelling import MeasuredCode
+from prune_cli.cli.spreading import SpreadTrials
 from prune_cli.errors import SweepError, UsageError
 
 if TYPE_CHECKING:
     from prune_cli.amounts import Amount
+    from prune_cli.cluster.parts import Part
     from prune_cli.plan.choice import Choice
     from prune_cli.plan.selection import Rule
     from prune_cli.sweep.evaluation import Evaluation
@@ -452,6 +454,7 @@ def sweep(
     smaller: Smaller,
     jobs: Jobs,
     running: groups.Running,
+    spreading: SpreadTrials,
     folder: Folder,
     shown: groups.Shown,
     messages: groups.Messages,
@@ -467,7 +470,6 @@ def sweep(
     from prune_cli.show import trials as show
     from prune_cli.show.console import write_stdout
     from prune_cli.sweep.request import plan_sweep
-    from prune_cli.sweep.stages import run_sweep
     from prune_cli.sweep.summary import to_json
 
     folder.check()
@@ -484,15 +486,60 @@ def sweep(
         planned = plan_sweep(request)
         show.show_planned(planned)
         return
+    part = spreading.chosen_part(messages, has_units=True)
     with signals.Orderly():
-        with show.watching(jobs.count, quiet=messages.quiet) as watch:
-            results = run_sweep(request, watch)
+        if part:
+            _run_part(request, part, messages)
+            return
+        results = _run(request, jobs, spreading, messages)
         _write_pictures(request, results, folder.plot, others)
     show.show_summary(results.summary, quiet=messages.quiet)
     show.show_folder(request.folder, results.summary, quiet=messages.quiet)
     if shown.as_json:
         write_stdout(to_json(results.summary))
     _refuse_bad(results, request.folder)
+
+
+def _run(
+    request: "Request", jobs: Jobs, spreading: SpreadTrials, messages: groups.Messages
+) -> "Results":
+    """Run the sweep where the options say, or put together what its parts gave."""
+    from prune_cli.show import trials as show
+    from prune_cli.sweep.parts import finish_parts
+    from prune_cli.sweep.stages import run_sweep
+
+    if spreading.finish:
+        return finish_parts(request)
+    if spreading.scheduler is None and not spreading.resources:
+        with show.watching(jobs.count, quiet=messages.quiet) as watch:
+            return run_sweep(request, watch)
+    if jobs.jobs or jobs.gpus:
+        raise UsageError(
+            "the workers of --scheduler say how many trials run at a time: leave out --jobs and "
+            "--gpus (--resources GPU=1 asks for a GPU)"
+        )
+    with spreading.trial_engine(request, messages) as engine:
+        count = engine.window()
+        with show.watching(count, quiet=messages.quiet) as watch:
+            return run_sweep(replace(request, jobs=count), watch, engine)
+
+
+def _run_part(request: "Request", part: "Part", messages: groups.Messages) -> None:
+    from prune_cli.show import trials as show
+    from prune_cli.sweep.parts import run_part
+
+    with show.watching(request.jobs, quiet=messages.quiet) as watch:
+        records = run_part(request, part, watch)
+    failed = [record for record in records if record.status == "failed"]
+    messages.tell(
+        f"part {part} has run: {len(records):,} trials, {len(failed):,} of them failed; when every "
+        "part has, run the same command with --finish in place of --part"
+    )
+    if failed:
+        raise SweepError(
+            f"{len(failed)} of {len(records)} trials failed, the first was {failed[0].trial}: "
+            f"{failed[0].reason} (the same --part runs them again)"
+        )
 
 
 def _maker(

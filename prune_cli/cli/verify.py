@@ -8,7 +8,8 @@ import typer
 from prune_cli.cli import groups, signals
 from prune_cli.cli.completion import complete_report
 from prune_cli.cli.grouped import grouped
-from prune_cli.cli.locations import Location, locate
+from prune_cli.cli.locations import Location, locate, locate_checkpoint
+from prune_cli.cli.spreading import Scheduled
 from prune_cli.errors import UsageError, VerificationError
 
 CHECKED = "What is checked"
@@ -16,7 +17,7 @@ CHECKED = "What is checked"
 Pruned = Annotated[
     Location,
     typer.Argument(
-        parser=locate, metavar="OUTPUT", help="What prune-cli wrote: a file or a folder."
+        parser=locate_checkpoint, metavar="OUTPUT", help="What prune-cli wrote: a file or a folder."
     ),
 ]
 ItsReport = Annotated[
@@ -35,7 +36,7 @@ ItsReport = Annotated[
 SourcePath = Annotated[
     Location | None,
     typer.Argument(
-        parser=locate,
+        parser=locate_checkpoint,
         metavar="SOURCE",
         help="The checkpoint that was pruned, as --source.",
         show_default=False,
@@ -45,7 +46,7 @@ Source = Annotated[
     Location | None,
     typer.Option(
         "--source",
-        parser=locate,
+        parser=locate_checkpoint,
         metavar="PATH",
         help="The checkpoint that was pruned. With it every byte is compared, without it only "
         "what the report names.",
@@ -69,6 +70,7 @@ Scores = Annotated[
 def verify(
     output: Pruned,
     workers: groups.Workers,
+    scheduled: Scheduled,
     shown: groups.Shown,
     messages: groups.Messages,
     loading: groups.Loading,
@@ -102,15 +104,20 @@ def verify(
     began = time.perf_counter()
     nbytes = _nbytes(output) if source else 0
     showing = progress(nbytes, quiet=messages.quiet, doing="comparing", before="reading")
-    with signals.Orderly(), showing as on_tensor:
+    with (
+        signals.Orderly(),
+        showing as on_tensor,
+        scheduled.comparing(output, source, messages) as engine,
+    ):
         verification = verify_checkpoint(
             output,
             report=report,
             source=source,
             scores=scores,
             loading=loading.chosen(),
-            workers=workers.execution().threads,
+            workers=(workers.workers or 1) if engine else workers.execution().threads,
             on_tensor=on_tensor,
+            engine=engine,
         )
     if messages.verbose:
         messages.tell(f"read {output}{f' and {source}' if source else ''}", since=began)

@@ -15,6 +15,12 @@ from prune_cli.stores import Location
 
 CONFIG_NAME = "config.json"
 
+Value = int | float | tuple[Any, ...]
+"""What is new in a config: a number, or a list that has something for each layer."""
+
+Changes = Mapping[str, Value]
+"""Dotted key to new value."""
+
 
 def read_config(folder: Location) -> dict[str, Any]:
     """Read the config of a folder.
@@ -36,8 +42,8 @@ def read_config(folder: Location) -> dict[str, Any]:
     return raw
 
 
-def edit_config(raw: Mapping[str, Any], changes: Mapping[str, int | float]) -> dict[str, Any]:
-    """Return a copy of a config with some numbers replaced, or added where it has a default.
+def edit_config(raw: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    """Return a copy of a config with some values replaced, or added where it has a default.
 
     Example:
         `edit_config({"hidden_sizes": [64, 128]}, {"hidden_sizes.0": 48})` gives
@@ -52,11 +58,12 @@ def edit_config(raw: Mapping[str, Any], changes: Mapping[str, int | float]) -> d
         place: Any = edited
         for parent in parents:
             place = _inside(place, parent, key)
+        new: Any = list(value) if isinstance(value, tuple) else value
         if isinstance(place, list):
             _inside(place, last, key)
-            place[int(last)] = value
+            place[int(last)] = new
         elif isinstance(place, dict):
-            place[last] = value
+            place[last] = new
         else:
             raise _no_place(key, last)
     return edited

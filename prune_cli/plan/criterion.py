@@ -294,10 +294,11 @@ def _sum_distances(
     channels, places = live[finite], np.flatnonzero(finite)
     tiles = -(-len(channels) // _TILE)
     step = max(_DISTANCES // max(tiles * _TILE * _TILE, 1), 1)
-    for start in range(0, tiles, step):
-        distances = _distances(seen, dtype, channels, slice(start, start + step))
-        own = places[start * _TILE : (start + step) * _TILE]
-        scores[own] = distances[: len(own)].sum(axis=1).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of what is finite may not be
+        for start in range(0, tiles, step):
+            distances = _distances(seen, dtype, channels, slice(start, start + step))
+            own = places[start * _TILE : (start + step) * _TILE]
+            scores[own] = distances[: len(own)].sum(axis=1).astype(np.float32)
     return scores
 
 

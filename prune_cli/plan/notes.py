@@ -4,7 +4,6 @@ Each note names the tensors, the fact and what to do about it. The plan itself d
 them; reports do not hold them.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from prune_cli.checkpoint import Checkpoint
@@ -17,7 +16,9 @@ from prune_cli.plan.prunable import find_problems
 from prune_cli.plan.selection import Rule, matcher
 
 _MOST_NAMES = 3
-_HEAD = re.compile(r"(^|\.)(lm_head|classifier|head|score|logits|fc_out|embed_out|qa_outputs)$")
+_HEADS = frozenset(
+    ["lm_head", "classifier", "head", "score", "logits", "fc_out", "embed_out", "qa_outputs"]
+)
 """What people call the last layer of a model."""
 
 
@@ -121,7 +122,11 @@ def _last_layer(checkpoint: Checkpoint, plan: Plan) -> Iterator[str]:
     ]
     is_last = {item.name for item in outputs if item.channels not in taken_in}
     is_last &= {_last_matrix(checkpoint)} if is_last else set()
-    names = [item.name for item in outputs if _HEAD.search(item.module) or item.name in is_last]
+    names = [
+        item.name
+        for item in outputs
+        if item.module.rpartition(".")[2] in _HEADS or item.name in is_last
+    ]
     if names:
         modules = sorted({name.rpartition(".")[0] for name in names})
         excluded = " ".join(f"--exclude '{module}'" for module in modules[:_MOST_NAMES])

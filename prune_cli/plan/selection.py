@@ -14,11 +14,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
+from typing import NamedTuple, TypeAlias
 
 from prune_cli.amounts import Amount
 from prune_cli.checkpoint.tensors import Parameter
 from prune_cli.errors import AmountTypeError, SelectionError
 from prune_cli.plan.prefixes import all_names
+
+Fits: TypeAlias = Callable[[tuple[str, str]], bool]
+"""Tells whether a module and a parameter's own name are meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,7 @@ class Selection:
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
+class Selected(NamedTuple):
     """A parameter and the rule for it; `by_name`: patterns without wildcards named it."""
 
     parameter: Parameter
@@ -101,10 +104,10 @@ def select(
         for further in [aliases.get(parameter.tensor.name, ())]
     ]
     everything = [pair for _, pairs in named for pair in pairs]
-    whole = _patterns_of_whole_names(everything, selection)
+    whole = patterns_of_whole_names(everything, selection)
     _refuse_idle_patterns(everything, selection, whole)
-    excluded = _pair_matcher(selection.exclude, ("*",), whole)
-    rules = [(rule, _pair_matcher(rule.modules, rule.params, whole)) for rule in selection.rules]
+    excluded = pair_matcher(selection.exclude, ("*",), whole)
+    rules = [(rule, pair_matcher(rule.modules, rule.params, whole)) for rule in selection.rules]
     picked: list[Selected] = []
     for parameter, pairs in named:
         if selection.exclude and any(map(excluded, pairs)):
@@ -130,13 +133,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _join(pair: tuple[str, str]) -> str:
-    return ".".join(filter(None, pair))
+    module, param = pair
+    return f"{module}.{param}" if module and param else module or param
 
 
-def _pair_matcher(
-    modules: Sequence[str], params: Sequence[str], whole: Collection[str]
-) -> Callable[[tuple[str, str]], bool]:
-    """Return whether a module and a parameter fit, by their patterns or by their whole name."""
+def pair_matcher(modules: Sequence[str], params: Sequence[str], whole: Collection[str]) -> Fits:
+    """Return what tells whether a module and a parameter fit, by their patterns or by their whole name."""
     fits_module = matcher([pattern for pattern in modules if pattern not in whole])
     fits_param = matcher(params)
     fits_whole = matcher([pattern for pattern in modules if pattern in whole])
@@ -158,10 +160,15 @@ def _module_patterns(selection: Selection) -> list[str]:
     return list(dict.fromkeys((*patterns, *selection.exclude)))
 
 
-def _patterns_of_whole_names(
+def patterns_of_whole_names(
     names: Sequence[tuple[str, str]], selection: Selection
 ) -> frozenset[str]:
-    """Return the patterns that match no module but the whole name of a parameter."""
+    """Return the patterns that match no module but the whole name of a parameter.
+
+    Args:
+        names: the module and own name of each parameter there is, by each of its names.
+        selection: whose patterns are meant.
+    """
     modules = {module for module, _ in names}
     unknown = [
         pattern

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from prune_cli.amounts import Amount
 from prune_cli.errors import InputError
 from prune_cli.jsontext import decode
-from prune_cli.plan.config import CONFIG_NAME, config_text, edit_config, read_config
+from prune_cli.plan.config import (
+    CONFIG_NAME,
+    Changes,
+    config_text,
+    edit_config,
+    read_config,
+)
+from prune_cli.plan.lists import Lists, name_after
 from prune_cli.stores import Location
 
 METADATA_KEY = "prune_cli.shrink"
@@ -25,6 +32,7 @@ Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """For a tensor's name and a dim: the channels that stay, where some are removed."""
 
 _SCHEMA = 1
+_SCHEMA_OF_LISTS = 2  # what reads only version 1 must not take such a file for a whole model
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class ShrinkOptions:
         model: the factory of the model; None where the folder's config.json describes it.
         model_arguments: for the factory, each as a Python literal.
         examples: the model's inputs, as "1x3x224x224".
+        as_code: whether a folder is written for `load_shrunk`, its config.json as it is.
+        units: how much of each kind of unit goes; None where only channels do.
     """
 
     round_to: int
@@ -44,14 +54,16 @@ class ShrinkOptions:
     model: str | None
     model_arguments: Mapping[str, str]
     examples: tuple[str, ...]
+    as_code: bool | None = None
+    units: Mapping[str, Amount] | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that went together.
+    """Channels, or other units, that went together.
 
     Attributes:
-        root: the tensor that the draw is keyed by.
+        root: the tensor that the draw is keyed by; of layers the list that they are in.
         dim: its axis.
         amount: as asked for; None where zeros were removed. Where an amount or a target is spread
             over the groups, the fraction that this one was given, before it is rounded to
@@ -61,6 +73,8 @@ class Group:
         blocks: into how many equal blocks they fall that lost the same positions.
         removed: the channels of the root that went, ascending.
         members: every tensor and axis that lost some with them.
+        unit: what they are; None for channels.
+        width: how many indices of the root's axis one unit is; None for one.
     """
 
     root: str
@@ -71,6 +85,8 @@ class Group:
     blocks: int
     removed: tuple[int, ...]
     members: tuple[tuple[str, int], ...]
+    unit: str | None = None
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,12 +118,20 @@ class Latency:
         rounds: how often each was timed.
         threads: how many of torch's worked.
         spread: the interquartile range of each, in milliseconds; None in reports of version 1.
+        batch: the size of the first axis of the inputs.
+        device: what they ran on: "cpu", "cuda".
+        memory: the bytes that one pass holds at the most, beyond the model and its inputs.
+        tokens: tokens a second that a language model generates, the median of each.
     """
 
     milliseconds: Mapping[str, float]
     rounds: int
     threads: int
     spread: Mapping[str, float] | None = None
+    batch: int | None = None
+    device: str | None = None
+    memory: Mapping[str, int] | None = None
+    tokens: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,15 +141,24 @@ class Resizing:
     Attributes:
         shapes: the new shape of every tensor that changes, by its name in the state dict.
         attributes: for each module that changes, the attributes that count channels.
+        lists: the lists of modules that get shorter, before all else; by the names in the whole
+            model, where the other names are those in the shrunk one.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     attributes: Mapping[str, Mapping[str, Attribute]]
+    lists: Lists | None = None
 
     def to_json(self) -> str:
         """Return the value for `METADATA_KEY`; the keys stand in the order of the model."""
-        facts = {"schema": _SCHEMA, "shapes": self.shapes, "attributes": self.attributes}
+        facts = {"schema": self._schema, "shapes": self.shapes, "attributes": self.attributes}
+        if self.lists:
+            facts["lists"] = self.lists
         return json.dumps(facts, separators=(",", ":"), ensure_ascii=False)
+
+    @property
+    def _schema(self) -> int:
+        return _SCHEMA_OF_LISTS if self.lists else _SCHEMA
 
     @classmethod
     def from_json(cls, text: str) -> Resizing:
@@ -136,15 +169,16 @@ class Resizing:
         """
         try:
             record = decode(_Record, json.loads(text))
-            if record.schema != _SCHEMA:
-                raise InputError(f"its schema is {record.schema}, this version reads {_SCHEMA}")
+            if record.schema != record._schema:
+                known = f"{_SCHEMA} and {_SCHEMA_OF_LISTS}"
+                raise InputError(f"its schema is {record.schema}, this version reads {known}")
             _refuse_no_sizes(record.shapes)
         except (ValueError, RecursionError, InputError) as error:
             raise InputError(f"the record of what was shrunk is damaged ({error})") from error
-        return cls(record.shapes, record.attributes)
+        return cls(record.shapes, record.attributes, record.lists)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Record(Resizing):
     """A Resizing as it stands in the metadata of a file."""
 
@@ -170,21 +204,30 @@ class ShrinkPlan:
         whole: the groups that lose nothing.
         effect: what it saves.
         latency: of the model before and after, where it was measured.
+        lists: the lists of modules that got shorter; the tensors of what left them go, and those of
+            what stays are numbered anew.
     """
 
     kept: Kept
     shapes: Mapping[str, tuple[int, ...]]
     attributes: Mapping[str, Mapping[str, Attribute]]
-    config: Mapping[str, int | float]
+    config: Changes
     groups: tuple[Group, ...]
     whole: tuple[Whole, ...]
     effect: Effect
     latency: Latency | None = None
+    lists: Lists | None = None
 
     @property
     def resizing(self) -> Resizing:
         """What `load_shrunk` needs, for the metadata of the output."""
-        return Resizing(self.shapes, self.attributes)
+        shapes = {self.name_after(name): shape for name, shape in self.shapes.items()}
+        there = {name: shape for name, shape in shapes.items() if name is not None}
+        return Resizing(there, self.attributes, self.lists)
+
+    def name_after(self, name: str) -> str | None:
+        """Return what a tensor of the checkpoint is called in the output; None if it goes."""
+        return name_after(self.lists or {}, name)
 
 
 def kept_channels(plan: ShrinkPlan | None) -> Kept:

@@ -4,39 +4,32 @@ No times and no absolute paths are in it, and its keys stand in one order, so th
 gives the same bytes. `report.schema.json`, beside this file, is its JSON Schema.
 """
 
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import prune_cli
 from prune_cli.checkpoint import Checkpoint, Dropped
+from prune_cli.checkpoint.tensors import MAX_DIMS
 from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import check_keys, decode, encode, parse
 from prune_cli.plan.choice import check_choice
 from prune_cli.plan.facts import Options, Plan, PlanItem, Skipped
 from prune_cli.plan.notes import find_notes
-from prune_cli.plan.shrink import Latency, ShrinkPlan
+from prune_cli.plan.shrink import Group, Latency, ShrinkOptions, ShrinkPlan
 from prune_cli.report.notebook import to_html
 from prune_cli.report.numbers import format_count
 from prune_cli.report.tensors import list_tensors
 from prune_cli.stores import Location, locate
+from prune_cli.stores.hub import find_model
 from prune_cli.write.atomic import write_file
 from prune_cli.write.checks import check_can_write
 
 SCHEMA = 2
 """What is written. Version 1, which is read too, had no `options.shrink`."""
-
-
-_OPTIONAL = {
-    entry.name
-    for kind in (Options, ShrinkPlan, Latency)
-    for entry in fields(kind)
-    if entry.default is None
-}
-"""What is written only if there is something to say."""
 
 _COLUMNS = tuple(entry.name for entry in fields(PlanItem))
 
@@ -52,12 +45,16 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The checkpoint that was read; `path` is its name, without the folders above it."""
+    """The checkpoint that was read; `path` is its name, without the folders above it.
+
+    `revision` is the commit of a model of the Hugging Face Hub, whose `path` is ORG/MODEL.
+    """
 
     path: str
     format: str
     tensors: int
     bytes: int
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +118,13 @@ class Report:
         """Return the report as JSON, as the command line writes it."""
         return to_json(self)
 
-    def save(self, path: str | Path, *, force: bool = False) -> None:
+    def save(self, path: str | Location, *, force: bool = False) -> None:
         """Write the report as JSON to `path`; `read_report` reads it.
 
         Raises:
             OutputError: it cannot be written, or it is there and `force` is not given.
         """
-        path = Path(path)
+        path = locate(path)
         check_can_write([path], (), force=force)
         write_file(path, self.to_json().encode())
 
@@ -157,12 +154,7 @@ def make_report(
         tool=Tool("prune-cli", prune_cli.__version__, torch_version()),
         method=plan.method,
         options=plan.options,
-        input=Input(
-            path=checkpoint.path.name or checkpoint.path.resolve().name,
-            format=checkpoint.format,
-            tensors=len(checkpoint.tensors),
-            bytes=checkpoint.nbytes,
-        ),
+        input=_describe_input(checkpoint),
         output=output,
         totals=sum_up(plan.items),
         tensors=plan.items,
@@ -174,6 +166,17 @@ def make_report(
             *(_tied(checkpoint) if drops else ()),
             *find_notes(checkpoint, plan, is_dry_run=output is None),
         ),
+    )
+
+
+def _describe_input(checkpoint: Checkpoint) -> Input:
+    model = find_model(checkpoint.path)
+    return Input(
+        path=model.path if model else checkpoint.path.name or checkpoint.path.resolve().name,
+        format=checkpoint.format,
+        tensors=len(checkpoint.tensors),
+        bytes=checkpoint.nbytes,
+        revision=model.commit if model else None,
     )
 
 
@@ -212,6 +215,15 @@ def sum_up(items: Sequence[PlanItem]) -> Totals:
 # --- to JSON ---------------------------------------------------------------------------------
 
 
+_OPTIONAL = {
+    entry.name
+    for kind in (Options, ShrinkOptions, ShrinkPlan, Group, Latency, Input)
+    for entry in fields(kind)
+    if entry.default is None
+}
+"""What is written only if there is something to say."""
+
+
 def to_json(report: Report) -> str:
     """Return the report as JSON, a line for each tensor, ending in a newline."""
     facts: dict[str, Any] = {
@@ -219,21 +231,23 @@ def to_json(report: Report) -> str:
         "tool": asdict(report.tool),
         "method": report.method,
         "options": _given(report.options),
-        "input": asdict(report.input),
+        "input": _given(report.input),
         "output": asdict(report.output) if report.output else None,
         "totals": asdict(report.totals),
-        "tensors": [_row(item) for item in report.tensors],
+        "tensors": map(_row, report.tensors),
         "skipped": [asdict(skip) for skip in report.skipped],
         "dropped": [asdict(drop) for drop in report.dropped],
     }
     if report.shrink:
         facts["shrink"] = _given(report.shrink)
     text = encode(facts)
+    if text.isascii():
+        return text
     # A file's name can have bytes that are no text; JSON cannot.
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _given(fact: Options | ShrinkPlan) -> dict[str, Any]:
+def _given(fact: Options | ShrinkPlan | Input) -> dict[str, Any]:
     """Its fields and theirs, but for those that are there only if there is something to say."""
     return asdict(
         fact,
@@ -284,6 +298,9 @@ def from_json(text: str) -> Report:
     keys = {entry.name for entry in fields(Report)} - {"notes"}
     check_keys("the report", found, keys - {"shrink"}, keys)
     output = found["output"]
+    tensors = tuple(decode(PlanItem, row) for row in _take(found, "tensors", list))
+    shrink = decode(ShrinkPlan, _take(found, "shrink", dict)) if "shrink" in found else None
+    _refuse_shapes([*(row.shape for row in tensors), *(shrink.shapes.values() if shrink else ())])
     return Report(
         schema=schema,
         tool=decode(Tool, _take(found, "tool", dict)),
@@ -292,10 +309,10 @@ def from_json(text: str) -> Report:
         input=decode(Input, _take(found, "input", dict)),
         output=None if output is None else decode(Output, _take(found, "output", dict)),
         totals=decode(Totals, _take(found, "totals", dict)),
-        tensors=tuple(decode(PlanItem, row) for row in _take(found, "tensors", list)),
+        tensors=tensors,
         skipped=tuple(decode(Skipped, row) for row in _take(found, "skipped", list)),
         dropped=tuple(decode(Dropped, row) for row in _take(found, "dropped", list)),
-        shrink=decode(ShrinkPlan, _take(found, "shrink", dict)) if "shrink" in found else None,
+        shrink=shrink,
     )
 
 
@@ -308,6 +325,13 @@ def _options(found: object) -> Options:
     except UsageError as error:
         raise InputError(f"its options are impossible: {error}") from None
     return options
+
+
+def _refuse_shapes(shapes: Iterable[Sequence[int]]) -> None:
+    """Raise InputError for a shape that no tensor has: its elements could not even be told."""
+    for shape in shapes:
+        if len(shape) > MAX_DIMS or abs(math.prod(shape)) >= 1 << 63:
+            raise InputError(f"no tensor has the shape {[*shape]!r:.80}")
 
 
 def _take(found: object, key: str, kind: type) -> Any:

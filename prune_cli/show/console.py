@@ -23,6 +23,9 @@ from prune_cli.write.paths import STDOUT
 UNLIMITED = 1 << 16
 """The columns of a console whose text must not wrap."""
 
+_MOST_PROBLEMS, _LONGEST_PROBLEM = 100, 2000
+"""Of an error: lines after the first, and characters of a line."""
+
 
 _C = TypeVar("_C", bound=Console)
 
@@ -70,11 +73,24 @@ def stdout_page() -> Iterator[Console]:
     console = _make(Console, sys.stdout)
     with console.capture() as captured:
         yield console
-    write_stdout(captured.get())
+    _write(captured.get())
 
 
 def write_stdout(text: str) -> None:
     """Write data for the next program in the pipe; one that stops reading ends this one silently.
+
+    On a terminal what does not print is escaped: data can hold names out of files.
+
+    Raises:
+        SystemExit: nobody reads on.
+        OutputError: stdout is full.
+    """
+    is_shown = sys.stdout is not None and sys.stdout.isatty()
+    _write("\n".join(map(make_printable, text.split("\n"))) if is_shown else text)
+
+
+def _write(text: str) -> None:
+    """Write to stdout as it is.
 
     Raises:
         SystemExit: nobody reads on.
@@ -99,11 +115,17 @@ def say(text: str, console: Console = stderr) -> None:
 
 
 def show_error(error: PruneError) -> None:
-    """Show the message of `error`, a problem on each line."""
+    """Show the message of `error`, a problem on each line: the first ones, as far as anyone reads."""
     first, *rest = str(error).splitlines() or [type(error).__name__]
-    say(f"[bold red]error:[/] {escape(first)}")
-    for line in rest:
-        say(f"       {escape(line)}")
+    say(f"[bold red]error:[/] {escape(_shorten(first))}")
+    for line in rest[:_MOST_PROBLEMS]:
+        say(f"       {escape(_shorten(line))}")
+    if len(rest) > _MOST_PROBLEMS:
+        say(f"       and {len(rest) - _MOST_PROBLEMS:,} more")
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]} ..."
 
 
 def show_tips(tips: Iterable[str]) -> None:

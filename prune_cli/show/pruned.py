@@ -95,7 +95,7 @@ def collapse(rows: Sequence[Row], limit: int) -> list[Row]:
 def _without_numbers(name: str) -> str:
     """Return "l.*.w" for "l.0.w"."""
     *modules, param = name.split(".")
-    return ".".join([*("*" if part.isdecimal() else part for part in modules), param])
+    return ".".join(["*" if part.isdecimal() else part for part in modules] + [param])
 
 
 def _merge(name: str, group: Sequence[Row]) -> Row:

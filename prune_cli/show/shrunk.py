@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from prune_cli.plan.shrink import Latency, ShrinkPlan
     from prune_cli.report.report import Report
 
+_SINGULAR = {"heads": "head", "head-dim": "head dim", "experts": "expert", "layers": "layer"}
+
 
 def show_shrunk(
     report: "Report", *, written: Iterable[Location | None] = (), quiet: bool = False
@@ -54,16 +56,16 @@ def _table(report: "Report", with_bar: bool) -> Table:
         cells = [f"{n:,}" for n in (group.dim, group.channels, group.channels - gone)]
         cells += [f"{gone / group.channels:.1%}", f"{len(group.members):,}"]
         bar = draw_bar(gone, group.channels) if with_bar else None
-        add_row(table, group.root, cells, bar)
+        name = f"{group.root} ({group.unit})" if group.unit else group.root
+        add_row(table, name, cells, bar)
     return table
 
 
 def _summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
     effect, output = plan.effect, report.output
     verb = "removed" if output else "would remove"
-    gone = sum(len(group.removed) for group in plan.groups)
-    losing = sum(bool(group.removed) for group in plan.groups)
-    yield f"[bold]{verb} {format_count(gone, 'channel')} in {format_count(losing, 'group')}[/]"
+    for unit in dict.fromkeys(group.unit for group in plan.groups) or (None,):
+        yield f"[bold]{verb} {_count_removed(plan, unit)}[/]"
     yield from _tell_choice(report.options)
     yield "parameters " + format_change(effect.parameters_before, effect.parameters_after)
     yield "FLOPs of one forward pass " + format_change(effect.flops_before, effect.flops_after)
@@ -73,6 +75,14 @@ def _summary(report: "Report", plan: "ShrinkPlan") -> Iterator[str]:
     for reason, roots in _by_reason(plan):
         yield f"left whole {escape(list_some(roots))}: {escape(reason)}"
     yield from tell_dropped(report)
+
+
+def _count_removed(plan: "ShrinkPlan", unit: str | None) -> str:
+    groups = [group for group in plan.groups if group.unit == unit]
+    gone = sum(len(group.removed) for group in groups)
+    losing = sum(bool(group.removed) for group in groups)
+    name = _SINGULAR.get(unit or "", "channel")
+    return f"{format_count(gone, name)} in {format_count(losing, 'group')}"
 
 
 def _tell_choice(options: "Options") -> Iterator[str]:
@@ -88,8 +98,18 @@ def _tell_latency(plan: "ShrinkPlan") -> Iterator[str]:
         yield (
             f"latency {before:.2f} ms -> {after:.2f} ms ([bold]{before / after:.2f}x[/] as fast; "
             f"medians of {latency.rounds} alternating runs{_tell_spread(latency)}, "
-            f"{format_count(latency.threads, 'thread')})"
+            f"{format_count(latency.threads, 'thread')}{_tell_batch(latency)})"
         )
+        if latency.memory:
+            held = (latency.memory["before"], latency.memory["after"])
+            yield "bytes that one pass holds beyond the model " + format_change(*held)
+        if latency.tokens:
+            before, after = latency.tokens["before"], latency.tokens["after"]
+            yield f"tokens a second {before:.1f} -> {after:.1f} ([bold]{after / before:.2f}x[/])"
+
+
+def _tell_batch(latency: "Latency") -> str:
+    return "" if latency.batch is None else f", batch of {latency.batch} on {latency.device}"
 
 
 def _tell_spread(latency: "Latency") -> str:

@@ -10,10 +10,16 @@ if TYPE_CHECKING:
     from prune_cli.verify.facts import Disagreement, Verification
 
 
+_MOST_SHOWN = 1000
+
+
 def show_verification(verification: "Verification", *, quiet: bool = False) -> None:
-    """Show each disagreement; if there is none and not `quiet`, what was compared."""
-    for problem in verification.disagreements:
+    """Show the disagreements, the first of very many; if there is none and not `quiet`, what was compared."""
+    for problem in verification.disagreements[:_MOST_SHOWN]:
         say(_describe(problem))
+    more = len(verification.disagreements) - _MOST_SHOWN
+    if more > 0:
+        say(f"and {more:,} more; --json lists all")
     if verification.is_verified and not quiet:
         for line in _what_was_compared(verification):
             say(line)

@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from prune_cli.shrink.axes import Axes, Axis, DisagreementError, Owner, whole_axes
-from prune_cli.shrink.rules import Comparison, rule_of
+from prune_cli.shrink.rules import Comparison, fills, follows_alike, rule_of
 from prune_cli.shrink.trace import Call, Ref, Trace
 
 
@@ -52,6 +53,7 @@ def find_disagreements(
     axes: Mapping[str, Axes],
     *,
     exact: bool = False,
+    routing: Routing | None = None,
 ) -> list[Disagreement]:
     """Every operation, in the order of execution, where the shrunk model does not follow the whole one.
 
@@ -60,15 +62,35 @@ def find_disagreements(
         after: A recording of the shrunk one, on the same example.
         axes: For each named tensor that lost channels (or has zeros, for `exact`) all its axes.
         exact: Require that the outputs are those of the whole model, but for rounding.
+        routing: Follows choices among experts, where some of those are gone.
 
     Returns:
         An empty list if the two agree, output shapes included.
     """
-    return _Walk(before, after, axes, exact=exact).run()
+    return _Walk(before, after, axes, exact=exact, routing=routing).run()
+
+
+class Routing(Protocol):
+    """Rules that come before the usual ones: routing.py has them."""
+
+    def rule(self, c: Comparison, whole: Call, shrunk: Call) -> list[Axes] | None:
+        """Return the axes of the first outputs; None where the usual rules hold."""
 
 
 class _Walk(Comparison):
     """Goes through both recordings at once."""
+
+    def __init__(
+        self,
+        before: Trace,
+        after: Trace,
+        axes: Mapping[str, Axes],
+        *,
+        exact: bool,
+        routing: Routing | None,
+    ) -> None:
+        super().__init__(before, after, axes, exact=exact)
+        self._routing = routing
 
     def run(self) -> list[Disagreement]:
         found: list[Disagreement] = []
@@ -144,7 +166,8 @@ class _Walk(Comparison):
 
     def _results(self, whole: Call, shrunk: Call) -> list[Axes]:
         try:
-            results = self._by_rule(whole, shrunk)
+            routed = self._routing.rule(self, whole, shrunk) if self._routing else None
+            results = self._by_rule(whole, shrunk) if routed is None else routed
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # A form of the operation that its rule did not foresee: in doubt, the channels stay.
             raise DisagreementError(f"its channels cannot be followed ({error})") from error
@@ -158,11 +181,12 @@ class _Walk(Comparison):
         operands = [self.axes(ref) for ref in whole.operands]
         if self._has_other_numbers(whole, shrunk):
             raise DisagreementError("a number in it depends on how many channels there are")
-        if not any(
-            axis.removed or axis.zero or not axis.known for axes in operands for axis in axes
-        ):
-            return [whole_axes(self.before.shapes[ref.index]) for ref in whole.outputs]
-        is_whole = not any(axis.removed or not axis.known for axes in operands for axis in axes)
+        each = [axis for axes in operands for axis in axes]
+        is_whole = not any(a.removed or not a.known or a.left is not None for a in each)
+        if is_whole and not any(axis.zero for axis in each):
+            return [self._untouched(whole, ref) for ref in whole.outputs]
+        if any(axis.left is not None for axis in each):
+            self._check_alike(whole)
         rule = rule_of(whole)
         if rule is not None:
             try:
@@ -172,9 +196,27 @@ class _Walk(Comparison):
                     raise
                 first = []  # only zeros could not be followed, and those it need not know
             return [*first, *map(self._as_it_is, whole.outputs[len(first) :])]
-        if any(axis.removed for axes in operands for axis in axes):
+        if any(axis.removed for axis in each):
             raise DisagreementError("it is not known what this operation does to channels")
         return [self._as_it_is(ref) for ref in whole.outputs]
+
+    def _untouched(self, whole: Call, ref: Ref) -> Axes:
+        """Return the axes of what reads nothing that lost channels."""
+        if not fills(whole):
+            return whole_axes(self.before.shapes[ref.index])
+        is_zero = self.exact and whole.name in ("zeros", "new_zeros")
+        axes = self.filled(ref)
+        return tuple(axis.with_zero(range(axis.size)) for axis in axes) if is_zero else axes
+
+    def _check_alike(self, whole: Call) -> None:
+        """Refuse what would make indices differ of which only the number is known."""
+        written = whole.operands[0]
+        if not follows_alike(whole) or (
+            whole.writes_in_place
+            and written.index in self.aliases
+            and any(axis.left is not None for axis in self.axes(written))
+        ):
+            raise DisagreementError("it reads channels of which only the number is known")
 
     def _has_other_numbers(self, whole: Call, shrunk: Call) -> bool:
         constants = [
@@ -197,7 +239,7 @@ class _Walk(Comparison):
 
     def _check_shape(self, ref: Ref, axes: Axes) -> None:
         before, after = self.before.shapes[ref.index], self.after.shapes[ref.index]
-        if any(not axis.known for axis in axes):
-            return
-        if tuple(axis.size for axis in axes) != before or tuple(len(a.kept) for a in axes) != after:
+        is_known = all(axis.known for axis in axes)
+        counts = tuple(axis.count for axis in axes)
+        if tuple(axis.size for axis in axes) != before or (is_known and counts != after):
             raise DisagreementError(f"its result is {list(before)} before and {list(after)} after")

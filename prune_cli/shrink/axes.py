@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import filterfalse
 
@@ -21,13 +21,20 @@ class Axis:
     """One axis of a tensor of the whole model.
 
     `removed` maps the indices that the shrunk model lacks to their owners; at the indices in `zero`
-    the tensor is known to be all zero. An axis is not `known` behind a disagreement.
+    the tensor is known to be all zero. An axis is not `known` behind a disagreement. Of one whose
+    indices are all alike (zeros, what was broadcast) only the number that is `left` matters.
     """
 
     size: int
     removed: Mapping[int, Owner] = field(default_factory=dict)
     zero: frozenset[int] = frozenset()
     known: bool = True
+    left: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many indices the shrunk model has."""
+        return len(self.kept) if self.left is None else self.left
 
     @cached_property
     def kept(self) -> tuple[int, ...]:
@@ -38,12 +45,14 @@ class Axis:
         """Return whether the same indices are left on both."""
         if self is other or not (self.known and other.known):
             return True
+        if self.left is not None or other.left is not None:
+            return self.size == other.size and self.count == other.count
         return self.size == other.size and self.removed.keys() == other.removed.keys()
 
     def with_zero(self, zero: Iterable[int]) -> Axis:
         """Return the same axis with other indices known to be zero."""
         zero = frozenset(zero)
-        return self if zero == self.zero else Axis(self.size, self.removed, zero, self.known)
+        return self if zero == self.zero else replace(self, zero=zero)
 
 
 Axes = tuple[Axis, ...]
@@ -71,3 +80,15 @@ def require(
     """Disagree unless `condition` holds."""
     if not condition:
         raise DisagreementError(reason)
+
+
+def same_axis(axes: Iterable[Axis]) -> Axis:
+    """Return the axis that all of these are, the one that says most of it.
+
+    Raises:
+        DisagreementError: They keep other indices.
+    """
+    axes = list(axes)
+    telling = next((axis for axis in axes if axis.known and axis.left is None), axes[0])
+    require(all(axis.agrees(telling) for axis in axes))
+    return next((axis for axis in axes if not axis.known), telling)

@@ -1,25 +1,21 @@
-"""Which tensors of a module hold its channels, and which of its attributes count them.
+"""Which attributes of a module count its channels, by the shapes of its tensors.
 
-One table for the modules of torch.nn. What is not in it is not pruned; whether the table is right is
-checked for every plan (agreement.py). See also: which modules share channels (coupling.py).
+One table for the modules of torch.nn; whether it is right is checked for every plan (agreement.py).
+See also: which modules share channels (coupling.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
 from prune_cli.plan.shrink import Attribute
 
-Side = Literal["out", "in"]
-
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
 _PLAIN_NORMS = (nn.LayerNorm, nn.RMSNorm)
 _CONV = nn.modules.conv._ConvNd
-_TRANSPOSED = nn.modules.conv._ConvTransposeNd
 
 
 class NotSliceableError(Exception):
@@ -35,118 +31,10 @@ class Cut:
     channels: Mapping[int, int]
 
 
-def cuts(module: nn.Module, path: str, side: Side, channels: Mapping[int, int]) -> Iterator[Cut]:
-    """Yield what goes out of a module with some of its channels.
-
-    Args:
-        module: A module of torch.nn.
-        path: Its dotted name.
-        side: "out" for the channels that it makes, "in" for those that it reads.
-        channels: The channels to remove, each mapped to whatever the caller wants to find again.
-
-    Raises:
-        NotSliceableError: The channels are not slices of plain parameters.
-
-    Example:
-        For `nn.Linear(4, 8)` at "fc", side "out": `Cut("fc.weight", 0, ...)`, `Cut("fc.bias", 0, ...)`.
-    """
-    prefix = f"{path}." if path else ""
-    for name, dim, indices in _cuts(module, side, channels):
-        if name in module._parameters or name in module._buffers:
-            if getattr(module, name) is not None:
-                yield Cut(prefix + name, dim, indices)
-        elif getattr(module, name, None) is not None:
-            raise NotSliceableError(
-                f"{prefix}{name} is computed from other tensors (weight_norm or the like): "
-                "bake it into the model and the checkpoint first"
-            )
-
-
-def _cuts(
-    module: nn.Module, side: Side, channels: Mapping[int, int]
-) -> Iterable[tuple[str, int, Mapping[int, int]]]:
-    match module:
-        case _TRANSPOSED() if module.groups > 1:
-            raise NotSliceableError("a transposed convolution in groups")
-        case _CONV() if is_depthwise(module):
-            return [("weight", 0, channels), ("bias", 0, channels)]
-        case _CONV() if side == "in":
-            within = _within_groups(channels, module.in_channels, module.groups)
-            return [("weight", 0 if module.transposed else 1, within)]
-        case _CONV():
-            return [("weight", 1 if module.transposed else 0, channels), ("bias", 0, channels)]
-        case _ if is_conv1d(module):
-            out = [("weight", 1, channels), ("bias", 0, channels)]
-            return [("weight", 0, channels)] if side == "in" else out
-        case nn.Linear() if side == "in":
-            return [("weight", 1, channels)]
-        case nn.Linear():
-            return [("weight", 0, channels), ("bias", 0, channels)]
-        case nn.Embedding():
-            return [("weight", 1, channels)]
-        case nn.PReLU():
-            return [("weight", 0, channels)] if module.num_parameters > 1 else []
-        case nn.MultiheadAttention():
-            return _attention_cuts(module, channels)
-        case _ if isinstance(module, _NORMS):
-            names = ("weight", "bias", "running_mean", "running_var")
-            return [(name, 0, channels) for name in names if hasattr(module, name)]
-        case _ if isinstance(module, _PLAIN_NORMS):
-            if len(module.normalized_shape) != 1:
-                raise NotSliceableError("it normalises over several axes")
-            return [(name, 0, channels) for name in ("weight", "bias") if hasattr(module, name)]
-    raise NotSliceableError(f"the channels of a {type(module).__name__} cannot be sliced")
-
-
 def is_conv1d(module: object) -> bool:
     """Return whether it is transformers' Conv1D: a linear layer whose weight is transposed."""
     kind = type(module)
     return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Return whether each channel that goes in has its own filter, so that both sides are one."""
-    return (
-        isinstance(module, _CONV)
-        and not module.transposed
-        and module.groups == module.out_channels == module.in_channels
-        and module.groups > 1
-    )
-
-
-def _within_groups(channels: Mapping[int, int], size: int, groups: int) -> Mapping[int, int]:
-    """Input channels as positions within each group of a convolution: the same ones in every group."""
-    width = size // groups
-    first = {index: owner for index, owner in channels.items() if index < width}
-    if {group * width + index for group in range(groups) for index in first} != set(channels):
-        raise NotSliceableError("each group of the convolution would lose other channels")
-    return first
-
-
-def _attention_cuts(
-    module: nn.MultiheadAttention, channels: Mapping[int, int]
-) -> Iterable[tuple[str, int, Mapping[int, int]]]:
-    if not module._qkv_same_embed_dim or module.bias_k is not None:
-        raise NotSliceableError("attention with its own key and value sizes or biases")
-    size = module.embed_dim
-    thrice = {part * size + index: owner for part in range(3) for index, owner in channels.items()}
-    return [
-        ("in_proj_weight", 0, thrice),
-        ("in_proj_weight", 1, channels),
-        ("in_proj_bias", 0, thrice),
-    ]
-
-
-def blocks(module: nn.Module) -> int:
-    """Into how many equal blocks the channels fall that must lose the same positions each."""
-    match module:
-        case nn.GroupNorm():
-            return int(module.num_groups)
-        case nn.MultiheadAttention():
-            return int(module.num_heads)
-        case _CONV() if not is_depthwise(module):
-            return int(module.groups)
-    return 1
 
 
 def changed_attributes(
@@ -178,14 +66,15 @@ def _attributes(module: nn.Module, sizes: Mapping[str, tuple[int, ...]]) -> dict
             embed = sizes["in_proj_weight"][1]
             counts = dict.fromkeys(("embed_dim", "kdim", "vdim"), embed)
             return {**counts, "head_dim": embed // module.num_heads}
+        case nn.RNNBase() if not module.proj_size:
+            inner, hidden = sizes["weight_ih_l0"][1], sizes["weight_hh_l0"][1]
+            return {"input_size": inner, "hidden_size": hidden}
+        case nn.RNNCellBase():
+            return {"input_size": sizes["weight_ih"][1], "hidden_size": sizes["weight_hh"][1]}
         case _ if "weight" not in sizes:
             return {}
         case _CONV():
-            out, inner = sizes["weight"][:2]
-            groups = out if is_depthwise(module) else module.groups
-            if module.transposed:
-                out, inner = inner * groups, out // groups
-            return {"out_channels": out, "in_channels": inner * groups, "groups": groups}
+            return _conv_attributes(module, *sizes["weight"][:2])
         case _ if is_conv1d(module):
             return {"nx": sizes["weight"][0], "nf": sizes["weight"][1]}
         case nn.Linear():
@@ -201,3 +90,19 @@ def _attributes(module: nn.Module, sizes: Mapping[str, tuple[int, ...]]) -> dict
         case _ if isinstance(module, _PLAIN_NORMS):
             return {"normalized_shape": tuple(sizes["weight"])}
     return {}
+
+
+def _conv_attributes(
+    module: nn.modules.conv._ConvNd, first: int, second: int
+) -> dict[str, Attribute]:
+    """Return the counts of a convolution by the first sizes of its weight.
+
+    Where each channel that goes in has filters of its own, there are as many groups as channels.
+    """
+    is_depthwise = module.groups == module.in_channels > 1
+    if module.transposed:
+        groups = first if is_depthwise else module.groups
+        return {"out_channels": second * groups, "in_channels": first, "groups": groups}
+    filters = module.out_channels // module.groups
+    groups = first // filters if is_depthwise else module.groups
+    return {"out_channels": first, "in_channels": second * groups, "groups": groups}

@@ -50,7 +50,7 @@ DEFAULT_TIME_LIMIT = 300.0
 DEFAULT_MEMORY_LIMIT = 8 << 30
 """Bytes beyond the child's imports. Models are followed without their weights."""
 
-_TO_IMPORT = ("prune_cli.shrink.planning", "torch_pruning", "torch._dynamo")
+_TO_IMPORT = ("prune_cli.shrink.planning", "torch._dynamo")
 """What planning imports, torch._dynamo because models that are built on meta do."""
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -215,7 +215,7 @@ def _prepare() -> None:
 
 def _answer(task: Task, on_stage: OnStage, score: Score) -> ShrinkPlan | Failure:
     try:
-        from prune_cli.shrink.planning import plan_shrink
+        from prune_cli.shrink.plan import plan_shrink
 
         _limit_memory(task.memory_limit)
         return plan_shrink(task.source, task.wanted, task.checkpoint, on_stage, score)

@@ -28,6 +28,9 @@ Changes = Mapping[str, int | float]
 """What is new in a config: dotted key to new value."""
 
 _HIDDEN_SIZES = {"n_inner", "intermediate_size", "ffn_dim", "ffn_hidden_size", "hidden_dim", "d_ff"}
+NO_NUMBER = "no number in config.json stands for it alone"
+"""Why a group stays whole that the model itself could lose."""
+
 _MOST_ROUNDING = 0.1
 """What part of the channels may go beyond what was asked for: MobileNet rounds by as much."""
 
@@ -58,7 +61,7 @@ def by_number(
                 del rest[root]
             units += [unit] if unit else []
     for proposal in rest.values():
-        proposer.leave(proposal.coupling, "no number in config.json stands for it alone")
+        proposer.leave(proposal.coupling, NO_NUMBER)
     return units
 
 
@@ -101,7 +104,7 @@ def _unit_of_numbers(
 ) -> Unit | None:
     """The proposals that these changes of the config come to, if they come to nothing else."""
     try:
-        lost = _lost(proposer.subject, folder.build(changes))
+        lost = lost_sizes(proposer.subject, folder.build(changes))
         fitted = tuple(
             _with_count(proposer, p, lost[(p.coupling.root, p.coupling.dim)])
             for p in proposals
@@ -159,7 +162,7 @@ def _total(proposals: Iterable[Proposal]) -> dict[tuple[str, int], int]:
     return {place: len(indices) for place, indices in lost.items()}
 
 
-def _lost(subject: Subject, changed: nn.Module) -> dict[tuple[str, int], int]:
+def lost_sizes(subject: Subject, changed: nn.Module) -> dict[tuple[str, int], int]:
     """Return how much shorter each axis is in `changed`; empty if it has other tensors."""
     shapes = {name: tuple(tensor.shape) for name, tensor in changed.state_dict().items()}
     ours = {name: subject.shape(name) for name in subject.model.state_dict()}

@@ -17,29 +17,40 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prune_cli.errors import InputError, RequestError, UsageError
-from prune_cli.plan.config import CONFIG_NAME, edit_config, read_config
+from prune_cli.plan.config import CONFIG_NAME, Changes, edit_config, read_config
 from prune_cli.shrink.allowed import allowed_config
 from prune_cli.shrink.model import Example
+from prune_cli.stores import Location, locate
+
+_PLAIN = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
 
 
 @dataclass(frozen=True)
 class ModelFolder:
     """A folder with a config.json; `raw` is what stands in it."""
 
-    path: Path
+    path: Location
     raw: Mapping[str, Any]
 
-    def build(self, changes: Mapping[str, int | float] | None = None) -> nn.Module:
+    def build(self, changes: Changes | None = None) -> nn.Module:
         """Return the model on meta, with some numbers of the config changed.
 
-        Attention is the plain implementation, which shows every operation.
+        Attention and experts are plain implementations, which show every operation.
 
         Raises:
             RequestError: transformers cannot build it.
         """
-        return self._build(changes or {}, "meta", attn_implementation="eager")
+        return self._build(changes or {}, "meta", **_PLAIN)
 
-    def build_to_run(self, changes: Mapping[str, int | float] | None = None) -> nn.Module:
+    def is_possible(self, changes: Changes) -> bool:
+        """Return whether transformers takes the config with some numbers changed."""
+        try:
+            self._config(changes)
+        except RequestError:
+            return False
+        return True
+
+    def build_to_run(self, changes: Changes | None = None) -> nn.Module:
         """Return the model on the CPU, as it runs, with the weights that its code gives it.
 
         Raises:
@@ -47,7 +58,7 @@ class ModelFolder:
         """
         return self._build(changes or {}, "cpu")
 
-    def _build(self, changes: Mapping[str, int | float], device: str, **options: str) -> nn.Module:
+    def _build(self, changes: Changes, device: str, **options: str) -> nn.Module:
         config, model_class = self._config(changes, **options), self._architecture()
         config.use_cache = False
         try:
@@ -66,6 +77,11 @@ class ModelFolder:
         Raises:
             RequestError: transformers cannot load it.
         """
+        if not isinstance(self.path, Path):
+            raise RequestError(
+                f"{self.path} is in a store, and transformers runs what is on this machine; shrink "
+                "it to a local folder first, and measure that"
+            )
         try:
             model: nn.Module = self._architecture().from_pretrained(
                 self.path, config=self._config({}), local_files_only=True, use_safetensors=True
@@ -74,10 +90,24 @@ class ModelFolder:
             raise RequestError(f"transformers cannot load {self.path}: {error}") from error
         return model.eval()
 
+    def values(self) -> dict[str, Any]:
+        """Everything in the config, its defaults too."""
+        values: dict[str, Any] = self._config({}).to_dict()
+        return values
+
     def numbers(self) -> dict[str, int | float | None]:
-        """The numbers of the config and what is not set, by key: "mlp_ratio", "hidden_sizes.0"."""
-        known = self._config({}).to_dict()
-        return dict(_numbers(known, ""))
+        """The numbers of the config and what is not set, by key: "mlp_ratio", "hidden_sizes.0".
+
+        A key that has two names has the one that stands in config.json.
+        """
+        config = self._config({})
+        other_names = {
+            name: other
+            for other, name in config.attribute_map.items()
+            if other in self.raw and name not in self.raw
+        }
+        numbers = dict(_numbers(config.to_dict(), ""))
+        return {other_names.get(key, key): number for key, number in numbers.items()}
 
     def examples(self, model: nn.Module) -> list[list[Example]]:
         """Inputs of the kind that the model's class names as its main one, in the order to try them.
@@ -114,7 +144,22 @@ class ModelFolder:
         ours = model.state_dict()
         if all(name in ours for name in checkpoint):
             return {name: name for name in checkpoint}
-        return {name: renamed for name, renamed in _renamed(model, ours, checkpoint)}
+        found = _renamed(model, ours, checkpoint)
+        return {name: renamed for name, renamed, is_converted in found if not is_converted}
+
+    def converted(
+        self, model: nn.Module, checkpoint: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, str]:
+        """For each tensor of the checkpoint that from_pretrained makes others of: the first such."""
+        ours = model.state_dict()
+        if all(name in ours for name in checkpoint):
+            return {}
+        found = _renamed(model, ours, checkpoint)
+        return {
+            name: renamed
+            for name, renamed, is_converted in found
+            if is_converted and renamed in ours
+        }
 
     def _architecture(self) -> Any:
         """Return the class of the model: one of transformers' own, whatever the folder says."""
@@ -128,7 +173,7 @@ class ModelFolder:
             )
         return found
 
-    def _config(self, changes: Mapping[str, int | float], **options: str) -> Any:
+    def _config(self, changes: Changes, **options: str) -> Any:
         """Return the config as an object of transformers, made of what is allowed of it."""
         transformers, kind = _transformers(), self.raw.get("model_type")
         if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
@@ -174,13 +219,14 @@ class _RealNumbers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def read_folder(path: str | Path) -> ModelFolder:
+def read_folder(path: str | Location) -> ModelFolder:
     """Read the config of a folder.
 
     Raises:
         InputError: It has none, or it is no JSON object.
     """
-    return ModelFolder(Path(path), read_config(Path(path)))
+    folder = locate(path)
+    return ModelFolder(folder, read_config(folder))
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float | None]]:
@@ -199,8 +245,8 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float | None]]:
 
 def _renamed(
     model: Any, ours: Mapping[str, Any], checkpoint: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """As from_pretrained of transformers 5 does; what it would convert has no one name."""
+) -> Iterator[tuple[str, str, bool]]:
+    """As from_pretrained of transformers 5 does, and whether it would convert the tensor."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import (
@@ -219,8 +265,7 @@ def _renamed(
     prefix = getattr(model, "base_model_prefix", None)
     for name in checkpoint:
         renamed, converter = rename_source_key(name, renamings, converters, prefix, dict(ours))
-        if converter is None:
-            yield name, renamed
+        yield name, renamed, converter is not None
 
 
 def _transformers() -> Any:

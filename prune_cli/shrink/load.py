@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from prune_cli.errors import InputError, RequestError
+from prune_cli.plan.lists import Lists
 from prune_cli.plan.shrink import METADATA_KEY, Resizing
+from prune_cli.shrink.fewer_heads import can_lose_heads, let_lose_heads
 from prune_cli.shrink.trace import named_tensors
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -38,9 +40,32 @@ def load_shrunk(model: _Model, path: str | Path) -> _Model:
         model = prune_cli.load_shrunk(resnet18(), "small.safetensors")
     """
     files = _files(Path(path))
-    resize(model, _read_resizing(files))
+    resizing = _read_resizing(files)
+    shorten(model, resizing.lists or {})
+    resize(model, resizing)
     _load(model, files)
     return model
+
+
+def shorten(model: nn.Module, lists: Lists) -> None:
+    """Take elements out of lists of modules; those that stay are numbered anew.
+
+    Raises:
+        RequestError: The model has no such list, or no such element.
+    """
+    modules = dict(model.named_modules())
+    problems = [
+        f"it has no list of modules {path!r} with a number {max(kept, default=0)}"
+        for path, kept in lists.items()
+        if path not in modules or not {*map(str, kept)} <= modules[path]._modules.keys()
+    ]
+    if problems:
+        raise _misfit(problems)
+    for path, kept in lists.items():
+        found = modules[path]._modules
+        stay = [found[str(number)] for number in kept]
+        found.clear()
+        found.update({str(number): module for number, module in enumerate(stay)})
 
 
 def resize(model: nn.Module, resizing: Resizing) -> None:
@@ -52,16 +77,25 @@ def resize(model: nn.Module, resizing: Resizing) -> None:
         RequestError: The model has no such tensor or attribute.
     """
     _refuse_misfits(model, resizing)
+    named = list(named_tensors(model))
     new: dict[int, Tensor] = {}
-    for name, old in list(named_tensors(model)):
-        if name in resizing.shapes:
-            if id(old) not in new:
-                new[id(old)] = _empty_like(old, resizing.shapes[name])
+    for name, old in named:
+        if name in resizing.shapes and id(old) not in new:
+            new[id(old)] = _empty_like(old, resizing.shapes[name])
+    for name, old in named:
+        if id(old) in new:  # a checkpoint may have but one name of tied ones
             module, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(module), leaf, new[id(old)])
     for module, values in resizing.attributes.items():
         for attribute, value in values.items():
             setattr(model.get_submodule(module), attribute, value)
+    for attention in model.modules():
+        if can_lose_heads(attention) and _lost_heads(attention):
+            let_lose_heads(attention)
+
+
+def _lost_heads(attention: Any) -> bool:
+    return bool(len(attention.in_proj_weight) != 3 * attention.embed_dim)
 
 
 def _empty_like(old: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -87,10 +121,14 @@ def _refuse_misfits(model: nn.Module, resizing: Resizing) -> None:
         if not _is_count(getattr(modules.get(module), attribute, None))
     ]
     if problems:
-        raise RequestError(
-            f"the checkpoint does not fit the model: {'; '.join(problems[:8])}; "
-            "build it as it was built for prune-cli shrink"
-        )
+        raise _misfit(problems)
+
+
+def _misfit(problems: list[str]) -> RequestError:
+    return RequestError(
+        f"the checkpoint does not fit the model: {'; '.join(problems[:8])}; "
+        "build it as it was built for prune-cli shrink"
+    )
 
 
 def _is_count(value: Any) -> bool:
@@ -105,6 +143,11 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise InputError(f"{path} holds no *.safetensors; give what prune-cli shrink wrote")
     return files
+
+
+def is_shrunk(path: Path) -> bool:
+    """Return whether a file or folder says itself what was shrunk."""
+    return any(METADATA_KEY in metadata for _, metadata in _open_each(_files(path)))
 
 
 def _read_resizing(files: list[Path]) -> Resizing:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prune_cli.shrink.axes import Axes, Axis, Owner, require
+from prune_cli.shrink.axes import Axes, Axis, Owner, require, whole_axes
 
 LARGEST_LABELLED = 1 << 24
 """More positions than this are not followed; it bounds the memory of a plan."""
@@ -22,7 +22,10 @@ Move = Callable[[list[Tensor]], list[Tensor]]
 
 def moved(whole: Move, shrunk: Move, operands: list[Axes]) -> list[Axes]:
     """Move numbered positions as both models do, and read off which indices of each axis are left."""
-    require(all(axis.known for axes in operands for axis in axes), "what it moves is not known")
+    require(
+        all(axis.known and axis.left is None for axes in operands for axis in axes),
+        "what it moves is not known",
+    )
     require(
         sum(math.prod(axis.size for axis in axes) for axes in operands) <= LARGEST_LABELLED,
         "it moves more elements than can be followed",
@@ -104,6 +107,8 @@ class _Origin:
 
 
 def _read_off(result: Tensor, after: Tensor, origin: _Origin) -> Axes:
+    if not result.numel() and result.shape == after.shape:
+        return whole_axes(result.shape)  # a slice of nothing, as where all of a head is rotated
     reason = "it would mix channels or move them elsewhere"
     require(result.dim() == after.dim() and after.numel() > 0, reason)
     places = (result == after.flatten()[0]).nonzero()

@@ -21,7 +21,7 @@ from prune_cli.plan.shrink import Effect, Group, Latency, Resizing, ShrinkPlan, 
 from prune_cli.shrink.agreement import Disagreement, find_disagreements
 from prune_cli.shrink.axes import Axes, Axis, Owner
 from prune_cli.shrink.channels import NotSliceableError, changed_attributes
-from prune_cli.shrink.config import by_number, config_of
+from prune_cli.shrink.config import NO_NUMBER, by_number, config_of
 from prune_cli.shrink.effect import count_flops
 from prune_cli.shrink.huggingface import ModelFolder, read_folder
 from prune_cli.shrink.load import resize
@@ -42,6 +42,7 @@ from prune_cli.shrink.subject import (
     checkpoint_names,
     make_subject,
     renamed_zeros,
+    thaw,
 )
 from prune_cli.shrink.trace import trace
 
@@ -53,18 +54,18 @@ def no_scores(_: Sequence[Site]) -> Sequence[Ranks]:
     raise RequestError("channels are ranked by their weights, and there is no checkpoint")
 
 
-def plan_shrink(
+def plan_by_channels(
     source: Source,
     options: Request,
     checkpoint: Shapes | None,
     on_stage: OnStage = lambda _: None,
     score: Score = no_scores,
 ) -> ShrinkPlan:
-    """Plan to shrink the model of `source`.
+    """Plan to remove channels of the model of `source`.
 
     Args:
         source: The model.
-        options: What to remove.
+        options: What to remove; it names no kinds of units.
         checkpoint: The shape of each tensor of the checkpoint, which must be the model's; None
             to plan for the model alone.
         on_stage: Called with what is being done.
@@ -80,15 +81,18 @@ def plan_shrink(
     subject = replace(subject, theirs=names)
     on_stage("following which channels depend on each other")
     planner = _Planner(subject, options, renamed_zeros(options.zeros, names, subject))
-    units = planner.units_of_config(folder) if folder else planner.units()
+    described = None if options.as_code else folder
+    units = planner.units_of_config(described) if described else planner.units()
     if options.looks_only:
         return _look(planner, units)
     if options.choice and units:
         on_stage("solving how much of each group goes")
-        units = _Chooser(planner, folder, source).units(units, score)
+        units = _Chooser(planner, described, source).units(units, score)
     if not any(proposal.removed for unit in units for proposal in unit.proposals):
-        raise RequestError(_nothing_goes(planner.whole))
-    return _to_plan(planner, units, names, folder)
+        raise RequestError(_nothing_goes(planner.whole, _other_ways(planner, described)))
+    if options.as_code:
+        refuse_other_names(names)
+    return _to_plan(planner, units, names, described)
 
 
 def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
@@ -102,6 +106,29 @@ def plan_subject(subject: Subject, options: Request) -> ShrinkPlan:
     if not units:
         raise RequestError(_nothing_goes(planner.whole))
     return _to_plan(planner, units, subject.theirs, None)
+
+
+def plan_channels(subject: Subject, folder: ModelFolder | None, options: Request) -> ShrinkPlan:
+    """Plan to remove channels of a model that other units have left already.
+
+    Raises:
+        RequestError: It cannot be followed, or loses nothing.
+    """
+    planner = _Planner(subject, options, None)
+    units = planner.units_of_config(folder) if folder else planner.units()
+    if not any(proposal.removed for unit in units for proposal in unit.proposals):
+        raise RequestError(_nothing_goes(planner.whole))
+    stored = {subject.first_names[name] for name in subject.theirs}
+    odd = [
+        name
+        for name, axes in planner.axes(units).items()
+        if subject.first_names[name] not in stored and any(axis.removed for axis in axes)
+    ]
+    if odd:
+        raise RequestError(
+            f"channels of {odd[0]} cannot be removed: it is stored in another form than the model has it"
+        )
+    return _to_plan(planner, units, subject.theirs, folder)
 
 
 def folder_build(folder: ModelFolder) -> Build:
@@ -249,7 +276,7 @@ class _Planner(Proposer):
     def axes(self, units: Sequence[Unit]) -> dict[str, Axes]:
         """Return the axes of every named tensor that loses channels or is known to have zeros.
 
-        Torch-Pruning may name indices that a tensor does not have; nothing goes there.
+        What is broadcast along an axis of one index has none to lose; nothing goes there.
         """
         removed: dict[str, dict[int, dict[int, Owner]]] = {}
         for proposal in (proposal for unit in units for proposal in unit.proposals):
@@ -299,6 +326,7 @@ class _Planner(Proposer):
 
     def _disagreements(self, units: list[Unit], build: Build) -> list[Disagreement]:
         shrunk, axes, inputs = build(units), self.axes(units), self.subject.inputs
+        thaw(shrunk)
         found = find_disagreements(
             self.subject.recording, trace(shrunk, inputs), axes, exact=self.zeros is not None
         )
@@ -348,7 +376,8 @@ class _Planner(Proposer):
             if any(c in blocked and i not in zero for i, c in cut.channels.items()):
                 loud.append(f"{self.subject.outside(cut.tensor)} (dim {cut.dim})")
         channels = ", ".join(map(str, sorted(blocked)[:8])) + (", ..." if len(blocked) > 8 else "")
-        return f"channels {channels} still matter: not zero there are {', '.join(loud)}"
+        which = f": not zero there are {', '.join(loud)}" if loud else ""
+        return f"channels {channels} still matter{which}"
 
 
 def _to_plan(
@@ -404,10 +433,53 @@ def _group(planner: _Planner, proposal: Proposal) -> Group:
     )
 
 
-def _nothing_goes(whole: Sequence[Whole]) -> str:
+def refuse_other_names(names: Mapping[str, str]) -> None:
+    """Refuse to write for load_shrunk what the checkpoint calls otherwise than the model.
+
+    Raises:
+        RequestError: It does.
+    """
+    renamed = next((ours for ours, theirs in names.items() if ours != theirs), None)
+    if renamed is not None:
+        raise RequestError(
+            f"--as-code writes what load_shrunk reads, by the names of the model, and the checkpoint "
+            f"calls {renamed} {names[renamed]}; leave it out, or store model.state_dict()"
+        )
+
+
+_ROUNDINGS = (2, 4, 8, 16, 32, 64)
+
+
+def _other_ways(planner: _Planner, folder: ModelFolder | None) -> str:
+    """Return what could be asked for where no number of the config stands for what would go."""
+    if (
+        folder is None
+        or planner.zeros is not None
+        or not any(w.reason == NO_NUMBER for w in planner.whole)
+    ):
+        return ""
+    return (
+        _rounding_that_works(planner, folder)
+        or ", or --as-code, which leaves the config as it is and writes what load_shrunk reads"
+    )
+
+
+def _rounding_that_works(planner: _Planner, folder: ModelFolder) -> str:
+    for step in _ROUNDINGS:
+        if step > planner.options.round_to and planner.options.choice is None:
+            again = _Planner(planner.subject, replace(planner.options, round_to=step), None)
+            if again.units_of_config(folder):
+                return f", or --round-to {step}, with which config.json can say it"
+    return ""
+
+
+def _nothing_goes(whole: Sequence[Whole], other_ways: str = "") -> str:
     if not whole:
         return "nothing is removed: the amount or target leaves every group whole"
     whole = sorted(whole, key=lambda item: item.reason == NOT_SELECTED)  # the others tell more
     reasons = "; ".join(f"{item.root}: {item.reason}" for item in whole[:6])
     more = f"; and {len(whole) - 6} more" if len(whole) > 6 else ""
-    return f"nothing can be removed ({reasons}{more}); choose other modules or another amount"
+    return (
+        f"nothing can be removed ({reasons}{more}); choose other modules or another amount"
+        f"{other_ways}"
+    )

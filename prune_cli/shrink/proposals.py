@@ -19,7 +19,7 @@ from prune_cli.plan.selection import Rule, Selection, select
 from prune_cli.plan.shrink import Whole
 from prune_cli.shrink.axes import Owner
 from prune_cli.shrink.channels import Cut, NotSliceableError
-from prune_cli.shrink.coupling import Coupling, CouplingGraph
+from prune_cli.shrink.coupling import Coupling, Couplings
 from prune_cli.shrink.request import Request, Zeros
 from prune_cli.shrink.subject import Subject
 
@@ -66,7 +66,7 @@ class Proposer:
 
     def __init__(self, subject: Subject, options: Request, zeros: Zeros | None) -> None:
         self.subject, self.options, self.zeros = subject, options, zeros
-        self.graph = CouplingGraph(subject.model, subject.inputs)
+        self.graph = Couplings(subject)
         self.whole: list[Whole] = []
 
     def proposals(self) -> list[Proposal]:
@@ -74,7 +74,7 @@ class Proposer:
         usual = self._draw if self.options.choice is None else self._draw_few
         propose = usual if self.zeros is None else self._take_zeros
         proposals = []
-        for coupling, rule in self._chosen(list(self.graph.couplings())):
+        for coupling, rule in self._chosen(list(self.graph.all())):
             try:
                 if coupling.obstacle:
                     raise NotSliceableError(coupling.obstacle)
@@ -104,10 +104,7 @@ class Proposer:
     def _chosen(self, couplings: list[Coupling]) -> Iterator[tuple[Coupling, Rule]]:
         """Yield the couplings of which every layer is selected, each with the rule for its root."""
         outside = self.subject.outside
-        makers = {
-            c.root: [outside(f"{m}.weight" if m else "weight") for m in c.modules]
-            for c in couplings
-        }
+        makers = {c.root: [outside(_weight_of(m)) for m in c.modules] for c in couplings}
         parameters = [
             Parameter(name, TensorInfo(name, "F32", ()))
             for name in dict.fromkeys(name for names in makers.values() for name in names)
@@ -121,7 +118,7 @@ class Proposer:
         rules = {pick.parameter.name: pick.rule for pick in picked}
         for coupling in couplings:
             left_out = [name for name in makers[coupling.root] if name not in rules]
-            root = outside(coupling.root)
+            root = outside(_weight_of(coupling.root.rpartition(".")[0]))
             if root in left_out:
                 self.leave(coupling, NOT_SELECTED)
             elif left_out:
@@ -175,6 +172,7 @@ class Proposer:
             for block in range(coupling.blocks)
             for position in positions
         )
+        removed = tuple(sorted(removed))
         return Proposal(coupling, removed, tuple(self.graph.removal(coupling, removed)), rule)
 
     def seed(self, coupling: Coupling) -> int:
@@ -208,11 +206,17 @@ class Proposer:
         return frozenset((self.zeros or {}).get(first, {}).get(cut.dim, ()))
 
 
+def _weight_of(module: str) -> str:
+    """Return the name by which a layer is selected, whatever its tensors are called."""
+    return f"{module}.weight" if module else "weight"
+
+
 def in_all_blocks(coupling: Coupling, channels: Iterable[int]) -> tuple[int, ...]:
     """Return the channels with all that stand at the same positions in other blocks, ascending."""
     width = len(coupling.channels) // coupling.blocks
     positions = {coupling.channels.index(channel) % width for channel in channels}
-    return tuple(c for i, c in enumerate(coupling.channels) if i % width in positions)
+    chosen = (c for i, c in enumerate(coupling.channels) if i % width in positions)
+    return tuple(sorted(chosen))
 
 
 def places(proposal: Proposal) -> set[tuple[str, int]]:

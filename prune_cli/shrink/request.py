@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from prune_cli.amounts import Amount
 from prune_cli.errors import UsageError
 from prune_cli.plan.choice import Choice
 from prune_cli.plan.selection import Rule
@@ -44,7 +45,9 @@ class Request:
         zeros: instead of drawing, remove what is all zero.
         choice: how channels are chosen, where that is not the usual way.
         looks_only: remove nothing: plan to, to say which groups can go.
+        as_code: leave the config of a folder as it is; what it cannot say may go too.
         item_bytes: the bytes of one element of each stored tensor, for a target in bytes.
+        units: how much of each kind of unit goes, in their order; empty for channels alone.
     """
 
     rules: tuple[Rule, ...]
@@ -54,7 +57,9 @@ class Request:
     zeros: Zeros | None = None
     choice: Choice | None = None
     looks_only: bool = False
+    as_code: bool = False
     item_bytes: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, Amount] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from prune_cli.shrink.axes import Axes, Axis, DisagreementError, require, whole_axes
+from prune_cli.shrink.axes import (
+    Axes,
+    Axis,
+    DisagreementError,
+    require,
+    same_axis,
+    whole_axes,
+)
 from prune_cli.shrink.movement import moved
 from prune_cli.shrink.trace import Call, Ref, Trace
 
@@ -49,18 +56,34 @@ class Comparison:
         axes = self.known.get(ref.index)
         return axes if axes is not None else whole_axes(self.before.shapes[ref.index])
 
+    def filled(self, ref: Ref) -> Axes:
+        """Return the axes of a tensor whose elements are all alike along each of them."""
+        before, after = self.before.shapes[ref.index], self.after.shapes[ref.index]
+        require(len(before) == len(after))
+        sizes = zip(before, after, strict=True)
+        return tuple(Axis(n) if n == m else Axis(n, left=m) for n, m in sizes)
+
     def block(self, axis: Axis, reason: str) -> None:
         """For `exact`: this operation mixes along `axis`, so no channel of it may go."""
         if self.exact and axis.removed:
             raise DisagreementError(reason, axis.removed.values())
 
+    def block_outside_norms(self, call: Call, axis: Axis, reason: str) -> None:
+        """Let no channel go of an axis along which masked ones count, but in a norm.
+
+        A norm that is shrunk normalises over the channels that are left, as everybody expects.
+        """
+        self.block(axis, reason)
+        require(not axis.removed or call.module in self.before.norms, reason)
+
     def block_unless_zero(self, left: Axis, right: Axis) -> None:
         """For `exact`: a sum over an axis stays the same if one side is zero wherever it was cut."""
         if self.exact:
-            loud = [i for i in left.removed if i not in left.zero and i not in right.zero]
+            gone = {**left.removed, **right.removed}  # of indices that are all alike none is named
+            loud = [i for i in gone if i not in left.zero and i not in right.zero]
             if loud:
                 reason = "it reads channels that still emit, with weights that are not zero"
-                raise DisagreementError(reason, [left.removed[i] for i in loud])
+                raise DisagreementError(reason, [gone[i] for i in loud])
 
     def alias(self, call: Call) -> None:
         """Remember that the result may be a part of what was read."""
@@ -74,8 +97,7 @@ def _pointwise(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     for position in range(-rank, 0):
         present = [axes[position] for axes in operands if len(axes) >= -position]
         wide = [axis for axis in present if axis.size > 1] or present[:1]
-        require(all(axis.agrees(wide[0]) for axis in wide))
-        axis = next((axis for axis in wide if not axis.known), wide[0])
+        axis = same_axis(wide)
         result.append(axis.with_zero(_zero_pointwise(whole, operands, position, axis.size)))
     return [tuple(result)]
 
@@ -118,7 +140,11 @@ def _gives_zero(whole: Call, is_zero: tuple[bool, ...]) -> bool:
 def _along(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     """Softmax, cumsum: the shape stays, values mix along `dim`."""
     axes = c.axes(whole.operands[0])
-    c.block(axes[whole.argument("dim")], "it normalises over the channels")
+    axis, reason = axes[whole.argument("dim")], "it normalises over the channels"
+    if whole.name == "cumsum":
+        c.block(axis, reason)
+    else:
+        c.block_outside_norms(whole, axis, reason)
     return [tuple(axis.with_zero(()) for axis in axes)]
 
 
@@ -130,7 +156,10 @@ def _reduce(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
         {dim % len(axes) for dim in ([dims] if isinstance(dims, int) else dims)} if axes else set()
     )
     for dim in gone:
-        c.block(axes[dim], "it reduces over the channels")
+        if whole.name in ("sum", "linalg_vector_norm", "any"):
+            c.block(axes[dim], "it reduces over the channels")
+        else:
+            c.block_outside_norms(whole, axes[dim], "it reduces over the channels")
     keeps_zero = whole.name in ("mean", "sum", "amax", "amin")
     kept = [
         Axis(1) if dim in gone else axis if keeps_zero else axis.with_zero(())
@@ -140,19 +169,29 @@ def _reduce(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [tuple(kept)] * (2 if whole.name == "var_mean" else 1)
 
 
+def _extreme(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
+    """The largest or smallest: of two tensors, or over axes; over one axis, with the indices too."""
+    if isinstance(whole.argument("other"), Ref):
+        return _pointwise(c, whole, shrunk)
+    [axes] = _reduce(c, whole, shrunk)
+    axes = tuple(axis.with_zero(()) for axis in axes)
+    return [axes] * len(whole.outputs)
+
+
 def _matrix_product(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     """mm, bmm, addmm, baddbmm: [..., m, k] by [..., k, n], plus what broadcasts to [..., m, n]."""
     *added, left, right = (c.axes(ref) for ref in whole.operands)
-    require(all(a.agrees(b) for a, b in zip(left[:-2], right[:-2], strict=True)))
+    batch = [same_axis(pair) for pair in zip(left[:-2], right[:-2], strict=True)]
     require(left[-1].agrees(right[-2]), "it would multiply channels that do not correspond")
+    require(left[-1].left is None or right[-2].left is None, "a sum depends on how many there are")
     c.block_unless_zero(left[-1], right[-2])
-    result = [*left[:-1], right[-1]]
+    result = [*batch, left[-2], right[-1]]
     for axes in added:
         for position in range(-len(axes), 0):
-            require(axes[position].size == 1 or axes[position].agrees(result[position]))
-            result[position] = result[position].with_zero(
-                result[position].zero & axes[position].zero
-            )
+            zero = result[position].zero & axes[position].zero
+            if axes[position].size > 1:
+                result[position] = same_axis([result[position], axes[position]])
+            result[position] = result[position].with_zero(zero)
         if len(axes) < len(result):  # the bias is added at every row
             result[:-1] = [axis.with_zero(()) for axis in result[:-1]]
     return [tuple(result)]
@@ -163,12 +202,12 @@ def _convolution(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
     bias = whole.argument("bias")
     spatial = (*x[2:], *weight[2:])
     require(not any(axis.removed for axis in spatial), "an image lost rows or columns")
-    if whole.argument("transposed"):
-        require(whole.argument("groups") == 1, "a transposed convolution in groups is not known")
-        out, inner = weight[1], weight[0]
-    else:
-        out, inner = weight[0], weight[1]
-    if whole.argument("groups") == shrunk.argument("groups") == 1:
+    is_transposed = whole.argument("transposed")
+    out, inner = (weight[1], weight[0]) if is_transposed else (weight[0], weight[1])
+    if whole.argument("groups") > 1 and is_transposed:
+        require(x[1].agrees(inner), "it would multiply channels that do not correspond")
+        out = _out_of_transposed_groups(c, whole, shrunk, x[1], out)
+    elif whole.argument("groups") == shrunk.argument("groups") == 1:
         require(x[1].agrees(inner), "it would multiply channels that do not correspond")
         c.block_unless_zero(x[1], inner)
     else:
@@ -201,6 +240,30 @@ def _check_convolution_groups(
         raise DisagreementError("a convolution in groups mixes the channels", x.removed.values())
 
 
+def _out_of_transposed_groups(c: Comparison, whole: Call, shrunk: Call, x: Axis, out: Axis) -> Axis:
+    """Return what goes out where each group makes the channels `out`; a group without inputs is gone."""
+    require(x.known and out.known and x.left is None and out.left is None)
+    groups, groups_left = whole.argument("groups"), shrunk.argument("groups")
+    width, width_left = x.size // groups, len(x.kept) // groups_left
+    groups_kept = list(dict.fromkeys(index // width for index in x.kept))
+    reads = [groups_kept.index(index // width) for index in x.kept]
+    require(
+        reads == [position // width_left for position in range(len(x.kept))],
+        "the groups of the convolution would read other channels",
+    )
+    if c.exact and (x.removed or out.removed):
+        raise DisagreementError("a convolution in groups mixes the channels", x.removed.values())
+    removed = {
+        group * out.size + index: owner
+        for group in range(groups)
+        for index, owner in out.removed.items()
+    }
+    for group in {*range(groups)} - {*groups_kept}:
+        owner = x.removed[group * width]
+        removed.update(dict.fromkeys(range(group * out.size, (group + 1) * out.size), owner))
+    return Axis(groups * out.size, removed)
+
+
 def _sizes_after(c: Comparison, whole: Call, leading: int) -> Axes:
     """Return the axes behind the first `leading` ones, where nothing was removed."""
     return whole_axes(c.before.shapes[whole.outputs[0].index][leading:])
@@ -208,6 +271,10 @@ def _sizes_after(c: Comparison, whole: Call, leading: int) -> Axes:
 
 def _batch_norm(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     x = c.axes(whole.argument("input"))
+    require(
+        not any(axis.removed for dim, axis in enumerate(x) if dim != 1),
+        "it normalises over what would be gone",
+    )
     names = ("weight", "bias", "running_mean", "running_var")
     given = {name: c.axes(whole.argument(name))[0] for name in names if whole.argument(name)}
     require(all(axis.agrees(x[1]) for axis in given.values()))
@@ -303,29 +370,45 @@ def _index(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [(*x[: used[0]], *inserted, *x[used[0] + 1 :])]
 
 
+def _filled(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
+    """Zeros, ones and the like: only how many there are matters."""
+    return [c.filled(whole.outputs[0])]
+
+
 def _same(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     c.alias(whole)
     return [c.axes(whole.operands[0])]
+
+
+def _drawn(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
+    """What is drawn for each element, or not set yet: it has the shape of the operand."""
+    c.alias(whole)
+    return [tuple(axis.with_zero(()) for axis in c.axes(whole.operands[0]))]
 
 
 def _rearrange(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     """Transposing and broadcasting: a stride says which axis comes from which."""
     c.alias(whole)
     axes = c.axes(whole.operands[0])
-    strides = _distinct_strides(len(axes))
-    probe = torch.empty_strided([a.size for a in axes], strides, device="meta")
-    result = _replay(whole, [probe])[0]
-    origin = dict(zip(strides, axes, strict=True))
+    origins = axis_origins(whole, [axis.size for axis in axes])
+    spread = c.filled(whole.outputs[0])
     return [
         tuple(
-            Axis(size) if size == 1 or stride == 0 else origin[stride]
-            for size, stride in zip(result.shape, result.stride(), strict=True)
+            axis if origin is None else axes[origin]
+            for origin, axis in zip(origins, spread, strict=True)
         )
     ]
 
 
-def _distinct_strides(rank: int) -> list[int]:
-    return [7 + 2 * position for position in range(rank)]
+def axis_origins(call: Call, sizes: Sequence[int]) -> list[int | None]:
+    """Return which axis of `sizes` each axis of the result is; None for one that is broadcast."""
+    strides = [7 + 2 * position for position in range(len(sizes))]
+    result = _replay(call, [torch.empty_strided(sizes, strides, device="meta")])[0]
+    origin = {stride: position for position, stride in enumerate(strides)}
+    return [
+        None if size == 1 or stride == 0 else origin[stride]
+        for size, stride in zip(result.shape, result.stride(), strict=True)
+    ]
 
 
 def _along_one_axis(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
@@ -333,12 +416,8 @@ def _along_one_axis(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
     c.alias(whole)
     operands = [c.axes(ref) for ref in whole.operands]
     dim = whole.argument("dim", 0) % len(operands[0])
-    others = operands[0][:dim] + operands[0][dim + 1 :]
     for axes in operands[1:]:
-        require(
-            len(axes) == len(operands[0])
-            and all(a.agrees(b) for a, b in zip(others, axes[:dim] + axes[dim + 1 :], strict=True))
-        )
+        require(len(axes) == len(operands[0]))
     lines = [tuple(axis if i == dim else Axis(1) for i, axis in enumerate(a)) for a in operands]
     results = _follow(whole, shrunk, lines)
     others = tuple(_zero_everywhere([(*a[:dim], *a[dim + 1 :]) for a in operands]))
@@ -351,13 +430,11 @@ def _along_one_axis(c: Comparison, whole: Call, shrunk: Call) -> list[Axes]:
 def _zero_everywhere(operands: list[Axes]) -> Iterable[Axis]:
     """Joined tensors are zero at an index of another axis where all of them are."""
     for axes in zip(*operands, strict=True):
-        yield axes[0].with_zero(frozenset.intersection(*(axis.zero for axis in axes)))
+        yield same_axis(axes).with_zero(frozenset.intersection(*(axis.zero for axis in axes)))
 
 
 def _stack(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     operands = [c.axes(ref) for ref in whole.operands]
-    for axes in operands[1:]:
-        require(all(a.agrees(b) for a, b in zip(operands[0], axes, strict=True)))
     stacked = list(_zero_everywhere(operands))
     dim = whole.argument("dim", 0) % (len(stacked) + 1)
     stacked.insert(dim, Axis(len(operands)))
@@ -372,7 +449,7 @@ def _view(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     sizes, sizes_after = c.before.shapes[target.index], c.after.shapes[target.index]
     require(len(sizes) == len(sizes_after), "it reshapes to another number of axes")
     result: list[Axis] = []
-    for run, run_target in _runs([axis.size for axis in axes], list(sizes)):
+    for run, run_target in runs([axis.size for axis in axes], list(sizes)):
         part = axes[run]
         if len(part) == len(sizes[run_target]) == 1:
             result.extend(part)
@@ -383,7 +460,7 @@ def _view(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [tuple(result)]
 
 
-def _runs(source: list[int], target: list[int]) -> Iterable[tuple[slice, slice]]:
+def runs(source: list[int], target: list[int]) -> Iterable[tuple[slice, slice]]:
     """Cut two shapes of one tensor into the shortest runs of equal products.
 
     [2, 12, 5] and [2, 3, 4, 5] give [2]/[2], [12]/[3, 4] and [5]/[5].
@@ -392,6 +469,8 @@ def _runs(source: list[int], target: list[int]) -> Iterable[tuple[slice, slice]]
     while i < len(source) or j < len(target):
         i_end, j_end = min(i + 1, len(source)), min(j + 1, len(target))
         while math.prod(source[i:i_end]) != math.prod(target[j:j_end]):
+            if i_end == len(source) and j_end == len(target):
+                raise ValueError(f"{source} and {target} are not of one tensor")
             if j_end == len(target) or (
                 i_end < len(source) and math.prod(source[i:i_end]) < math.prod(target[j:j_end])
             ):
@@ -405,7 +484,7 @@ def _runs(source: list[int], target: list[int]) -> Iterable[tuple[slice, slice]]
 
 
 def _reshape_run(part: Axes, sizes: Sequence[int], sizes_after: Sequence[int]) -> Axes:
-    require(all(axis.known for axis in part), "what it reshapes is not known")
+    require(all(axis.known and axis.left is None for axis in part), "what it reshapes is not known")
     require(
         math.prod(len(axis.kept) for axis in part) == math.prod(sizes_after),
         "it would reshape across channels",
@@ -447,7 +526,9 @@ Rule = Callable[[Comparison, Call, Call], list[Axes]]
 _BY_NAME: Mapping[str, Rule] = {
     name: rule
     for rule, names in {
-        _pointwise: "_prelu_kernel hardswish clone _to_copy copy dropout native_dropout lift_fresh",
+        _pointwise: "_prelu_kernel hardswish clone _to_copy copy dropout native_dropout lift_fresh "
+        "zeros_like ones_like full_like",
+        _filled: "zeros ones full empty new_zeros new_ones new_full new_empty",
         _same: "detach alias contiguous",
         _along: "_softmax _log_softmax _safe_softmax cumsum",
         _reduce: "mean sum amax amin var var_mean std linalg_vector_norm any all",
@@ -476,9 +557,27 @@ _BY_NAME: Mapping[str, Rule] = {
         _stack: "stack",
         _view: "view _unsafe_view reshape _reshape_alias",
         _labelled: "pixel_shuffle pixel_unshuffle channel_shuffle flip roll repeat tril triu",
+        _drawn: "empty_like rand_like randn_like bernoulli",
+        _extreme: "max min",
     }.items()
     for name in names.split()
 }
+
+
+_FOLLOW_ALIKE = {
+    *(_pointwise, _filled, _same, _matrix_product, _rearrange, _along_one_axis, _stack, _view)
+}
+"""The rules that an axis may meet of which only the number of its indices is known."""
+
+
+def follows_alike(call: Call) -> bool:
+    """Return whether the rule of an operation goes by the number of indices that are all alike."""
+    return rule_of(call) in _FOLLOW_ALIKE
+
+
+def fills(call: Call) -> bool:
+    """Return whether an operation makes or spreads elements that are all alike."""
+    return rule_of(call) in (_filled, _rearrange)
 
 
 def rule_of(call: Call) -> Rule | None:

@@ -14,13 +14,14 @@ from prune_cli.amounts import Amount, check_amount
 from prune_cli.api import carry_out
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.tensors import DTYPES, Parameter
-from prune_cli.errors import UsageError
+from prune_cli.errors import RequestError, UsageError
 from prune_cli.plan import masks
 from prune_cli.plan.choice import Choice, make_choice
 from prune_cli.plan.facts import SHRUNK, Options, Plan
 from prune_cli.plan.scores import open_scores
 from prune_cli.plan.selection import Rule, as_globs
 from prune_cli.plan.shrink import ShrinkOptions, ShrinkPlan
+from prune_cli.plan.units import CHANNELS, check_units
 from prune_cli.report.report import Report
 from prune_cli.shrink.child import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, PlanningChild
 from prune_cli.shrink.request import OnStage, Request, Score, Source
@@ -39,6 +40,7 @@ def shrink_checkpoint(
     model_arguments: Mapping[str, Any] | None = None,
     examples: str | Sequence[str] = (),
     amount: Amount | None = None,
+    units: Mapping[str, Amount | None] | None = None,
     target: str | None = None,
     allocate: str = "uniform",
     between: tuple[float, float] | None = None,
@@ -52,6 +54,7 @@ def shrink_checkpoint(
     exclude: str | Sequence[str] = (),
     rules: Sequence[Rule] = (),
     from_zeros: bool = False,
+    as_code: bool = False,
     time_limit: float = DEFAULT_TIME_LIMIT,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
     report: str | Location | None = None,
@@ -61,12 +64,14 @@ def shrink_checkpoint(
     max_shard_size: int | None = None,
     workers: int | None = None,
     reads: Sequence[str | Location] = (),
+    card: bool | None = None,
     export: str | Location | None = None,
     measure: bool = False,
     loading: Loading | None = None,
     on_tensor: OnTensor | None = None,
     on_stage: OnStage | None = None,
     planner: PlanningChild | None = None,
+    execution: Execution | None = None,
 ) -> Report:
     """Remove channels from the checkpoint at `path`, so that the model gets smaller and faster.
 
@@ -78,6 +83,8 @@ def shrink_checkpoint(
         model_arguments: For the factory.
         examples: The model's inputs, as "1x3x224x224" or "input_ids=1x16:int64".
         amount: Per group: an int is a number of channels, a float a fraction.
+        units: What goes, and how much of it: {"heads": 0.25, "layers": 2}; there are "channels",
+            "heads", "head-dim", "experts" and "layers", and None is `amount`. Without, channels.
         target: In place of an amount, what is to remain of the whole model: "params=0.5",
             "flops=1.2G", "bytes=50%", "latency=10ms".
         allocate: How the amount or target is spread over the groups, as plan/allocation.py says.
@@ -92,6 +99,8 @@ def shrink_checkpoint(
         exclude: Globs of modules whose channels stay.
         rules: A recipe; the last rule that matches wins. Without one, the above are the rule.
         from_zeros: Remove what is all zero and changes nothing, instead of drawing.
+        as_code: Leave the config.json of a folder as it is, so that it need not be able to say what
+            went; the model's class and `load_shrunk` load the output.
         time_limit: For planning, in seconds.
         memory_limit: For planning, in bytes, beyond what torch itself takes.
         report: Where the JSON report goes; by default beside the output.
@@ -101,12 +110,14 @@ def shrink_checkpoint(
         max_shard_size: In bytes; the output is then a folder of shards.
         workers: Threads; the bytes are the same for any number.
         reads: Files that must not be written, such as the recipe that the rules are from.
+        card: As in prune_checkpoint.
         export: Where a torch.export program of the small model goes (model.pt2).
         measure: Time the model before and after, and report it; its report is not reproducible.
         loading: How a pickle may be loaded.
         on_tensor: Called with a name and a number of bytes, from any thread.
         on_stage: Called with what the planning is doing.
         planner: A child that was started before, so that its imports are done by now.
+        execution: How the output is made, in place of workers and on_tensor.
 
     Returns:
         What was done; `report.shrink` is the ShrinkPlan.
@@ -128,7 +139,9 @@ def shrink_checkpoint(
         scores=None if scores is None else locate(scores).name,
         at_least=at_least,
     )
-    _check_what_goes(amount, rules, choice, from_zeros=from_zeros)
+    kinds = wanted_units(units, amount)
+    _check_what_goes(amount, rules, choice, kinds, from_zeros=from_zeros)
+    _check_units(kinds, rules, choice, round_to, from_zeros=from_zeros)
     if dry_run and (export or measure):
         raise UsageError("a dry run writes no model that could be exported or measured")
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, loading)
@@ -144,6 +157,7 @@ def shrink_checkpoint(
         dry_run=dry_run,
         reads=[*reads, *_code(model), *([] if scores is None else [scores])],
         writes=[export] if export else (),
+        card=card,
     )
     if export and place.output:
         _refuse_unreadable(place.output)
@@ -156,9 +170,16 @@ def shrink_checkpoint(
         rules=tuple(rules),
         choice=choice,
         shrink=ShrinkOptions(
-            round_to, from_zeros, model, spell_arguments(model_arguments or {}), as_globs(examples)
+            round_to,
+            from_zeros,
+            model,
+            spell_arguments(model_arguments or {}),
+            as_globs(examples),
+            as_code or None,
+            kinds or None,
         ),
     )
+    execution = execution or Execution("cpu", workers, on_tensor)
     source = find_source(checkpoint, model, model_arguments or {}, as_globs(examples))
     decide = partial(
         _decide,
@@ -166,14 +187,14 @@ def shrink_checkpoint(
         source,
         options,
         scores=scores,
-        workers=workers,
+        workers=execution.workers,
         measure=measure,
         time_limit=time_limit,
         memory_limit=memory_limit,
         on_stage=on_stage,
         planner=planner,
     )
-    written = carry_out(checkpoint, decide, place, Execution("cpu", workers, on_tensor))
+    written = carry_out(checkpoint, decide, place, execution)
     if export and isinstance(place.output, Path):
         from prune_cli.shrink.live import export_shrunk
 
@@ -186,11 +207,51 @@ def _refuse_unreadable(output: Location) -> None:
         raise UsageError("--export reads the output back, so that has to be a file on this machine")
 
 
+def wanted_units(
+    units: Mapping[str, Amount | None] | None, amount: Amount | None
+) -> dict[str, Amount]:
+    """Return how much of each kind of unit goes; nothing where only channels do, by `amount`.
+
+    Raises:
+        UsageError: there is no such kind, or it has no amount.
+    """
+    asked = {kind: amount if own is None else own for kind, own in (units or {}).items()}
+    return (
+        {} if asked.keys() <= {CHANNELS} and asked.get(CHANNELS) == amount else check_units(asked)
+    )
+
+
+def _check_units(
+    units: Mapping[str, Amount],
+    rules: Sequence[Rule],
+    choice: Choice | None,
+    round_to: int,
+    *,
+    from_zeros: bool,
+) -> None:
+    if not units:
+        return
+    ways = {
+        "--recipe": bool(rules),
+        "--from-zeros": from_zeros,
+        "--target, --allocate, --global, --criterion, --scores and --at-least": choice is not None,
+        "--round-to": round_to > 1 and CHANNELS not in units,
+    }
+    odd = [way for way, is_given in ways.items() if is_given]
+    if odd:
+        raise UsageError(f"{odd[0]}: that is for channels alone; leave it or --unit out")
+
+
 def _check_what_goes(
-    amount: Amount | None, rules: Sequence[Rule], choice: Choice | None, *, from_zeros: bool
+    amount: Amount | None,
+    rules: Sequence[Rule],
+    choice: Choice | None,
+    units: Mapping[str, Amount],
+    *,
+    from_zeros: bool,
 ) -> None:
     has_target = choice is not None and choice.target is not None
-    if from_zeros == (amount is not None or bool(rules) or has_target):
+    if from_zeros == (amount is not None or bool(rules) or has_target or bool(units)):
         raise UsageError(
             "say what goes: either an amount, a target or a recipe, or what is zero already"
         )
@@ -244,14 +305,18 @@ def _decide(
 ) -> Plan:
     asked = options.shrink
     assert asked is not None
+    units = asked.units or {}
+    channels = units.get(CHANNELS, options.amount or 0)
     decided = plan_checkpoint(
         checkpoint,
         source,
-        options.rules or (Rule(options.modules, ("weight",), options.amount or 0, 0),),
+        options.rules or (Rule(options.modules, ("weight",), channels, 0),),
         exclude=options.exclude,
         seed=options.seed,
         round_to=asked.round_to,
         from_zeros=asked.from_zeros,
+        units=units,
+        as_code=bool(asked.as_code),
         choice=options.choice,
         scores=scores,
         workers=workers,
@@ -260,7 +325,7 @@ def _decide(
     if measure:
         from prune_cli.shrink.live import measure_effect
 
-        decided = replace(decided, latency=measure_effect(source, decided))
+        decided = replace(decided, latency=measure_effect(source, decided, is_thorough=True))
     return Plan(SHRUNK, options, (), shrink=decided)
 
 
@@ -294,6 +359,8 @@ def plan_checkpoint(
     seed: int = 0,
     round_to: int = 1,
     from_zeros: bool = False,
+    units: Mapping[str, Amount] | None = None,
+    as_code: bool = False,
     choice: Choice | None = None,
     scores: str | Location | None = None,
     workers: int | None = None,
@@ -309,10 +376,20 @@ def plan_checkpoint(
     """
     zeros = dict(_zeros(checkpoint)) if from_zeros else None
     each = item_bytes(checkpoint, choice)
-    wanted = Request(rules, exclude, seed, round_to, zeros, choice, item_bytes=each)
+    wanted = Request(
+        rules,
+        exclude,
+        seed,
+        round_to,
+        zeros,
+        choice,
+        as_code=as_code,
+        item_bytes=each,
+        units=units or {},
+    )
     score = scorer(checkpoint, choice, scores, workers)
     with planner or PlanningChild() as child:
-        return child.plan(
+        plan = child.plan(
             source,
             wanted,
             shapes_of(checkpoint),
@@ -321,6 +398,18 @@ def plan_checkpoint(
             on_stage=on_stage,
             score=score,
         )
+    _refuse_shared(checkpoint, plan)
+    return plan
+
+
+def _refuse_shared(checkpoint: Checkpoint, plan: ShrinkPlan) -> None:
+    """Refuse to number tensors anew that have several names: the others would be wrong then."""
+    for pair in checkpoint.parameter_aliases.items():
+        if any(plan.name_after(name) != name for name in pair):
+            raise RequestError(
+                f"{pair[0]} and {pair[1]} share memory, and are numbered anew without the units; "
+                "save the checkpoint once with tensors of their own"
+            )
 
 
 def scorer(

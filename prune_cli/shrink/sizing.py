@@ -72,9 +72,11 @@ class Going:
         first = self.ranks.argsort(kind="stable")[: k // coupling.blocks]
         positions = {int(position) for position in first}
         removed = tuple(
-            channel
-            for index, channel in enumerate(coupling.channels)
-            if index % len(self.ranks) in positions
+            sorted(
+                channel
+                for index, channel in enumerate(coupling.channels)
+                if index % len(self.ranks) in positions
+            )
         )
         rule = replace(self.proposal.rule, amount=quota.amount)
         return Proposal(coupling, removed, tuple(_within(self.cuts, set(removed))), rule)

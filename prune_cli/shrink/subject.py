@@ -5,7 +5,8 @@ See also: what goes (proposals.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -67,16 +68,19 @@ def record_subject(model: nn.Module, alternatives: Iterable[Inputs]) -> Subject:
     Raises:
         RequestError: It does not run without values.
     """
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.requires_grad_(
-                True
-            )  # the graph is read off autograd, which skips frozen ones
+    thaw(model)
     inputs, recording = _record(model, alternatives)
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
     training = _record_training(model, inputs, recording)
     return Subject(model, inputs, recording, names, training=training)
+
+
+def thaw(model: nn.Module) -> None:
+    """Let all parameters be trained: what is frozen runs other operations, such as fused ones."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
 
 
 def _record_training(model: nn.Module, inputs: Inputs, recording: Trace) -> Trace | None:
@@ -103,9 +107,18 @@ def _record(model: nn.Module, alternatives: Iterable[Inputs]) -> tuple[Inputs, T
 
 
 def checkpoint_names(
-    subject: Subject, checkpoint: Shapes | None, folder: ModelFolder | None
+    subject: Subject,
+    checkpoint: Shapes | None,
+    folder: ModelFolder | None,
+    made: Collection[str] = (),
 ) -> dict[str, str]:
     """Return each tensor of the model by its name in the checkpoint, which is checked to fit.
+
+    Args:
+        subject: The model.
+        checkpoint: The shape of each of its tensors.
+        folder: Whose config describes the model.
+        made: Tensors of the model that from_pretrained makes of several stored ones.
 
     Raises:
         RequestError: The checkpoint is that of another model.
@@ -117,8 +130,13 @@ def checkpoint_names(
         folder.model_names(subject.model, checkpoint) if folder else {n: n for n in checkpoint}
     )
     names = {ours_: theirs for theirs, ours_ in renamed.items() if ours_ in subject.first_names}
-    there = {subject.first_names[name] for name in names}
-    problems = [f"it lacks {name}" for name in ours if subject.first_names[name] not in there]
+    there = {subject.first_names[name] for name in (*names, *made)}
+    remade = _remade(subject.model)
+    problems = [
+        f"it lacks {name}"
+        for name in ours
+        if subject.first_names[name] not in there and not any(p.search(name) for p in remade)
+    ]
     problems += [
         f"{theirs} is {list(checkpoint[theirs])} and not {list(subject.shape(name))}"
         for name, theirs in names.items()
@@ -133,6 +151,14 @@ def checkpoint_names(
             "build the model with the sizes that it was trained with (--model-arg)"
         )
     return names
+
+
+def _remade(model: nn.Module) -> list[re.Pattern[str]]:
+    """Return patterns of what transformers does not store, since the class of the model makes it."""
+    return [
+        re.compile(pattern)
+        for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    ]
 
 
 def renamed_zeros(zeros: Zeros | None, names: Mapping[str, str], subject: Subject) -> Zeros | None:

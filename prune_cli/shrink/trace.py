@@ -81,7 +81,9 @@ class Call:
 class Trace:
     """A recorded forward pass; `failure` is the exception that ended it early, if one did.
 
-    `constants` are the values of small tensors that the forward itself makes of Python numbers.
+    `constants` are the values of small tensors that the forward itself makes of Python numbers;
+    `returned` has for each module by its path the tensors that it gave back when it last ran.
+    `norms` are the paths of modules that normalise, which is what their classes are called.
     """
 
     calls: tuple[Call, ...]
@@ -90,6 +92,8 @@ class Trace:
     outputs: tuple[Ref, ...]
     failure: Exception | None = None
     constants: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    returned: Mapping[str, tuple[Ref, ...]] = dataclasses.field(default_factory=dict)
+    norms: frozenset[str] = frozenset()
 
     @property
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -106,7 +110,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Trac
     recorder = _Recorder(model)
     failure = None
     returned: Any = ()
-    with torch.enable_grad(), _module_paths(model, recorder.modules), recorder:
+    with torch.enable_grad(), _module_paths(model, recorder), recorder:
         try:
             returned = call_model(model, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's model raises, we report
@@ -119,6 +123,8 @@ def trace(model: nn.Module, inputs: Mapping[str, Any] | tuple[Any, ...]) -> Trac
         outputs,
         failure,
         recorder.constants,
+        recorder.returned,
+        frozenset(path for path, each in model.named_modules() if "Norm" in type(each).__name__),
     )
 
 
@@ -153,13 +159,16 @@ class _Recorder(TorchDispatchMode):
         self.shapes: list[tuple[int, ...]] = []
         self.modules: list[str] = [""]
         self.constants: dict[int, Any] = {}
+        self.returned: dict[str, tuple[Ref, ...]] = {}
         self._refs: dict[int, Ref] = {}
         self._alive: list[Tensor] = []  # an id is only unique among the living
         self.named = {name: self.refer(tensor) for name, tensor in named_tensors(model)}
+        self._is_known = type(model).__module__.startswith("transformers.")
+        self._weighed = {ref.index for ref in self.named.values()}
 
     def refer(self, tensor: Tensor) -> Ref:
         ref = self._refs.get(id(tensor))
-        if ref is None:
+        if ref is None or self.shapes[ref.index] != tuple(tensor.shape):  # transpose_ and its like
             ref = self._refs[id(tensor)] = Ref(len(self.shapes))
             self.shapes.append(tuple(tensor.shape))
             self._alive.append(tensor)
@@ -178,12 +187,28 @@ class _Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         recorded = tree_map(self._refer_if_tensor, (args, kwargs or {}))
+        if self._is_asked(func, args):
+            return False if args[0].dtype is torch.bool else 0
         result = func(*args, **(kwargs or {}))
         outputs = tuple(
             self.refer(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)
         )
         self.calls.append(Call(func, recorded[0], recorded[1], outputs, self.modules[-1]))
+        if any(leaf.index in self._weighed for leaf in self.calls[-1].operands):
+            self._weighed.update(ref.index for ref in outputs)
         return result
+
+    def _is_asked(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Return whether transformers looks into its inputs: is there padding, are there several texts.
+
+        To all such questions the answer is no, after which it does what is right for any inputs.
+        """
+        return (
+            self._is_known
+            and func is torch.ops.aten._local_scalar_dense.default
+            and args[0].device.type == "meta"
+            and self.refer(args[0]).index not in self._weighed
+        )
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -193,14 +218,15 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the path of the module whose forward runs on top of `stack`."""
+def _module_paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Keep the path of the module whose forward runs on top of the recorder's, and what it gave."""
 
     def enter(path: str) -> Callable[..., None]:
-        return lambda *_: stack.append(path)
+        return lambda *_: recorder.modules.append(path)
 
-    def leave(*_: Any) -> None:
-        stack.pop()
+    def leave(_: Any, __: Any, output: Any) -> None:
+        path = recorder.modules.pop()
+        recorder.returned[path] = tuple(map(recorder.refer, tensors_in(output)))
 
     with ExitStack() as hooks:
         for path, module in model.named_modules():

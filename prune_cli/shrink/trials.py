@@ -123,7 +123,8 @@ class ShrinkMaker(FileMaker):
 
     def _decide(self, options: Options) -> ShrinkPlan:
         """Follow the model in a child first: one that never ends must not end a sweep likewise."""
-        from prune_cli.shrink.planning import no_scores, plan_shrink
+        from prune_cli.shrink.plan import plan_shrink
+        from prune_cli.shrink.planning import no_scores
 
         wanted = self._wanted(options)
         score = scorer(self.source, options.choice, self.scores, self.workers)

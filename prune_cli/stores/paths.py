@@ -6,12 +6,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from prune_cli.stores.ranges import StoreBytes
 from prune_cli.stores.store import Fact, Store
-
-if TYPE_CHECKING:
-    from prune_cli.stores.ranges import StoreBytes
 
 _URL = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+)://(?P<key>.*)", re.DOTALL)
 _LOCAL = ("file", "local")
@@ -40,6 +38,10 @@ class StorePath:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.key}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Send it to another process with what the store told of this object, and nothing else."""
+        return _restore, (self.scheme, self.key, self.query, self.fact)
 
     def __truediv__(self, inner: "str | PurePosixPath") -> "StorePath":
         parts = [part for part in f"{self.key}/{inner}".split("/") if part != "."]
@@ -144,14 +146,12 @@ class StorePath:
 
     # What is in it.
 
-    def content(self, nbytes: int | None = None) -> "StoreBytes":
+    def content(self, nbytes: int | None = None) -> StoreBytes:
         """Return the object as if it were bytes: all, or the first `nbytes`.
 
         Raises:
             FileNotFoundError: there is no such object.
         """
-        from prune_cli.stores.ranges import StoreBytes
-
         return StoreBytes(self, self._known.nbytes if nbytes is None else nbytes)
 
     def open(self, _mode: str = "rb") -> io.BufferedReader:
@@ -173,6 +173,12 @@ class StorePath:
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the whole object as text."""
         return self.read_bytes().decode(encoding, errors)
+
+
+def _restore(scheme: str, key: str, query: str, fact: Fact | None) -> StorePath:
+    store = Store(scheme)
+    store.learn(f"{key}?{query}" if query else key, fact)
+    return StorePath(scheme, key, query, store)
 
 
 Location: TypeAlias = Path | StorePath
@@ -216,7 +222,7 @@ def is_inside(path: Location, folder: Location) -> bool:
 class _Reader(io.RawIOBase):
     """An object as a stream, for BufferedReader."""
 
-    def __init__(self, content: "StoreBytes") -> None:
+    def __init__(self, content: StoreBytes) -> None:
         self._content, self._at = content, 0
 
     def readable(self) -> bool:

@@ -7,16 +7,31 @@ import time
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import NamedTuple, overload
+from typing import NamedTuple, Protocol, overload
 
 from prune_cli.errors import InputError
-from prune_cli.stores.paths import StorePath
-from prune_cli.stores.store import _ATTEMPTS, _FIRST_WAIT, describe, is_final
+from prune_cli.stores.store import ATTEMPTS, FIRST_WAIT, Store, describe, is_final
 from prune_cli.stores.traffic import note_received
 
 _LARGEST_REQUEST = 4 << 20
 _LEAST_REQUEST = 64 << 10
 _AT_ONCE = 16
+
+
+class Object(Protocol):
+    """One object of a store, which `paths.StorePath` is."""
+
+    @property
+    def key(self) -> str:
+        """What its store knows it by."""
+
+    @property
+    def place(self) -> str:
+        """What fsspec calls it."""
+
+    @property
+    def store(self) -> Store:
+        """The connection to its store."""
 
 
 class Extent(NamedTuple):
@@ -26,7 +41,7 @@ class Extent(NamedTuple):
     stop: int
 
 
-def fetch(path: StorePath, extents: Sequence[Extent]) -> list[bytes]:
+def fetch(path: Object, extents: Sequence[Extent]) -> list[bytes]:
     """Return the bytes of each of `extents`, which are fetched at once.
 
     Raises:
@@ -35,7 +50,7 @@ def fetch(path: StorePath, extents: Sequence[Extent]) -> list[bytes]:
     return fetch_of([(path, extent) for extent in extents])
 
 
-def fetch_of(wanted: Sequence[tuple[StorePath, Extent]]) -> list[bytes]:
+def fetch_of(wanted: Sequence[tuple[Object, Extent]]) -> list[bytes]:
     """`fetch` of several objects of one store."""
     cut = [
         (number, path, Extent(start, min(start + _LARGEST_REQUEST, extent.stop)))
@@ -49,11 +64,11 @@ def fetch_of(wanted: Sequence[tuple[StorePath, Extent]]) -> list[bytes]:
     return [some[0] if len(some) == 1 else b"".join(some) for some in found]
 
 
-def _fetch_patiently(wanted: Sequence[tuple[StorePath, Extent]]) -> list[bytes]:
+def _fetch_patiently(wanted: Sequence[tuple[Object, Extent]]) -> list[bytes]:
     """Fetch all; what failed but may succeed is asked for again, ever later."""
     found: dict[int, bytes] = {}
-    wait = _FIRST_WAIT
-    for attempt in range(_ATTEMPTS):
+    wait = FIRST_WAIT
+    for attempt in range(ATTEMPTS):
         missing = [number for number in range(len(wanted)) if number not in found]
         for number, answer in zip(
             missing, _ask([wanted[number] for number in missing]), strict=True
@@ -62,7 +77,7 @@ def _fetch_patiently(wanted: Sequence[tuple[StorePath, Extent]]) -> list[bytes]:
             if problem is None:
                 assert isinstance(answer, bytes)
                 found[number] = answer
-            elif attempt == _ATTEMPTS - 1 or (isinstance(answer, Exception) and is_final(answer)):
+            elif attempt == ATTEMPTS - 1 or (isinstance(answer, Exception) and is_final(answer)):
                 raise InputError(f"{wanted[number][0]} cannot be read: {problem}")
         if len(found) == len(wanted):
             break
@@ -71,7 +86,7 @@ def _fetch_patiently(wanted: Sequence[tuple[StorePath, Extent]]) -> list[bytes]:
     return [found[number] for number in range(len(wanted))]
 
 
-def _ask(wanted: Sequence[tuple[StorePath, Extent]]) -> Iterable[bytes | Exception]:
+def _ask(wanted: Sequence[tuple[Object, Extent]]) -> Iterable[bytes | Exception]:
     """Return what the store gives for each: its bytes, or the exception that it raised."""
     if not wanted:
         return []
@@ -106,7 +121,7 @@ def _problem(answer: bytes | Exception, extent: Extent) -> str | None:
 class StoreBytes:
     """An object as if it were bytes; what was read of it is kept, for readers that go to and fro."""
 
-    def __init__(self, path: StorePath, nbytes: int, start: int = 0) -> None:
+    def __init__(self, path: Object, nbytes: int, start: int = 0) -> None:
         self._path, self._nbytes, self._start = path, nbytes, start
         head = path.store.heads.get(path.key, b"")[start : start + nbytes]
         self._kept = [(0, head)] if head else []

@@ -16,9 +16,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from prune_cli.stores.paths import StorePath
+from prune_cli.stores.requests import is_same_store, writing
 from prune_cli.stores.store import Fact
 from prune_cli.stores.traffic import note_sent
-from prune_cli.stores.uploads import is_same_store, writing
 
 _PART_BYTES = 8 << 20
 _LEAST_PART = 5 << 20

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prune_cli.errors import InputError, UsageError
+from prune_cli.errors import InputError, PruneError, UsageError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -35,8 +35,8 @@ EXTRAS = {
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "sha256", "blob_id", "created")
 """What the stores call that which changes with the bytes of an object, the best first."""
 
-_ATTEMPTS = 5
-_FIRST_WAIT = 0.1
+ATTEMPTS = 5
+FIRST_WAIT = 0.1
 """Seconds before the second attempt; each wait is three times the one before: 4 s in all."""
 
 
@@ -57,6 +57,8 @@ class Store:
 
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
+        self.note = ""
+        """What an error adds to the name of an object: how it came to be meant."""
         self.heads: dict[str, bytes] = {}
         """The first bytes of objects that were asked for ahead, by their keys."""
         self.copies_ranges: bool | None = None
@@ -73,9 +75,7 @@ class Store:
             UsageError: fsspec does not know it, or a package is missing for it.
         """
         try:
-            import fsspec
-
-            return fsspec.filesystem(self.scheme, use_listings_cache=False)
+            return _open(self.scheme)
         except (ImportError, ValueError) as error:
             raise _cannot_open(self.scheme, error) from error
 
@@ -94,12 +94,14 @@ class Store:
                 self._facts[key] = self.ask(key)
             return self._facts.get(key)
 
+    def learn(self, key: str, fact: Fact | None) -> None:
+        """Take what another process was told of the object `key`."""
+        self._facts[key] = fact
+
     def ask(self, key: str) -> Fact | None:
         """Ask the store itself what `key` is now."""
         try:
-            info = patiently(
-                lambda: self.filesystem.info(self.place(key)), f"{self.scheme}://{key}"
-            )
+            info = patiently(lambda: self.filesystem.info(self.place(key)), self._shown(key))
         except FileNotFoundError:
             return None
         return read_fact(info)
@@ -113,12 +115,17 @@ class Store:
         """
         modified = self.filesystem.modified
         try:
-            moment = patiently(lambda: modified(self.place(key)), f"{self.scheme}://{key}")
+            moment = patiently(lambda: modified(self.place(key)), self._shown(key))
         except InputError as error:
             if isinstance(error.__cause__, NotImplementedError):
                 return float("inf")
             raise
         return float(moment.timestamp())
+
+    def _shown(self, key: str) -> str:
+        """Return what an error calls an object: what follows "?" may be a signature."""
+        is_web = self.scheme in ("http", "https")
+        return f"{self.scheme}://{key.partition('?')[0] if is_web else key}{self.note}"
 
     def has_below(self, key: str) -> bool:
         """Return whether there are objects below `key`; then they are listed, all at once."""
@@ -156,6 +163,20 @@ class Store:
 
     def _is_listed(self, key: str) -> bool:
         return any(_is_in(key, prefix) and key != prefix for prefix in self._listed)
+
+
+def _open(scheme: str) -> "AbstractFileSystem":
+    if scheme == "hf":
+        from prune_cli.stores.hub_files import HubFiles
+
+        return HubFiles()
+    if scheme in ("http", "https"):
+        from prune_cli.stores.web_files import WebFiles
+
+        return WebFiles()
+    import fsspec
+
+    return fsspec.filesystem(scheme, use_listings_cache=False)
 
 
 def _is_in(key: str, prefix: str) -> bool:
@@ -208,14 +229,14 @@ def patiently(action: Callable[[], Result], what: object) -> Result:
         FileNotFoundError: it is not there.
         InputError: the store refuses, or does not answer even the last attempt.
     """
-    wait = _FIRST_WAIT
-    for attempt in range(_ATTEMPTS):
+    wait = FIRST_WAIT
+    for attempt in range(ATTEMPTS):
         try:
             return action()
-        except (FileNotFoundError, InputError, UsageError):
+        except (FileNotFoundError, PruneError):
             raise
         except Exception as error:
-            if is_final(error) or attempt == _ATTEMPTS - 1:
+            if is_final(error) or attempt == ATTEMPTS - 1:
                 raise InputError(f"{what} cannot be read: {describe(error)}") from error
         time.sleep(wait)
         wait *= 3
@@ -227,7 +248,8 @@ def is_final(error: Exception) -> bool:
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in (408, 425, 429)
-    return isinstance(error, PermissionError | NotImplementedError | TypeError | ValueError) or (
+    refusals = PermissionError | FileNotFoundError | NotImplementedError | TypeError | ValueError
+    return isinstance(error, refusals) or (
         type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "FileExpired")
     )
 

@@ -3,24 +3,23 @@
 An upload replaces what was at its path when it began, and nothing else: where the store takes
 conditions, it refuses to commit what another run has changed since; elsewhere it is looked at last.
 
-See also: `s3`, uploads in parts that are sent at once; `paths`, objects that are read.
+See also: `s3`, uploads in parts that are sent at once; `requests`, what is written by one request.
 """
 
 import contextlib
 import io
 import threading
-from collections.abc import Iterator
 from typing import Any, Protocol
 
-from prune_cli.errors import OutputError, PruneError
+from prune_cli.errors import OutputError
 from prune_cli.stores.paths import StorePath
-from prune_cli.stores.store import Fact, describe, read_fact
+from prune_cli.stores.requests import S3
+from prune_cli.stores.store import Fact
 from prune_cli.stores.traffic import note_sent
 
 BUFFERED_BYTES = 32 << 20
 """What all uploads of a run have on its way, besides the part that each is filling."""
 
-S3 = ("s3", "s3a")
 _FILES = ("gs", "gcs", "az", "abfs", "abfss", "adl")
 _BLOCK_BYTES = 8 << 20
 
@@ -73,7 +72,7 @@ def begin_upload(
     if problem:
         raise OutputError(problem)
     if path.scheme in S3:
-        from prune_cli.stores.s3 import S3Upload
+        from prune_cli.stores.s3 import S3Upload  # and with it asyncio
 
         buffered = BUFFERED_BYTES // shared_by
         return S3Upload(path, before, nbytes, buffered, stopped or threading.Event())
@@ -90,100 +89,6 @@ def why_not_writable(path: StorePath) -> str | None:
         f"{path} cannot be written: prune-cli writes to {', '.join((*S3, *_FILES))} and hf, which "
         "show an object only when it is whole; write to a folder, and upload that"
     )
-
-
-def find_now(path: StorePath) -> Fact | None:
-    """Return what the store has at `path` now, whatever it said before.
-
-    Raises:
-        OutputError: it does not answer.
-    """
-    filesystem = path.store.filesystem
-    filesystem.invalidate_cache()
-    with writing(path):
-        try:
-            return read_fact(filesystem.info(path.place))
-        except FileNotFoundError:
-            return None
-
-
-def read_now(path: StorePath) -> bytes | None:
-    """Return the bytes of a small object as they are now; None if it is not there.
-
-    Raises:
-        OutputError: the store does not answer.
-    """
-    with writing(path):
-        try:
-            return bytes(path.store.filesystem.cat_file(path.place))
-        except FileNotFoundError:
-            return None
-
-
-def put_now(path: StorePath, content: bytes) -> None:
-    """Put a small object at `path`, whatever is there.
-
-    Raises:
-        OutputError: the store refuses.
-    """
-    with writing(path):
-        path.store.filesystem.pipe_file(path.place, content)
-    note_sent(len(content))
-
-
-def remove_object(path: StorePath) -> None:
-    """Remove an object; nothing if it is not there.
-
-    Raises:
-        OutputError: the store refuses.
-    """
-    with writing(path), contextlib.suppress(FileNotFoundError):
-        path.store.filesystem.rm_file(path.place)
-
-
-def copy_object(source: StorePath, target: StorePath) -> bool:
-    """Have the store copy a whole object; False if it cannot, and nothing was done.
-
-    Raises:
-        OutputError: the copy has another size.
-    """
-    if not is_same_store(source, target) or (source.scheme in S3 and _is_too_large(source)):
-        return False
-    version = source.fact.version if source.fact else ""
-    unchanged = {"CopySourceIfMatch": f'"{version}"'} if source.scheme in S3 and version else {}
-    try:
-        target.store.filesystem.cp_file(source.place, target.place, **unchanged)
-    except Exception:  # noqa: BLE001 - whatever it is, the bytes can be sent, and then it is told
-        return False
-    return True
-
-
-def is_same_store(source: StorePath, target: StorePath) -> bool:
-    """Return whether one connection reaches both."""
-    return source.store.filesystem is target.store.filesystem
-
-
-_LARGEST_COPY = 5 << 30
-
-
-def _is_too_large(source: StorePath) -> bool:
-    return source.stat().st_size > _LARGEST_COPY
-
-
-@contextlib.contextmanager
-def writing(path: object) -> Iterator[None]:
-    """Turn whatever a store raises into an OutputError that names `path`."""
-    try:
-        yield
-    except PruneError:
-        raise
-    except FileExistsError as error:
-        raise OutputError(
-            f"{path} is not what this run found or left there: another run wrote to it, or an answer "
-            "of the store was lost; look at it, then start again"
-        ) from error
-    except Exception as error:
-        raise OutputError(f"{path} cannot be written: {describe(error)}") from error
 
 
 # --- stores without parts of their own ------------------------------------------------------

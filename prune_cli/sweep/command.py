@@ -19,6 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
 
+from prune_cli.cluster.engine import StoppedError
+
 SKIPPED = 125
 """The exit code of a command that wants its trial left out, as `git bisect run` has it."""
 
@@ -41,10 +43,6 @@ while read -r change group; do
 done
 for group in $groups; do kill -KILL "-$group" 2>/dev/null; done
 """
-
-
-class StoppedError(Exception):
-    """The commands of this process were stopped; whatever ran is to be run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +78,13 @@ def run_command(
         timeout: seconds after which the whole process group ends, by SIGTERM, then SIGKILL.
 
     Raises:
-        StoppedError: stop_commands was called.
+        StoppedError: stop_commands was called, or the run is over.
         OSError: the files cannot be written.
     """
     started = time.monotonic()
     with Capture(out) as kept_out, Capture(err) as kept_err, _started(command, environment) as run:
         code = _supervise(run, {run.stdout: kept_out, run.stderr: kept_err}, timeout)
-    if _groups.stopped:
+    if _groups.stopped or _thread.ended.is_set():
         raise StoppedError
     seconds = time.monotonic() - started
     return Finished(code, seconds, _text(out), _text(err))
@@ -97,6 +95,17 @@ def set_thread_environment(environment: Mapping[str, str]) -> None:
     _thread.environment = dict(environment)
 
 
+@contextlib.contextmanager
+def run_in(folder: Path | None, ended: threading.Event) -> Iterator[None]:
+    """Have the commands of this thread run in `folder`, and stop when `ended` is set."""
+    before = _thread.folder, _thread.ended
+    _thread.folder, _thread.ended = folder, ended
+    try:
+        yield
+    finally:
+        _thread.folder, _thread.ended = before
+
+
 def stop_commands() -> None:
     """Kill every command that runs, and let no further one start."""
     _groups.stop()
@@ -105,6 +114,12 @@ def stop_commands() -> None:
 def allow_commands() -> None:
     """Let commands start again after stop_commands."""
     _groups.stopped = False
+
+
+def raise_if_stopped() -> None:
+    """Raise StoppedError where no command may start in this thread."""
+    if _groups.stopped or _thread.ended.is_set():
+        raise StoppedError
 
 
 # --- starting and ending ---------------------------------------------------------------------
@@ -119,6 +134,7 @@ def _started(command: str, environment: Mapping[str, str]) -> Iterator["subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **_thread.environment, **environment},
+        cwd=_thread.folder,
         start_new_session=True,
     )
     try:
@@ -146,9 +162,15 @@ def _kill_group(group: int, number: int) -> None:
 
 
 class _Thread(threading.local):
-    """What is added to the environment of the commands of one thread, such as its GPU."""
+    """What is particular to the commands of one thread.
+
+    Their `environment` is added to that of this process, such as a GPU; they run in `folder`, or
+    where this process does, until `ended` is set.
+    """
 
     environment: Mapping[str, str] = MappingProxyType({})
+    folder: Path | None = None
+    ended = threading.Event()
 
 
 _thread = _Thread()
@@ -250,7 +272,7 @@ def _copy(
     deadline: float | None,
 ) -> bool:
     """Copy what comes until the process ends; False where the deadline comes first."""
-    while process.poll() is None:
+    while process.poll() is None and not _thread.ended.is_set():
         left = _LOOK if deadline is None else min(deadline - time.monotonic(), _LOOK)
         if left <= 0:
             return False

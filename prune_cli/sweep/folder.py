@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from prune_cli.checkpoint import Checkpoint
@@ -18,6 +19,7 @@ from prune_cli.sweep.record import Record, latest, mend, read_records
 from prune_cli.sweep.settings import SETTINGS, Settings, read_settings, to_json
 from prune_cli.sweep.trial import RECORD, TRIALS
 from prune_cli.write.atomic import write_file
+from prune_cli.write.locks import lock
 
 LOG = "trials.jsonl"
 
@@ -44,11 +46,44 @@ def taken(folder: Path, settings: Settings, *, resume: bool, force: bool) -> Ite
             mend(folder / LOG)
             records = _records(folder)
             _remove_leftovers(folder)
-            write_file(folder / SETTINGS, to_json(settings).encode("utf-8", "surrogateescape"))
+            write_file(folder / SETTINGS, _to_bytes(settings))
             (folder / LOG).touch()
             yield records
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def joined(folder: Path, settings: Settings) -> Iterator[None]:
+    """Take part in the sweep in `folder`, beside others who do: each touches its own trials only.
+
+    Raises:
+        OutputError: it is not empty, or holds another sweep, or one that runs as a whole.
+    """
+    _check(folder, resume=True, force=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder, wait=False, shared=True):
+            if not is_sweep(folder):
+                write_file(folder / SETTINGS, _to_bytes(settings))
+            check_same(folder, settings)
+            yield
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def check_same(folder: Path, settings: Settings) -> None:
+    """Raise OutputError where `folder` holds another sweep; assertions do not count."""
+    found = replace(read_settings(folder), assertions=settings.assertions)
+    if to_json(found) != to_json(settings):
+        raise OutputError(
+            f"{folder} holds parts of another sweep: the options, the input or the versions were not "
+            "the same; choose another --output, or --force without --part"
+        )
+
+
+def _to_bytes(settings: Settings) -> bytes:
+    return to_json(settings).encode("utf-8", "surrogateescape")
 
 
 def refuse_inside(source: Checkpoint, folder: Path) -> None:
@@ -123,12 +158,19 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder while this process lives; the kernel lets go whatever ends it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take_lock(handle, folder)
         yield
-    except BlockingIOError:
-        raise OutputError(f"another sweep runs in {folder}; choose another --output") from None
     finally:
         os.close(handle)
+
+
+def _take_lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"another sweep runs in {folder}; choose another --output") from None
+    except OSError:  # the file system has no locks
+        return
 
 
 def _clear(folder: Path) -> None:

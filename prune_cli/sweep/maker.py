@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from glob import escape
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from prune_cli.amounts import Amount
 from prune_cli.api import carry_out, plan_choice
@@ -74,6 +74,10 @@ class Maker(Protocol):
         """Return the rules that prune so much of some of `modules`, and nothing else."""
         ...
 
+    def from_anywhere(self) -> "Maker":
+        """Return the same with paths that do not depend on where a process stands."""
+        ...
+
 
 @dataclass(frozen=True)
 class FileMaker:
@@ -111,6 +115,12 @@ class FileMaker:
         choice = None if self.choice == USUAL else self.choice
         facts = asdict(replace(self.options, rules=rules, choice=choice))
         return {name: value for name, value in facts.items() if name not in ("amount", "seed")}
+
+    def from_anywhere(self) -> Self:
+        """Return the same with absolute paths."""
+        return replace(
+            self, path=self.path.absolute(), scores=self.scores and self.scores.absolute()
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {told.name: getattr(self, told.name) for told in fields(self)}

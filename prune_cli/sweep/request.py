@@ -18,7 +18,7 @@ from prune_cli.sweep.grid import RANDOM, UNPRUNED, Grid, Point, Trial
 from prune_cli.sweep.maker import Maker, digest_source, stamp_source
 from prune_cli.sweep.settings import Settings
 from prune_cli.sweep.template import Values, fill
-from prune_cli.sweep.trial import Work, values_of
+from prune_cli.sweep.trial import LOCKS, Work, values_of
 from prune_cli.write.formats import Format, choose_format, is_of_torch
 
 Keep = Literal["all", "best", "none"]
@@ -158,6 +158,12 @@ def work_of(request: Request, digest: str) -> Work:
         suffix=_suffix(source, kind),
         keeps=request.keep != "none",
     )
+
+
+def from_anywhere(work: Work) -> Work:
+    """Return the same for workers that stand elsewhere: no path in it starts from this folder."""
+    maker = work.maker.from_anywhere()
+    return replace(work, maker=maker, stands_in=Path.cwd(), locks=work.folder / LOCKS)
 
 
 def _format(request: Request) -> Format:

@@ -4,13 +4,16 @@ Whoever runs them is a `concurrent.futures.Executor` and nothing else; a unit is
 arguments. See also: `trial`, one unit.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 
+from prune_cli.cluster.engine import LOOK, Engine
+from prune_cli.cluster.runs import RunMark
 from prune_cli.sweep.command import allow_commands, set_thread_environment, stop_commands
-from prune_cli.sweep.folder import LOG
 from prune_cli.sweep.grid import Trial
 from prune_cli.sweep.record import Record, append_record
 from prune_cli.sweep.trial import Work, run_trial
@@ -33,17 +36,19 @@ class Runner:
     """Who runs units, and who is told.
 
     Attributes:
-        executor: runs them.
-        window: how many are submitted at a time.
+        engine: runs them.
+        mark: of the run, where units run elsewhere.
+        log: where lines are kept; None for a part of a sweep, whose lines `--finish` writes.
         known: the keys of the trials that are done and have their line in trials.jsonl.
         fail_fast: whether a trial that fails ends the sweep.
         on_start: called with each trial that is submitted.
         on_end: called with each record.
     """
 
-    executor: Executor
-    window: int
+    engine: Engine
+    log: Path | None
     known: set[str]
+    mark: RunMark | None = None
     fail_fast: bool = False
     on_start: OnStart | None = None
     on_end: OnEnd | None = None
@@ -61,14 +66,14 @@ def run_units(units: Sequence[Unit], runner: Runner) -> list[Record]:
     waiting = iter(enumerate(units))
     try:
         while _submit(waiting, running, runner) or running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, LOOK, FIRST_COMPLETED)
             for future in sorted(done, key=running.__getitem__):
                 number = running.pop(future)
-                ended[number] = _take(units[number].work, future.result(), runner)
+                ended[number] = _take(future.result(), runner)
             if runner.fail_fast and any(record.status == "failed" for record in ended.values()):
                 break
     finally:
-        _end(running, units, ended, runner)
+        _end(running, ended, runner)
     return [ended[number] for number in sorted(ended)]
 
 
@@ -76,35 +81,35 @@ def _submit(
     waiting: Iterator[tuple[int, Unit]], running: dict["Future[Record]", int], runner: Runner
 ) -> bool:
     """Submit units until as many as fit are running; whether any was."""
-    submitted = False
-    while len(running) < runner.window and (entry := next(waiting, None)):
+    submitted, window = False, runner.engine.window()
+    while len(running) < window and (entry := next(waiting, None)):
         number, unit = entry
         if runner.on_start:
             runner.on_start(unit.trial)
-        future = runner.executor.submit(run_trial, unit.work, unit.trial, unit.before)
+        arguments = (unit.work, unit.trial, unit.before, runner.mark)
+        future = runner.engine.executor.submit(run_trial, *arguments)
         running[future] = number
         submitted = True
     return submitted
 
 
-def _take(work: Work, record: Record, runner: Runner) -> Record:
+def _take(record: Record, runner: Runner) -> Record:
     """Keep the line of a record, once, and tell of it."""
-    if record.key not in runner.known:
-        append_record(work.folder / LOG, record)
+    if runner.log and record.key not in runner.known:
+        append_record(runner.log, record)
         runner.known.update([record.key] if record.is_done else [])
     if runner.on_end:
         runner.on_end(record)
     return record
 
 
-def _end(
-    running: dict["Future[Record]", int],
-    units: Sequence[Unit],
-    ended: dict[int, Record],
-    runner: Runner,
-) -> None:
+def _end(running: dict["Future[Record]", int], ended: dict[int, Record], runner: Runner) -> None:
     """Stop what still runs, and keep what ended meanwhile."""
     if not running:
+        return
+    if runner.engine.is_remote:
+        for future in running:
+            future.cancel()
         return
     stop_commands()
     try:
@@ -115,18 +120,23 @@ def _end(
         allow_commands()
     for future, number in running.items():
         if not future.cancelled() and future.exception() is None:
-            ended[number] = _take(units[number].work, future.result(), runner)
+            ended[number] = _take(future.result(), runner)
 
 
 # --- threads ---------------------------------------------------------------------------------
 
 
-def thread_pool(jobs: int, gpus: Sequence[str] = ()) -> ThreadPoolExecutor:
-    """Return the executor of one machine; each of its threads has one of `gpus` for itself."""
+@contextlib.contextmanager
+def thread_pool(jobs: int, gpus: Sequence[str] = ()) -> Iterator[Engine]:
+    """Yield the engine of one machine; each of its threads has one of `gpus` for itself."""
     slots: SimpleQueue[str] = SimpleQueue()
     for number in range(jobs if gpus else 0):
         slots.put(gpus[number % len(gpus)])
-    return ThreadPoolExecutor(jobs, "trial", _take_gpu, (slots,))
+    executor = ThreadPoolExecutor(jobs, "trial", _take_gpu, (slots,))
+    try:
+        yield Engine(executor, lambda: jobs)
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _take_gpu(slots: "SimpleQueue[str]") -> None:

@@ -5,26 +5,31 @@
 See also: `trial`, what happens to one draw; `run`, who runs them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prune_cli.cluster.engine import Engine
+from prune_cli.cluster.runs import RunMark, marked
 from prune_cli.sweep.assertions import Assertion, judge
-from prune_cli.sweep.folder import refuse_inside, taken
+from prune_cli.sweep.folder import LOG, refuse_inside, taken
 from prune_cli.sweep.grid import Grid, Point, Trial, recipe_point
 from prune_cli.sweep.record import Record
-from prune_cli.sweep.request import Request, check_request, settings_of, work_of
+from prune_cli.sweep.request import Request, check_request, from_anywhere, settings_of, work_of
 from prune_cli.sweep.run import OnEnd, OnStart, Runner, Unit, run_units, thread_pool
 from prune_cli.sweep.sensitivity import candidates, describe_recipe, to_toml
 from prune_cli.sweep.settings import Settings
 from prune_cli.sweep.summary import Summary, loss, results_of, summarize, to_json
 from prune_cli.sweep.tables import to_csv, to_markdown
-from prune_cli.sweep.trial import Work, remove_checkpoints, trial_folder
+from prune_cli.sweep.trial import Work, forget_locks, remove_checkpoints, trial_folder
 from prune_cli.write.atomic import write_file
 
 RECIPE = "recipe.toml"
 """What the recipe of a sensitivity sweep is called."""
+
+RUN = ".run"
+"""What tells workers on other machines that the sweep is on."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,14 @@ class Results:
 
 
 def run_sweep(
-    request: Request, watch: Watch | None = None, executor: Executor | None = None
+    request: Request, watch: Watch | None = None, engine: Engine | None = None
 ) -> Results:
     """Run what is missing of a sweep, write its files, and return its results.
 
     Args:
         request: what the user wants.
         watch: who is told meanwhile.
-        executor: runs the trials; by default threads.
+        engine: runs the trials; by default threads.
 
     Raises:
         UsageError: commands, metric or assertions make no sense.
@@ -69,17 +74,31 @@ def run_sweep(
     grid, assertions = check_request(request)
     settings = settings_of(request, grid)
     work = work_of(request, settings.sha256)
+    if engine and engine.is_remote:
+        work = from_anywhere(work)
     folder = taken(request.folder, settings, resume=request.resume, force=request.force)
     with folder as records:
         _note_others(request, settings, records, watch)
-        runner = _runner(request, work, records, watch, executor)
-        try:
-            results = _run(_Sweep(request, settings, work, runner, watch), grid, assertions)
-        finally:
-            if executor is None:
-                runner.executor.shutdown(cancel_futures=True)
+        with running(request, engine) as (runs, mark):
+            runner = _runner(request, work, records, watch, runs, mark)
+            sweep = _Sweep(request, settings, work, runner, watch)
+            results = _run(sweep, grid, assertions)
         write_results(request.folder, results)
+        forget_locks(work)
     return results
+
+
+@contextlib.contextmanager
+def running(request: Request, engine: Engine | None) -> Iterator[tuple[Engine, RunMark | None]]:
+    """Yield who runs trials: threads that end with the sweep, or who was given."""
+    if engine is None:
+        with thread_pool(request.jobs, request.gpus) as pool:
+            yield pool, None
+    elif engine.is_remote:
+        with marked(request.folder / RUN) as mark:
+            yield engine, mark
+    else:
+        yield engine, None
 
 
 def _note_others(
@@ -134,7 +153,7 @@ def _run(sweep: _Sweep, grid: Grid, assertions: Sequence[Assertion]) -> Results:
     if not _has_ended(sweep.request, records):
         records += _tune_best(sweep, records)
         records += _try_recipes(sweep, records)
-    return _judged(sweep.settings, records, assertions)
+    return judged(sweep.settings, records, assertions)
 
 
 def _first_work(sweep: _Sweep) -> Work:
@@ -149,9 +168,10 @@ def _has_ended(request: Request, records: Iterable[Record]) -> bool:
     return request.fail_fast and any(record.status == "failed" for record in records)
 
 
-def _judged(
+def judged(
     settings: Settings, records: Sequence[Record], assertions: Sequence[Assertion]
 ) -> Results:
+    """Return the results that `records` are, with their summary and what the assertions say."""
     summary = summarize(settings, records)
     found = results_of(summary, records)
     verdicts = tuple(judge(assertion, found) for assertion in assertions)
@@ -220,12 +240,14 @@ def _runner(
     work: Work,
     records: Sequence[Record],
     watch: Watch,
-    executor: Executor | None,
+    engine: Engine,
+    mark: RunMark | None,
 ) -> Runner:
     return Runner(
-        executor or thread_pool(request.jobs, request.gpus),
-        request.jobs,
+        engine,
+        request.folder / LOG,
         {record.key for record in records if record.is_done},
+        mark,
         request.fail_fast,
         watch.on_start,
         _on_end(request, work, watch),

@@ -5,20 +5,28 @@ the report, the outputs of the commands and the record; the checkpoint goes when
 """
 
 import contextlib
+import fcntl
 import json
+import pickle
 import platform
 import shutil
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 import prune_cli
+from prune_cli.cluster.engine import StoppedError
+from prune_cli.cluster.runs import RunEnded, RunMark
 from prune_cli.errors import InputError, OutputError, RequestError
 from prune_cli.report.report import torch_version
+from prune_cli.sweep.command import raise_if_stopped, run_in
 from prune_cli.sweep.evaluation import Evaluation, Outcome, TrialError, evaluate, fine_tune
 from prune_cli.sweep.grid import Trial
-from prune_cli.sweep.maker import Maker, stamp_source
+from prune_cli.sweep.maker import Made, Maker, stamp_source
 from prune_cli.sweep.record import Record, from_line, to_line
 from prune_cli.sweep.template import Values
 from prune_cli.write.atomic import write_file
@@ -29,8 +37,12 @@ RECORD = "record.json"
 REPORT = "report.json"
 MODEL = "model"
 TUNED = "tuned"
+LOCKS = ".locks"
 TRIALS = "trials"
 """The folder of the trials' folders."""
+
+_MOST_OPENED = 2
+_LOOK = 0.1  # seconds between two tries to take a lock
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,8 @@ class Work:
         format: of the checkpoints.
         suffix: of the checkpoints' names, "" for folders.
         keeps: whether the checkpoint of a trial that succeeds stays.
+        stands_in: the folder that commands run in; None is where this process is.
+        locks: the folder of the locks on trials, where others may run the same ones.
     """
 
     folder: Path
@@ -56,35 +70,42 @@ class Work:
     format: Format
     suffix: str
     keeps: bool
+    stands_in: Path | None = None
+    locks: Path | None = None
 
 
-def run_trial(work: Work, trial: Trial, before: Record | None = None) -> Record:
+def run_trial(
+    work: Work, trial: Trial, before: Record | None = None, mark: RunMark | None = None
+) -> Record:
     """Make, evaluate and record one trial, or return its record if it is done already.
 
     Args:
         work: what all trials have in common.
         trial: which one.
         before: its record from a search without a fine-tune, which is then not evaluated again.
+        mark: of the run that it belongs to, where that is on another machine.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
         InputError: the source cannot be read, or changed.
         StoppedError: the sweep ends.
     """
-    folder = trial_folder(work, trial)
-    try:
-        prepared = work.maker.prepare(trial)
-    except RequestError as error:
-        key = _digest([trial.name, str(error), work.input_digest, work.evaluation.facts])
-        return _keep(folder, _failed(_blank(work, trial, key), TrialError(_one_line(str(error)))))
-    blank = _blank(work, trial, _digest([prepared.facts, work.input_digest, work.evaluation.facts]))
-    done = read_record(folder)
-    if done and done.key == blank.key and done.is_done:
-        return done
-    _check_source(work)
-    with _fresh(folder, work) as target:
-        made = prepared.write(target)
-        return _keep(folder, _measure(work, trial, replace(blank, achieved=made.achieved), before))
+    if mark is None:
+        return _run(work, trial, before, threading.Event())
+    ended = RunEnded(mark)
+    with run_in(work.stands_in, ended):
+        return _run(_reopened(work), trial, before, ended)
+
+
+def find_record(work: Work, trial: Trial) -> Record | None:
+    """Return the record of a trial that ran with this input and evaluation; None where none did."""
+    found = read_record(trial_folder(work, trial))
+    return found if found and found.key == _decide(work, trial).blank.key else None
+
+
+def forget_locks(work: Work) -> None:
+    """Remove the locks on trials, all of which have ended."""
+    shutil.rmtree(work.folder / LOCKS, ignore_errors=True)
 
 
 def trial_folder(work: Work, trial: Trial) -> Path:
@@ -126,6 +147,57 @@ def remove_checkpoints(folder: Path) -> None:
         for path in folder.iterdir():
             if path.name.partition(".")[0] in (MODEL, TUNED):
                 _remove(path)
+
+
+# --- one trial -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A trial that is decided: its record but for the result, and what writes it, or why not."""
+
+    blank: Record
+    write: Callable[[Target], Made] | None
+    misfit: str = ""
+
+
+def _decide(work: Work, trial: Trial) -> _Decided:
+    common = [work.input_digest, work.evaluation.facts]
+    try:
+        prepared = work.maker.prepare(trial)
+    except RequestError as error:
+        key = _digest([trial.name, str(error), *common])
+        return _Decided(_blank(work, trial, key), None, _one_line(str(error)))
+    return _Decided(_blank(work, trial, _digest([prepared.facts, *common])), prepared.write)
+
+
+def _run(work: Work, trial: Trial, before: Record | None, ended: threading.Event) -> Record:
+    folder, decided = trial_folder(work, trial), _decide(work, trial)
+    with _alone(work, trial):
+        done = read_record(folder)
+        if done and done.key == decided.blank.key and done.is_done:
+            return done
+        if ended.is_set():
+            raise StoppedError
+        if decided.write is None:
+            return _keep(folder, _failed(decided.blank, TrialError(decided.misfit)))
+        _check_source(work)
+        with _fresh(folder, work) as target:
+            made = decided.write(target)
+            blank = replace(decided.blank, achieved=made.achieved)
+            return _keep(folder, _measure(work, trial, blank, before))
+
+
+_opened: dict[bytes, Maker] = {}
+"""The makers of the last sweeps that this process worked for, by their facts."""
+
+
+def _reopened(work: Work) -> Work:
+    """Return the same with a maker that opened its source for an earlier trial."""
+    facts = pickle.dumps((work.maker, work.input_digest, work.input_stamp))
+    if facts not in _opened and len(_opened) >= _MOST_OPENED:
+        _opened.pop(next(iter(_opened)), None)
+    return replace(work, maker=_opened.setdefault(facts, work.maker))
 
 
 # --- measuring -------------------------------------------------------------------------------
@@ -208,6 +280,31 @@ def _versions() -> dict[str, str]:
 
 
 # --- the folder of a trial -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _alone(work: Work, trial: Trial) -> Iterator[None]:
+    """Wait for whoever else runs this trial: a job that was started twice, a worker left behind."""
+    if work.locks is None:
+        yield
+        return
+    work.locks.mkdir(parents=True, exist_ok=True)
+    with (work.locks / trial.name).open("ab") as file:
+        while not _take(file):
+            raise_if_stopped()
+            time.sleep(_LOOK)
+        yield
+
+
+def _take(file: IO[bytes]) -> bool:
+    """Take the lock of a file; whether nobody else has it, or the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextlib.contextmanager

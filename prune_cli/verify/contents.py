@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from prune_cli.checkpoint import Checkpoint, Part, Shard
-from prune_cli.checkpoint.source import is_same_content, open_source
+from prune_cli.checkpoint.source import is_same_content
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.plan.facts import (
@@ -13,14 +13,14 @@ from prune_cli.plan.facts import (
 )
 from prune_cli.plan.replay import misfits
 from prune_cli.plan.shrink import ShrinkPlan, edited_texts
+from prune_cli.report.card import is_card
 from prune_cli.report.report import Report
-from prune_cli.verify.differences import ComparingSink
+from prune_cli.verify.compare import Pair, compare
 from prune_cli.verify.facts import Disagreement
-from prune_cli.verify.in_kind import compare_in_kind
+from prune_cli.verify.in_kind import compare_in_kind, is_in_kind
 from prune_cli.verify.output import (
     check_channels,
     has_its_channels,
-    list_differences,
     wrong_shape,
 )
 from prune_cli.verify.rows import has_its_dim, is_same
@@ -31,17 +31,15 @@ from prune_cli.write.layout import (
     lay_out_like,
     output_name,
 )
-from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.segments import Place
-from prune_cli.write.stream import write_segments
+from prune_cli.write.target import Execution
 
 
 def check_contents(
     report: Report,
     written: Checkpoint,
     original: Checkpoint,
-    workers: int,
-    on_tensor: OnTensor | None,
+    execution: Execution,
 ) -> Iterator[Disagreement]:
     """Check that the output is, byte for byte, what the rows of the report make of the source."""
     usable = {item.name: item for item in report.tensors if _is_usable(report, item, original)}
@@ -52,13 +50,17 @@ def check_contents(
         yield Disagreement(f"the report does not fit the source: {'; '.join(misfitting[:8])}")
         return
     if written.format != "safetensors":
-        yield from compare_in_kind(plan, written, original, workers, on_tensor)
+        in_kind = is_in_kind(report, original)
+        yield from compare_in_kind(plan, written, original, execution, in_kind=in_kind)
         return
     files = lay_out_like(original, plan, written.shards)
     for file, shard in zip(files, written.shards, strict=True):
         problems = list(_header_problems(file, shard))
         yield from problems or _layout_problems(file, shard)
-        yield from _compare(file, shard, original, workers, on_tensor)
+    pairs = zip(files, written.shards, strict=True)
+    yield from compare(
+        (Pair(shard, tuple(_places(file, shard))) for file, shard in pairs), original, execution
+    )
     if written.is_folder and original.is_folder:
         yield from _folder_problems(written, original, files, report.shrink)
 
@@ -103,10 +105,14 @@ def _folder_problems(
     files: Sequence[SafetensorsFile],
     shrink: ShrinkPlan | None,
 ) -> Iterator[Disagreement]:
-    """Check that each index has the source's metadata, and that all other files are copies."""
+    """Check that each index has the source's metadata, and that all other files are copies.
+
+    But for a model card, which tells of the run.
+    """
     made = {FOLDER_REPORT, *(file.name for file in files)}
     there = {part.folder: part for part in written.all_parts}
-    is_split = not {file.name for file in files} <= {output_name(s.name) for s in original.shards}
+    kept = {output_name(shard.name) for shard in original.shards}
+    is_split = not {shard.name for shard in written.shards} <= kept
     for part in original.all_parts:
         name = index_name(original, part)
         made.add(name)
@@ -121,7 +127,7 @@ def _folder_problems(
         elif other in texts:
             if copy.read_bytes() != texts[other]:
                 yield Disagreement(f"{other} is not the source's, edited as the report says")
-        elif not is_same_content(original.path / other, copy):
+        elif not (is_same_content(original.path / other, copy) or is_card(copy)):
             yield Disagreement(f"{other} is not the source's")
 
 
@@ -144,26 +150,12 @@ def _index_differences(
             yield Disagreement(f"the metadata {key!r} of {name} is not the source's")
 
 
-def _compare(
-    file: SafetensorsFile,
-    shard: Shard,
-    original: Checkpoint,
-    workers: int,
-    on_tensor: OnTensor | None,
-) -> Iterator[Disagreement]:
+def _places(file: SafetensorsFile, shard: Shard) -> Iterator[Place]:
+    """Yield where in the shard the tensors lie that can be compared."""
     there = {info.name: info for info in shard.tensors}
-    places = [
-        Place(there[tensor.info.name].offset or 0, tensor)
-        for tensor in file.content
-        if _is_alike(tensor.info, there.get(tensor.info.name))
-    ]
-    with open_source(shard.path) as is_there:
-        sink = ComparingSink(is_there, places)
-        told = ToldSink(sink, places, on_tensor) if on_tensor else sink
-        write_segments(places, original, told, workers=workers)
-    for place in places:
-        if place.tensor.info.name in sink.first:
-            yield from list_differences(place.tensor, sink.first[place.tensor.info.name])
+    for tensor in file.content:
+        if _is_alike(tensor.info, there.get(tensor.info.name)):
+            yield Place(there[tensor.info.name].offset or 0, tensor)
 
 
 def _is_alike(expected: TensorInfo, there: TensorInfo | None) -> bool:

@@ -8,6 +8,7 @@ from prune_cli.errors import RequestError
 from prune_cli.plan.facts import (
     Plan,
 )
+from prune_cli.report.card import is_card
 from prune_cli.report.report import Report
 from prune_cli.verify.differences import ComparingSink
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, NOT_THE_SOURCE, Disagreement
@@ -19,27 +20,38 @@ from prune_cli.write.layout import (
 from prune_cli.write.progress import OnTensor, ToldSink
 from prune_cli.write.segments import Place
 from prune_cli.write.stream import write_segments
+from prune_cli.write.target import Execution
 from prune_cli.write.torch_zip import lay_out_torch
 
 
 def is_in_kind(report: Report, original: Checkpoint) -> bool:
-    """Return whether the output has the format of the input, and so everything that is in it."""
-    made = report.output.format if report.output else "safetensors"
-    return made != "safetensors" and made == original.format
+    """Return whether the output is the input with zeros in it, and so has everything that is in it.
+
+    A plain state dict can be called "torch" too, but does not come to the same bytes.
+    """
+    made = report.output
+    if made is None or made.format == "safetensors" or made.format != original.format:
+        return False
+    size = sum(file.nbytes for file in own_files(original))
+    return made.format != "torch" or original.is_folder or made.bytes == size
 
 
 def compare_in_kind(
     plan: Plan,
     written: Checkpoint,
     original: Checkpoint,
-    workers: int,
-    on_tensor: OnTensor | None,
+    execution: Execution,
+    *,
+    in_kind: bool,
 ) -> Iterator[Disagreement]:
-    """Check that each file of torch is, byte for byte, what `plan` makes of the source."""
+    """Check that each file of torch is, byte for byte, what `plan` makes of the source.
+
+    `in_kind` says that it is the source with zeros in it, and no plain state dict.
+    """
     try:
         files: Sequence[OutputFile] = (
             lay_out_in_kind(original, plan)
-            if written.format == original.format
+            if in_kind
             else (lay_out_torch(original, plan, written.path.name),)
         )
     except RequestError as error:
@@ -55,7 +67,7 @@ def compare_in_kind(
                 f"{is_.name} has {is_.nbytes:,} bytes, it should have {file.nbytes:,}"
             )
             continue
-        yield from _compare_file(file, is_, original, workers, on_tensor)
+        yield from _compare_file(file, is_, original, execution.threads, execution.on_tensor)
     if written.is_folder or written.format == "dcp":
         yield from _copy_problems(written, original)
 
@@ -91,11 +103,11 @@ def _tensor_at(file: Shard, offset: int) -> str | None:
 
 
 def _copy_problems(written: Checkpoint, original: Checkpoint) -> Iterator[Disagreement]:
-    """Check that the index and all other files are copies."""
+    """Check that the index and all other files are copies, but for a model card of ours."""
     index = [part.folder + part.index.name for part in original.all_parts if part.index]
     for name in (*index, *original.others):
         copy = written.path / name
         if not copy.is_file():
             yield Disagreement(f"{name} is missing")
-        elif not is_same_content(original.path / name, copy):
+        elif not (is_same_content(original.path / name, copy) or is_card(copy)):
             yield Disagreement(f"{name} is not the source's")

@@ -1,8 +1,8 @@
 """The report by itself: do its rows follow from its options and its seed, and its totals from its rows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.names import natural_key
@@ -17,7 +17,14 @@ from prune_cli.plan.facts import (
     PlanItem,
 )
 from prune_cli.plan.prefixes import all_names
-from prune_cli.plan.selection import Rule, matcher, split_name
+from prune_cli.plan.selection import (
+    Fits,
+    Rule,
+    Selection,
+    pair_matcher,
+    patterns_of_whole_names,
+    split_name,
+)
 from prune_cli.report.report import Report, sum_up
 from prune_cli.verify.choice import quota_problems
 from prune_cli.verify.facts import Disagreement
@@ -29,16 +36,17 @@ _NOT_ASKED_FOR = "the options of the report do not ask for its amount and dim"
 def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
     """Check that the rows follow from the options and the seed, and the totals from the rows."""
     rows = {item.name: item for item in report.tensors}
+    asked = _find_asked(report.options, written)
     for name, count in Counter(item.name for item in report.tensors).items():
         if count > 1:
             yield Disagreement(f"the report has {count} rows of it", name)
     if list(rows) not in (sorted(rows, key=natural_key), sorted(rows)):  # 0.1.0 sorted text
         yield Disagreement("the rows of the report are not in the order of their names")
     for item in report.tensors:
-        for fact in _row_problems(report, item, rows, written):
+        for fact in _row_problems(report, item, rows, written, asked):
             yield Disagreement(fact, item.name)
     if report.method in CHOSEN:
-        yield from _choice_problems(report, written)
+        yield from _choice_problems(report, written, asked)
     if report.shrink is not None:
         yield from map(Disagreement, report_problems(report.shrink, report.options.seed))
         yield from map(Disagreement, size_problems(report.shrink, report.options, {}))
@@ -46,8 +54,59 @@ def check_report(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
         yield Disagreement("the totals of the report are not the sums of its rows")
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the options ask for. A class, for their patterns are compiled once for all rows.
+
+    Attributes:
+        prefixes: without which names fit too.
+        is_chosen: whether something else than its rule gives a row its amount.
+        excluded: tells by a module and a parameter's own name what no rule may touch.
+        rules: each with what tells the same way whether it is for a parameter.
+    """
+
+    prefixes: Sequence[str]
+    is_chosen: bool
+    excluded: Fits
+    rules: Sequence[tuple[Rule, Fits]]
+
+    def rule_for(self, item: PlanItem) -> Rule | None:
+        """Return the last rule that matches the tensor, by any of its names."""
+        names = all_names((item.name, *item.aliases), self.prefixes)
+        pairs = [split_name(name) for name in names]
+        if any(map(self.excluded, pairs)):
+            return None
+        fitting = (rule for rule, fits in reversed(self.rules) if any(map(fits, pairs)))
+        return next(fitting, None)
+
+    def has_row(self, item: PlanItem) -> bool:
+        """Whether the rule for the tensor is what its row says."""
+        rule = self.rule_for(item)
+        if rule is None or rule.dim not in (item.dim, item.dim - len(item.shape)):
+            return False
+        return self.is_chosen or repr(rule.amount) == repr(item.amount)
+
+
+def _find_asked(options: Options, written: Checkpoint) -> _Asked:
+    """Return what the options ask for: a pattern can mean whole names, which the output has."""
+    prefixes, rules = options.strip_prefixes or (), _rules(options)
+    names = all_names((*written.parameter_of, *written.parameter_aliases), prefixes)
+    pairs = [split_name(name) for name in names]
+    whole = patterns_of_whole_names(pairs, Selection(rules, options.exclude))
+    return _Asked(
+        prefixes,
+        options.choice is not None,
+        pair_matcher(options.exclude, ("*",), whole),
+        [(rule, pair_matcher(rule.modules, rule.params, whole)) for rule in rules],
+    )
+
+
 def _row_problems(
-    report: Report, item: PlanItem, rows: Mapping[str, PlanItem], written: Checkpoint
+    report: Report,
+    item: PlanItem,
+    rows: Mapping[str, PlanItem],
+    written: Checkpoint,
+    asked: _Asked,
 ) -> Iterator[str]:
     if (item.module, item.param) != split_name(item.name):
         yield "the report's module and param are not the parts of its name"
@@ -63,10 +122,10 @@ def _row_problems(
     elif report.method != RANDOM:
         if item.seed is not None:
             yield f"the report gives it a seed, but {report.method} draws nothing"
-        if report.method in CHOSEN and not _is_asked_for(report.options, item):
+        if report.method in CHOSEN and not asked.has_row(item):
             yield _NOT_ASKED_FOR
     elif _is_there(report, item, written):
-        yield from _draw_problems(report, item)
+        yield from _draw_problems(report, item, asked)
 
 
 def _is_there(report: Report, item: PlanItem, written: Checkpoint) -> bool:
@@ -105,9 +164,9 @@ def _follower_problems(item: PlanItem, leader: PlanItem | None) -> Iterator[str]
         yield f"the report's {', '.join(keys)} are not those of {item.follows}, which it follows"
 
 
-def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
+def _draw_problems(report: Report, item: PlanItem, asked: _Asked) -> Iterator[str]:
     options = report.options
-    if not _is_asked_for(options, item):
+    if not asked.has_row(item):
         yield _NOT_ASKED_FOR
     if item.seed != options.seed_of(item.name):
         yield f"its seed in the report does not follow from the seed {options.seed}"
@@ -121,28 +180,6 @@ def _draw_problems(report: Report, item: PlanItem) -> Iterator[str]:
         yield "the pruned channels of the report are not those that its seed draws"
 
 
-def _is_asked_for(options: Options, item: PlanItem) -> bool:
-    """Whether the last rule that matches the tensor, by any of its names, is what its row says."""
-    rule = _rule_for(options, item)
-    if rule is None or rule.dim not in (item.dim, item.dim - len(item.shape)):
-        return False
-    return options.choice is not None or repr(rule.amount) == repr(item.amount)
-
-
-def _rule_for(options: Options, item: PlanItem) -> Rule | None:
-    """Return the last rule that matches the tensor, by any of its names."""
-    names = all_names((item.name, *item.aliases), options.strip_prefixes or ())
-    pairs = [split_name(name) for name in names]
-    excluded = matcher(options.exclude)
-    if any(excluded(module) for module, _ in pairs):
-        return None
-    for rule in reversed(_rules(options)):
-        module_fits, param_fits = matcher(rule.modules), matcher(rule.params)
-        if any(module_fits(module) and param_fits(param) for module, param in pairs):
-            return rule
-    return None
-
-
 def _rules(options: Options) -> tuple[Rule, ...]:
     has_target = options.choice is not None and options.choice.target is not None
     if options.rules or (options.amount is None and not has_target):
@@ -152,13 +189,13 @@ def _rules(options: Options) -> tuple[Rule, ...]:
     return (Rule(options.modules, options.params, options.amount or 0, options.dim),)
 
 
-def _choice_problems(report: Report, written: Checkpoint) -> Iterator[Disagreement]:
+def _choice_problems(report: Report, written: Checkpoint, asked: _Asked) -> Iterator[Disagreement]:
     """Check that the method is that of the options, and each row loses what they give it."""
     options, choice = report.options, report.options.choice
     if report.method != method_of(options):
         yield Disagreement(f"the options of the report are not those of {report.method}")
     leading = [item for item in report.tensors if item.follows is None]
-    rules = [rule for item in leading if (rule := _rule_for(options, item))]
+    rules = [rule for item in leading if (rule := asked.rule_for(item))]
     is_sound = all(has_its_dim(item) and _is_there(report, item, written) for item in leading)
     if choice is None or len(rules) < len(leading) or not is_sound:
         return

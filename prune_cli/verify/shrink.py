@@ -28,6 +28,8 @@ from prune_cli.plan.shrink import (
     added_metadata,
     edited_texts,
 )
+from prune_cli.plan.units import CHANNELS
+from prune_cli.verify.units import list_problems, unit_problems, unit_size_problems
 
 
 def report_problems(plan: ShrinkPlan, seed: int) -> Iterator[str]:
@@ -48,7 +50,8 @@ def report_problems(plan: ShrinkPlan, seed: int) -> Iterator[str]:
     for name in plan.shapes.keys() - plan.kept.keys():
         yield f"the report gives {name} a new shape, but does not say which channels it keeps"
     for group in plan.groups:
-        yield from _group_problems(plan, group, seed)
+        check = _group_problems if group.unit is None else unit_problems
+        yield from check(plan, group, seed)
 
 
 def _group_problems(plan: ShrinkPlan, group: Group, seed: int) -> Iterator[str]:
@@ -73,7 +76,11 @@ def _follows_from_seed(group: Group, kept: int) -> bool:
         return True
     width = group.channels // group.blocks
     drawn = draw_channels(range(width), len(group.removed) // group.blocks, group.seed)
-    return group.removed == tuple(b * width + c for b in range(group.blocks) for c in drawn)
+    if not drawn or len(group.removed) != group.blocks * len(drawn):
+        return not group.removed
+    apart = tuple(b * width + c for b in range(group.blocks) for c in drawn)
+    beside = tuple(c * group.blocks + b for c in drawn for b in range(group.blocks))
+    return group.removed in (apart, beside)
 
 
 def size_problems(
@@ -92,11 +99,15 @@ def size_problems(
     """
     choice = options.choice or USUAL
     asked = options.shrink
+    if asked is not None and asked.units:
+        yield from unit_size_problems(plan, asked.units)
+        options = replace(options, amount=asked.units.get(CHANNELS))
     ranked = choice.is_global and choice.criterion != "random"
     if plan.config or ranked or asked is None or asked.from_zeros or options.rules:
         return
     is_uniform = choice.allocate.startswith("uniform") and not choice.target
-    groups = sorted(plan.groups, key=lambda group: group.root)
+    channels = (group for group in plan.groups if group.unit is None)
+    groups = sorted(channels, key=lambda group: group.root)
     if not is_uniform and not {group.root for group in groups} <= shapes.keys():
         return
     layers = [_layer(group, asked, choice, shapes) for group in groups]
@@ -148,7 +159,11 @@ def _quotas(
 
 def output_problems(plan: ShrinkPlan, written: Checkpoint) -> Iterator[tuple[str, str]]:
     """Yield each tensor of the output that is not as the report says, with the fact."""
-    for name, shape in plan.shapes.items():
+    for before, shape in plan.shapes.items():
+        name = plan.name_after(before)
+        if name is None:
+            yield before, "the report says that it is gone, and gives it a new shape"
+            continue
         info = written.tensors.get(written.aliases.get(name, name))
         if info is None:
             yield name, "it is missing"
@@ -175,6 +190,7 @@ def source_problems(plan: ShrinkPlan, original: Checkpoint) -> list[str]:
 
 def _misfits(plan: ShrinkPlan, original: Checkpoint) -> Iterator[str]:
     shapes = {parameter.name: parameter.tensor.shape for parameter in original.parameters}
+    yield from list_problems(plan, shapes)
     for name, dims in plan.kept.items():
         shape = shapes.get(original.aliases.get(name, name))
         if shape is None:

@@ -18,12 +18,15 @@ plan against it before it writes.
 """
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 
 from prune_cli.checkpoint import Checkpoint, Loading, open_checkpoint
 from prune_cli.checkpoint.liveness import DeadRowError
+from prune_cli.checkpoint.tensors import MASK_SUFFIX, ORIG_SUFFIX, TensorInfo
+from prune_cli.cluster.engine import Engine
 from prune_cli.errors import InputError, UsageError
 from prune_cli.jsontext import encode
 from prune_cli.plan.facts import (
@@ -31,6 +34,8 @@ from prune_cli.plan.facts import (
     REMOVED,
     REPLAYED,
     SHRUNK,
+    PlanItem,
+    Skipped,
 )
 from prune_cli.report.report import Report, read_report
 from prune_cli.stores import Location, locate
@@ -40,7 +45,7 @@ from prune_cli.verify.facts import Disagreement, Verification
 from prune_cli.verify.output import check_channels, check_output
 from prune_cli.verify.rows import check_report
 from prune_cli.write.progress import OnTensor
-from prune_cli.write.target import report_path
+from prune_cli.write.target import Execution, report_path
 
 STDIN = "-"
 """Means standard input, where a file is meant."""
@@ -55,6 +60,7 @@ def verify_checkpoint(
     loading: Loading | None = None,
     workers: int = 1,
     on_tensor: OnTensor | None = None,
+    engine: Engine | None = None,
 ) -> Verification:
     """Check the checkpoint `output` against its report and, if given, its source.
 
@@ -66,6 +72,7 @@ def verify_checkpoint(
         loading: which parts of the checkpoints are wanted.
         workers: threads.
         on_tensor: called with a name and how many more of its bytes are compared with the source.
+        engine: compares the shards of safetensors with the source; by default this process does.
 
     Raises:
         InputError: one of them cannot be read, or the report is one of a dry run.
@@ -77,6 +84,7 @@ def verify_checkpoint(
     """
     _refuse_stdin(output, report, source)
     written, told = _open_with_report(locate(output), report, loading or Loading())
+    written = _named_as_told(written, told)
     if source is not None and scores is None and told.method == "scores_structured":
         raise UsageError("the channels were chosen by a score file; name it: --scores")
     if told.output is None:
@@ -86,7 +94,10 @@ def verify_checkpoint(
         found += check_channels(told.tensors, told, written)
     else:
         original = open_checkpoint(source, _as_written(loading or Loading(), written))
-        found += _check_source(told, written, original, scores, workers, on_tensor)
+        execution = Execution(workers=workers, on_tensor=on_tensor, engine=engine)
+        if engine:
+            original.liveness.look()
+        found += _check_source(told, written, original, scores, execution)
     return Verification(
         tensors=len(written.tensors),
         nbytes=sum(info.nbytes for info in written.tensors.values()),
@@ -100,20 +111,19 @@ def _check_source(
     written: Checkpoint,
     original: Checkpoint,
     scores: str | Location | None,
-    workers: int,
-    on_tensor: OnTensor | None,
+    execution: Execution,
 ) -> list[Disagreement]:
     """Check the output and its report against the source, which is read once if it can be."""
     try:
         return [
-            *check_decisions(told, original, scores, workers),
-            *check_contents(told, written, original, workers, on_tensor),
+            *check_decisions(told, original, scores, execution.threads),
+            *check_contents(told, written, original, execution),
         ]
     except DeadRowError:
         if original.liveness.looks:
             raise
         original.liveness.look()
-        return _check_source(told, written, original, scores, workers, on_tensor)
+        return _check_source(told, written, original, scores, execution)
 
 
 def to_json(verification: Verification) -> str:
@@ -139,7 +149,7 @@ def _open_with_report(
     """The output, and its report, which tells whether the output is several in subfolders."""
     alone = replace(loading, subfolders=())
     if not output.is_dir():
-        written = open_checkpoint(output, alone)
+        written = _open_file(output, alone)
         place = report_path(written.path, is_folder=written.is_folder)
         return written, _read_report(locate(named or place), is_named=named is not None)
     place = report_path(output, is_folder=True)
@@ -154,6 +164,41 @@ def _open_with_report(
         if folders.keys() <= {"."}:
             raise
     return open_checkpoint(output, replace(loading, subfolders=tuple(folders))), report
+
+
+def _named_as_told(written: Checkpoint, report: Report) -> Checkpoint:
+    """Return the output with each tensor of several names under that which the report has for it.
+
+    A plain file of torch does not say which of its names was the first.
+    """
+    named: list[PlanItem | Skipped] = [*report.tensors, *report.skipped]
+    told = {item.name + suffix for item in named for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX)}
+    renamed = {written.aliases[name]: name for name in written.aliases.keys() & told}
+    renamed = {old: new for old, new in renamed.items() if old not in told}
+    if not renamed:
+        return written
+    shards = tuple(
+        replace(shard, tensors=tuple(_renamed(info, renamed) for info in shard.tensors))
+        for shard in written.shards
+    )
+    kept = {key: of for key, of in written.aliases.items() if key not in renamed.values()}
+    aliases = {key: renamed.get(of, of) for key, of in kept.items()} | renamed
+    return replace(written, shards=shards, aliases=aliases)
+
+
+def _renamed(info: TensorInfo, names: Mapping[str, str]) -> TensorInfo:
+    return info._replace(name=names[info.name]) if info.name in names else info
+
+
+def _open_file(output: Location, loading: Loading) -> Checkpoint:
+    """Open the output; where it is a plain state dict, it has nothing at the keys of its source."""
+    try:
+        return open_checkpoint(output, loading)
+    except InputError:
+        if loading.state_dict_keys and str(output) != STDIN:
+            with suppress(InputError):
+                return open_checkpoint(output, replace(loading, state_dict_keys=()))
+        raise
 
 
 def _as_written(loading: Loading, written: Checkpoint) -> Loading:

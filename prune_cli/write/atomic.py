@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prune_cli.stores import Location, StorePath
+from prune_cli.stores.hub import is_on_hub
 from prune_cli.write.objects import PendingObject
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.sinks import FileSink, StreamSink
@@ -159,6 +160,11 @@ def write_file(path: Location, content: bytes | memoryview, *, fsync: bool = Fal
     Raises:
         OutputError: it cannot be written.
     """
+    if is_on_hub(path):
+        from prune_cli.stores.hub_commit import write_alone
+
+        write_alone(path, bytes(content))
+        return
     with pending(path, fsync=fsync) as file:
         file.sink.write(content, 0)
         file.commit()

@@ -8,6 +8,7 @@ from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import DTYPES
 from prune_cli.errors import InputError, OutputError
 from prune_cli.stores import Location, StorePath
+from prune_cli.stores.hub import is_on_hub, is_whole_model
 from prune_cli.stores.uploads import why_not_writable
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 
@@ -51,18 +52,29 @@ def _problems(path: Location, inputs: list[Location], force: bool) -> Iterator[s
         return
     if any(_is_same(path, other) for other in inputs):
         yield f"{path} is an input; choose another output"
+    elif is_on_hub(path):
+        yield from _problems_on_hub(path, force)
     elif path.is_dir():
         yield f"{path} is a folder; name a file in it"
     elif path.exists() and not force:
         yield f"{path} exists; --force replaces it"
     if isinstance(path, StorePath):  # a store needs no folder
-        yield from filter(None, [why_not_writable(path)])
+        yield from filter(None, [None if is_on_hub(path) else why_not_writable(path)])
         return
     if not path.parent.is_dir():
         fact = "is a file" if path.parent.exists() else "does not exist"
         yield f"{path} cannot be created: folder {path.parent} {fact}"
     elif not os.access(resolve(path).parent, os.W_OK | os.X_OK):
         yield f"{path} cannot be written: {path.parent} allows no new files"
+
+
+def _problems_on_hub(path: StorePath, force: bool) -> Iterator[str]:
+    from prune_cli.stores.hub_commit import is_there
+
+    if is_whole_model(path):
+        yield f"{path} is a folder; name a file in it"
+    elif not force and is_there(path):
+        yield f"{path} exists; --force replaces it"
 
 
 def _is_same(path: Location, other: Location) -> bool:

@@ -8,10 +8,8 @@ A killed run leaves that folder, and `resume` redoes only what is missing from i
 import hashlib
 import re
 import shutil
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prune_cli.checkpoint import STAGING, Checkpoint
@@ -20,20 +18,19 @@ from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError
 from prune_cli.stores import Location
 from prune_cli.write.atomic import pending, sync_folder, write_file
+from prune_cli.write.filling import Crew, Place, fill, missing, refresh
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.locks import alone_in
+from prune_cli.write.parts import note_part, refuse_missing
 from prune_cli.write.paths import is_special, output_errors
-from prune_cli.write.sinks import Sink
-from prune_cli.write.workers import Job, run
+from prune_cli.write.shards import is_whole
 
 _FINGERPRINT = "fingerprint"
 _MOVING = "moving"
 _FILES = "files"
+_RUN = "run"
 INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json$")
 SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
-
-WriteShard = Callable[[OutputFile, Sink, threading.Event], None]
-"""Writes all the bytes of a shard to a sink, unless the event is set before."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class FolderOutput:
         indexes: which of the texts are indexes: one, or one in each of several subfolders.
         beside: files outside the folder that belong to it: the report, if it is there.
         fsync: whether each step waits for the disk: files, then their names, then the indexes.
+        run: the fingerprint of the run, once that is known.
     """
 
     folder: Location
@@ -57,6 +55,7 @@ class FolderOutput:
     indexes: tuple[str, ...]
     beside: Mapping[Location, bytes] = field(default_factory=dict)
     fsync: bool = False
+    run: str = ""
 
     @property
     def here(self) -> Path:
@@ -71,8 +70,16 @@ class FolderOutput:
 
     @property
     def files(self) -> Path:
-        """Where files wait until all are finished; apart from the marks, whatever their names."""
-        return self.staging / _FILES
+        """Where files wait until all are finished; apart from the marks, whatever their names.
+
+        Each run has its own: a worker that is late must not put a shard among those of the next.
+        """
+        return self.staging / f"{_FILES}-{self.run[:16]}"
+
+    @property
+    def missing(self) -> list[OutputFile]:
+        """The shards that are not finished."""
+        return missing(self.shards, self.files)
 
     @property
     def names(self) -> list[str]:
@@ -82,42 +89,43 @@ class FolderOutput:
 
 
 def write_folder(
-    output: FolderOutput,
-    checkpoint: Checkpoint,
-    write_shard: WriteShard,
-    *,
-    workers: int,
-    force: bool,
-    resume: bool,
-    before_commit: Callable[[], None] = lambda: None,
+    output: FolderOutput, checkpoint: Checkpoint, crew: Crew, *, force: bool, resume: bool
 ) -> None:
-    """Write `output`, or what is missing of it.
+    """Write `output`, or what is missing of it; or a part of that, which gets no place yet.
 
     Args:
         output: what to write.
         checkpoint: the input, from which other files are copied.
-        write_shard: writes one shard.
-        workers: how many shards at a time.
+        crew: writes the shards.
         force: replace the checkpoint that is in the folder, or start over.
         resume: continue an interrupted run.
-        before_commit: called before the files get their places.
 
     Raises:
         OutputError: the folder cannot be written, is not empty, is being written by another run,
-            or holds another run's leftovers.
+            holds another run's leftovers, or lacks what other parts should have written.
     """
-    with output_errors(output.here), alone_in(output.here):
+    execution = crew.execution
+    shared = alone_in(output.here, shared=execution.part is not None)
+    with output_errors(output.here), shared:
         fingerprint = fingerprint_of(output, checkpoint)
+        output = replace(output, run=fingerprint.decode())
         is_there = resume and is_complete(output, checkpoint)
         if not is_there:
             _check_leftovers(output, fingerprint, force=force, resume=resume)
-            _fill(output, checkpoint, write_shard, workers, fingerprint)
-        before_commit()
-        for path, content in output.beside.items():
-            write_file(path, content, fsync=output.fsync)
-        if not is_there:
-            _move(output)
-        shutil.rmtree(output.staging, ignore_errors=True)
+            if execution.finishes and not (output.staging / _MOVING).exists():
+                _refuse_missing(output)
+            _fill(output, checkpoint, crew, fingerprint)
+        if execution.part is None:
+            execution.before_commit()
+            _commit(output, is_complete=is_there)
+
+
+def _commit(output: FolderOutput, *, is_complete: bool) -> None:
+    for path, content in output.beside.items():
+        write_file(path, content, fsync=output.fsync)
+    if not is_complete:
+        _move(output)
+    shutil.rmtree(output.staging, ignore_errors=True)
 
 
 # --- before ----------------------------------------------------------------------------------
@@ -145,7 +153,7 @@ def is_complete(output: FolderOutput, checkpoint: Checkpoint) -> bool:
     return (
         bool(reports)
         and all(path.is_file() and path.read_bytes() == texts[path] for path in texts)
-        and all(_is_whole(output.folder / shard.name, shard) for shard in output.shards)
+        and all(is_whole(output.folder / shard.name, shard) for shard in output.shards)
         and all((output.folder / name).exists() for name in output.others)
         and _is_younger(reports[0], [file.path for file in checkpoint.files])
     )
@@ -178,60 +186,45 @@ def _listed(folder: Path) -> Iterable[Path]:
     return folder.iterdir() if folder.exists() else ()
 
 
-def _is_whole(path: Location, shard: OutputFile) -> bool:
-    """Return whether the file is as long as `shard` and has its first bytes."""
-    if not path.is_file() or path.stat().st_size != shard.nbytes:
-        return False
-    with path.open("rb") as file:
-        return file.read(len(shard.head)) == shard.head
+def _refuse_missing(output: FolderOutput) -> None:
+    """Raise OutputError where not every part has written its shards."""
+    refresh(output.shards, output.files)
+    names = [shard.name for shard in output.shards]
+    left = {shard.name for shard in output.missing}
+    refuse_missing(output.staging, names, left, "shards")
 
 
 # --- during ----------------------------------------------------------------------------------
 
 
-def _fill(
-    output: FolderOutput,
-    checkpoint: Checkpoint,
-    write_shard: WriteShard,
-    workers: int,
-    fingerprint: bytes,
-) -> None:
+def _fill(output: FolderOutput, checkpoint: Checkpoint, crew: Crew, fingerprint: bytes) -> None:
     """Finish in the staging folder whatever is not there; nothing if that was done before."""
     if (output.staging / _MOVING).exists():
         return
+    part = crew.execution.part
     try:
         output.staging.mkdir(parents=True, exist_ok=True)
         write_file(output.staging / _FINGERPRINT, fingerprint)
-        _write_missing(output, write_shard, workers)
+        if part:
+            note_part(output.staging, part)
+        shards = part.of(output.shards) if part else output.shards
+        place = Place(output.files, output.staging / _RUN, output.fsync)
+        fill(missing(shards, output.files), place, crew, checkpoint)
     except BaseException:
-        if not any(_is_whole(output.files / shard.name, shard) for shard in output.shards):
+        if part is None and len(output.missing) == len(output.shards):
             shutil.rmtree(output.staging, ignore_errors=True)
         raise
+    if part is None:
+        _add_rest(output, checkpoint)
+
+
+def _add_rest(output: FolderOutput, checkpoint: Checkpoint) -> None:
+    """Finish what is no shard; from here on everything is there, and only has to be moved."""
     for name in output.others:
         _copy(checkpoint.path / name, output.files / name, fsync=output.fsync)
     for name, content in output.texts.items():
         write_file(output.files / name, content, fsync=output.fsync)
     write_file(output.staging / _MOVING, b"")
-
-
-def _write_missing(output: FolderOutput, write_shard: WriteShard, workers: int) -> None:
-    missing = [shard for shard in output.shards if not _is_whole(output.files / shard.name, shard)]
-    stopped = threading.Event()
-    jobs: list[Job] = [
-        partial(_write_shard, output, shard, write_shard, stopped) for shard in missing
-    ]
-    run(jobs, min(workers, max(len(jobs), 1)), stopped)
-
-
-def _write_shard(
-    output: FolderOutput, shard: OutputFile, write_shard: WriteShard, stopped: threading.Event
-) -> None:
-    path = output.files / shard.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pending(path, fsync=output.fsync) as file:
-        file.set_size(shard.nbytes)
-        write_shard(shard, file.sink, stopped)
-        file.commit()
 
 
 def _copy(path: Location, target: Path, *, fsync: bool) -> None:

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from prune_cli.checkpoint import Checkpoint, Shard
+from prune_cli.checkpoint.strided import channels_meet
 from prune_cli.checkpoint.tensors import Summed, TensorInfo
 from prune_cli.checkpoint.torch_file import find_checksums, find_neighbours
 from prune_cli.errors import RequestError
@@ -136,6 +137,8 @@ def _why_not(checkpoint: Checkpoint, info: TensorInfo, item: PlanItem) -> Iterat
         yield "is stored negated or conjugated, where 0 does not read as +0"
     if info.strides and info.strides[item.dim] == 0 and info.shape[item.dim] > 1:
         yield "has its channels expanded from one: they cannot be zeroed apart"
+    elif any(channels_meet(one.shape, one.strides, item.dim) for one in info.pieces or (info,)):
+        yield "has channels that share elements: they cannot be zeroed apart"
     parts = checkpoint.shards[info.shard].parts
     if any(parts[piece.part].owner is not None for piece in info.pieces):
         yield "is packed as text in its file, where nothing can be zeroed: write safetensors"

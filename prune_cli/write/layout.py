@@ -23,6 +23,7 @@ from prune_cli.checkpoint.tensors import (
 )
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import Plan, PlanItem
+from prune_cli.plan.lists import name_after
 from prune_cli.plan.shrink import added_metadata, kept_channels
 from prune_cli.write.header import encode_header, in_layout_order
 from prune_cli.write.segments import New, OutputTensor, Place, Segment
@@ -121,7 +122,7 @@ def lay_out(
     """
     groups = _output_tensors(checkpoint, plan)
     names = [tensor.info.name for _, group in groups for tensor in group]
-    _refuse_twice([*names, *(alias for alias, _ in _aliases(checkpoint, {*names}))])
+    _refuse_twice([*names, *(alias for alias, _ in further_names(checkpoint, {*names}))])
     common = _common_metadata(plan)
     if max_shard_size is None:
         _refuse_twice([output_name(shard.name) for shard in checkpoint.shards])
@@ -152,12 +153,13 @@ def lay_out_like(
     """
     files = lay_out(checkpoint, plan)
     names = [shard.name for shard in shards]
+    found = tuple(file for file in files if file.tensors or file.name in names)
     place = {info.name: shard.name for shard in shards for info in shard.tensors}
     groups = _output_tensors(checkpoint, plan)
     if len(files) == len(names) == 1:
         return files
-    if [file.name for file in files] == names and not _is_split_anew(files, groups, place):
-        return files
+    if [file.name for file in found] == names and not _is_split_anew(files, groups, place):
+        return found
     dealt: dict[str, list[OutputTensor]] = {name: [] for name in names}
     for tensor in chain.from_iterable(group for _, group in groups):
         dealt[place.get(tensor.info.name, names[0])].append(tensor)
@@ -223,13 +225,16 @@ _Group = tuple[Shard, list[OutputTensor]]
 def _output_tensors(checkpoint: Checkpoint, plan: Plan) -> list[_Group]:
     """What becomes of each shard of the input; one of which nothing is left is not among them."""
     items, kept = {item.name: item for item in plan.items}, kept_channels(plan.shrink)
+    lists = (plan.shrink.lists if plan.shrink else None) or {}
     groups: list[_Group] = [(shard, []) for shard in checkpoint.shards]
     for parameter in checkpoint.parameters:
         item = items.get(parameter.name)
         make = _baked if plan.options.bake else _masked
         for tensor in make(parameter, item):
             group = groups[parameter.tensor.shard][1]
-            group.append(_shrunk(tensor, kept.get(parameter.name, {})))
+            name = name_after(lists, tensor.info.name)
+            if name is not None:
+                group.append(_shrunk(_renamed(tensor, name), kept.get(parameter.name, {})))
     return [(shard, group) for shard, group in groups if group or not shard.tensors]
 
 
@@ -248,6 +253,12 @@ def _masked(parameter: Parameter, item: PlanItem | None) -> Iterator[OutputTenso
     new = (mask or tensor)._replace(name=parameter.name + MASK_SUFFIX)
     dead = sorted((*item.already_pruned, *item.pruned)) if item else ()
     yield OutputTensor(new, mask, dim=item.dim if item else 0, zero=tuple(dead))
+
+
+def _renamed(tensor: OutputTensor, name: str) -> OutputTensor:
+    if name == tensor.info.name:
+        return tensor
+    return replace(tensor, info=tensor.info._replace(name=name))
 
 
 def _shrunk(tensor: OutputTensor, kept: Mapping[int, tuple[int, ...]]) -> OutputTensor:
@@ -294,14 +305,14 @@ def _file(
     prefix = Part(folder).prefix
     aliases = {
         alias.removeprefix(prefix): name.removeprefix(prefix)
-        for alias, name in _aliases(checkpoint, by_name)
+        for alias, name in further_names(checkpoint, by_name)
     }
     kept = {key: text for key, text in metadata.items() if prefix + key not in checkpoint.aliases}
     content = tuple(by_name[info.name] for info in ordered)
     return SafetensorsFile(name, content, {**aliases, **kept}, folder)
 
 
-def _aliases(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
+def further_names(checkpoint: Checkpoint, held: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield the further names of what is `held`, as `safetensors.torch.save_model` records them."""
     for alias, name in checkpoint.parameter_aliases.items():
         for suffix in ("", ORIG_SUFFIX, MASK_SUFFIX):

@@ -3,7 +3,7 @@
 See also: `layout` (safetensors), `in_kind` and `torch_zip` (files of torch).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prune_cli.checkpoint import Checkpoint
@@ -16,10 +16,14 @@ from prune_cli.write.torch_zip import lay_out_torch
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of the output, and its indexes by name: one for each part that has any."""
+    """The files of the output, and its indexes by name: one for each part that has any.
+
+    `unnamed` are files without tensors that no index names, so no reader finds them.
+    """
 
     files: tuple[OutputFile, ...]
     indexes: Mapping[str, bytes] = field(default_factory=dict)
+    unnamed: frozenset[str] = frozenset()
 
 
 def lay_out_target(checkpoint: Checkpoint, plan: Plan, target: Target) -> Layout:
@@ -36,7 +40,13 @@ def lay_out_target(checkpoint: Checkpoint, plan: Plan, target: Target) -> Layout
         case "torch":
             return Layout((lay_out_torch(checkpoint, plan, name or ""),))
     files = lay_out(checkpoint, plan, max_shard_size=target.max_shard_size)
-    return Layout(files, _encode_indexes(checkpoint, files, target) if target.is_folder else {})
+    indexes = _encode_indexes(checkpoint, files, target) if target.is_folder else {}
+    return Layout(files, indexes, frozenset(_unnamed(files, indexes)))
+
+
+def _unnamed(files: Sequence[SafetensorsFile], indexes: Collection[str]) -> Iterator[str]:
+    folders = {name[: name.rfind("/") + 1] for name in indexes}
+    yield from (file.name for file in files if file.folder in folders and not file.tensors)
 
 
 def _encode_indexes(

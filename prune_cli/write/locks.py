@@ -10,12 +10,13 @@ from prune_cli.errors import OutputError
 
 
 @contextlib.contextmanager
-def lock(folder: Path, *, wait: bool) -> Iterator[None]:
+def lock(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[None]:
     """Hold a folder against other runs; nothing is held where the file system has no locks.
 
     Args:
         folder: it.
         wait: for another run to end; else that is an error.
+        shared: with others who hold it so.
 
     Raises:
         OutputError: another run holds it.
@@ -25,16 +26,17 @@ def lock(folder: Path, *, wait: bool) -> Iterator[None]:
         with contextlib.suppress(PermissionError):  # it can be written, but not listed
             descriptor = os.open(folder, os.O_RDONLY)
         if descriptor is not None:
-            _take(descriptor, folder, wait=wait)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            _take(descriptor, folder, kind | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         if descriptor is not None:
             os.close(descriptor)
 
 
-def _take(descriptor: int, folder: Path, *, wait: bool) -> None:
+def _take(descriptor: int, folder: Path, how: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, how)
     except BlockingIOError:
         raise OutputError(
             f"{folder} is being written by another run; wait for it, or choose another --output"
@@ -44,8 +46,10 @@ def _take(descriptor: int, folder: Path, *, wait: bool) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold an output folder, which is made, and goes again if it stays empty.
+
+    `shared` is with the other parts of one run.
 
     Raises:
         OutputError: another run writes to it.
@@ -53,7 +57,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder, wait=False):
+        with lock(folder, wait=False, shared=shared):
             yield
     finally:
         for each in made:

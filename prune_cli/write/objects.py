@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from prune_cli.checkpoint.source import Source, StoreSource
 from prune_cli.errors import OutputError
 from prune_cli.stores import StorePath
+from prune_cli.stores.requests import find_now, writing
 from prune_cli.stores.store import Fact
-from prune_cli.stores.uploads import Upload, begin_upload, find_now, writing
+from prune_cli.stores.uploads import Upload, begin_upload
 
 _ZEROS = bytes(1 << 20)
 

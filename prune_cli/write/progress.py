@@ -46,6 +46,13 @@ class ToldSink:
             self._on_tensor(name, nbytes)
 
 
+def tell_all(segments: Iterable[Segment], on_tensor: OnTensor) -> None:
+    """Tell of a file that was written elsewhere, as a ToldSink would have."""
+    for segment in segments:
+        if name := _name(segment):
+            on_tensor(name, segment.nbytes)
+
+
 def _name(segment: Segment) -> str:
     """Return the tensor that a segment is of; of an input file as it is, the file."""
     match segment:

@@ -15,7 +15,7 @@ import contextlib
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
@@ -25,21 +25,22 @@ from prune_cli.checkpoint.source import open_source
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.errors import OutputError, PruneError
 from prune_cli.stores import Location, StorePath, name_within
+from prune_cli.stores.requests import S3, copy_object, find_now, put_now, read_now, remove_object
 from prune_cli.stores.s3 import abort_uploads
 from prune_cli.stores.store import Fact
-from prune_cli.stores.uploads import S3, copy_object, find_now, put_now, read_now, remove_object
 from prune_cli.write.atomic import write_file
+from prune_cli.write.filling import Crew
 from prune_cli.write.folder import (
     INDEX,
     SHARD_NUMBER,
     FolderOutput,
-    WriteShard,
     fingerprint_of,
     is_complete,
 )
 from prune_cli.write.layout import OutputFile
 from prune_cli.write.objects import pending_object
 from prune_cli.write.originals import find_original
+from prune_cli.write.shards import WriteShard
 from prune_cli.write.workers import Job, run
 
 _MARK = f"{STAGING}/run"
@@ -79,12 +80,10 @@ class _Run:
 def write_store_folder(
     output: FolderOutput,
     checkpoint: Checkpoint,
-    write_shard: WriteShard,
+    crew: Crew,
     *,
-    workers: int,
     force: bool,
     resume: bool,
-    before_commit: Callable[[], None] = lambda: None,
 ) -> None:
     """Write `output`, or what is missing of it; see `folder.write_folder`.
 
@@ -95,20 +94,20 @@ def write_store_folder(
     assert isinstance(output.folder, StorePath)
     folder = output.folder.afresh()
     if resume and _is_complete(output, checkpoint, folder):
-        before_commit()
+        crew.execution.before_commit()
         _write_beside(output)
         return
     run = _begin(output, folder, fingerprint_of(output, checkpoint), force=force, resume=resume)
     try:
         _remove_old(run)
         _write_texts(run, [name for name in output.texts if name not in output.indexes])
-        _write_missing(run, checkpoint, write_shard, workers)
+        _write_missing(run, checkpoint, crew.write, crew.execution.threads)
         _check_finished(run)
     except BaseException:
         with contextlib.suppress(PruneError):  # why it ended is what has to be told
             _leave_if_empty(run)
         raise
-    before_commit()
+    crew.execution.before_commit()
     _write_beside(output)
     _write_texts(run, output.indexes)
     _clear(run)

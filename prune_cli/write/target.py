@@ -6,15 +6,19 @@ See also: `checks`, what is refused of a single file.
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from prune_cli.checkpoint import STAGING, Checkpoint
 from prune_cli.checkpoint.surroundings import FOLDER_REPORT
+from prune_cli.cluster.engine import Engine
+from prune_cli.cluster.parts import Part
 from prune_cli.errors import OutputError, UsageError
 from prune_cli.stores import Location, StorePath, is_inside, locate, name_within
+from prune_cli.stores.hub import find_model, is_on_hub, is_whole_model
 from prune_cli.stores.uploads import why_not_writable
 from prune_cli.write.checks import check_can_write
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
+from prune_cli.write.hub_target import check_hub
 from prune_cli.write.locks import lock
 from prune_cli.write.paths import STDOUT, is_special, output_errors, resolve
 from prune_cli.write.progress import OnTensor
@@ -37,6 +41,8 @@ class Target:
         format: of the output; see `formats`.
         reads: what is read besides the checkpoint, a report or a recipe: never written either.
         writes: what is written besides output and report, such as an exported program.
+        card: whether a folder gets a model card; None where there is one to extend, or the input or
+            the output is a model of the Hugging Face Hub.
     """
 
     output: Location | None
@@ -49,6 +55,7 @@ class Target:
     format: Format = "safetensors"
     reads: tuple[Location, ...] = ()
     writes: tuple[Location, ...] = ()
+    card: bool | None = None
 
     @property
     def is_report_inside(self) -> bool:
@@ -64,16 +71,27 @@ class Execution:
 
     Attributes:
         device: where channels are zeroed: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        workers: threads; None for one a core, at most 8.
+        workers: threads; None for one a core, at most 8. Of units elsewhere, those of each.
         on_tensor: called, from any thread, with a tensor's name and how many bytes are done.
         before_commit: called when all bytes are there, before any file gets its name: the last
             moment to give up by raising.
+        engine: writes the shards of a folder; by default threads of this process do.
+        part: of the shards of a folder that are to be written, and put aside for `finishes`.
+        finishes: whether parts wrote all shards, which only have to get their places.
     """
 
     device: str = "cpu"
     workers: int | None = None
     on_tensor: OnTensor | None = None
     before_commit: Callable[[], None] = lambda: None
+    engine: Engine | None = None
+    part: Part | None = None
+    finishes: bool = False
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether others write the output too."""
+        return self.engine is not None or self.part is not None or self.finishes
 
     @property
     def threads(self) -> int:
@@ -111,6 +129,7 @@ def find_target(
     suffix: str = "pruned",
     reads: Iterable[str | Location] = (),
     writes: Iterable[str | Location] = (),
+    card: bool | None = None,
 ) -> Target:
     """Return the Target with the default paths filled in: beside the input, beside the output.
 
@@ -128,6 +147,7 @@ def find_target(
         suffix: what a default output is called: NAME.pruned.safetensors.
         reads: see Target.
         writes: see Target.
+        card: see Target.
 
     Raises:
         UsageError: there is no default for stdin, or stdout is wanted for both.
@@ -157,6 +177,7 @@ def find_target(
         format=choose_format(checkpoint, path, format, is_folder=to_folder),
         reads=tuple(locate(read) for read in reads if not _is_stream(locate(read))),
         writes=tuple(map(locate, writes)),
+        card=card,
     )
 
 
@@ -173,7 +194,10 @@ def _output(
 
 def _means_folder(named: str | Location) -> bool:
     """Whether a file is to be put into a folder, as for cp: it is there, or ends in a slash."""
-    with output_errors(locate(named)):
+    path = locate(named)
+    if is_on_hub(path):
+        return is_whole_model(path)
+    with output_errors(path):
         return str(named).endswith("/") or locate(named).is_dir()
 
 
@@ -181,6 +205,9 @@ def _default_output(checkpoint: Checkpoint, to_folder: bool, suffix: str) -> Loc
     if _is_stream(checkpoint.path):
         raise UsageError("the input is not a file, so say where the output goes: --output")
     path = checkpoint.path.resolve() if checkpoint.is_folder else checkpoint.path
+    model = find_model(path)
+    if model:  # which is somebody else's, and the cache is the Hub's
+        path = Path(PurePosixPath(model.path).name)
     if to_folder:
         return path.with_name(f"{path.name if checkpoint.is_folder else path.stem}.{suffix}")
     return path.with_name(f"{path.stem}.{suffix}.safetensors")
@@ -203,8 +230,15 @@ def check_target(checkpoint: Checkpoint, target: Target) -> None:
     """
     if target.output == STDOUT and os.isatty(1):
         raise OutputError("stdout is a terminal; send it to a file or a pipe")
+    if target.card and not (target.is_folder or is_on_hub(target.output)):
+        raise UsageError("a model card (--card) goes into a folder, and the output is a file")
     files = [*_reports(target), *target.writes]
-    if target.output and target.is_folder:
+    if is_on_hub(target.output):
+        beside, files = files, [path for path in files if not is_on_hub(path)]
+        is_folder = target.is_folder
+        force = target.force or (target.resume and is_folder)
+        check_hub(target.output, checkpoint, beside, is_folder=is_folder, force=force)
+    elif target.output and target.is_folder:
         _check_folder(target.output, checkpoint, target)
     elif target.output:
         files.insert(0, target.output)

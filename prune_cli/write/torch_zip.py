@@ -19,7 +19,7 @@ from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
 from prune_cli.errors import RequestError
 from prune_cli.plan.facts import Plan
-from prune_cli.write.layout import lay_out
+from prune_cli.write.layout import further_names, lay_out
 from prune_cli.write.segments import Checksum, New, OutputTensor, Place, Segment
 
 _ALIGNMENT = 64  # of storages, as torch has it, so that they can be mapped
@@ -110,8 +110,7 @@ def lay_out_torch(checkpoint: Checkpoint, plan: Plan, name: str) -> TorchFile:
     if problems:
         raise RequestError("\n".join(problems) + "\nwrite safetensors instead")
     names = {tensor.info.name for tensor in file.content}
-    aliases = {key: of for key, of in file.metadata.items() if of in names}
-    return TorchFile(name, file.content, aliases)
+    return TorchFile(name, file.content, dict(further_names(checkpoint, names)))
 
 
 # --- the pickle ------------------------------------------------------------------------------

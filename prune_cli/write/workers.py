@@ -1,14 +1,15 @@
-"""Run jobs in threads; the first error, or a signal, ends all of them."""
+"""Run the jobs of one unit in threads; the first error, or a signal, ends all of them.
+
+See also: `cluster.engine`, who runs units.
+"""
 
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
+from prune_cli.cluster.engine import StoppedError
+
 Job = Callable[[], None]
-
-
-class StoppedError(Exception):
-    """Remaining jobs were abandoned after another failure or a signal; that error is the one raised."""
 
 
 def run(jobs: Iterable[Job], workers: int, stopped: threading.Event | None = None) -> None:

@@ -105,6 +105,18 @@ def test_one_array_under_two_names_is_an_alias(tmp_path: Path) -> None:
         assert open_checkpoint(tmp_path / "x").aliases == {"b.weight": "a.weight"}
 
 
+@pytest.mark.parametrize("octet", [b"\xff", b"\xc4\x80"], ids=["no text", "beyond Latin-1"])
+def test_text_that_means_no_bytes_is_refused(tmp_path: Path, octet: bytes) -> None:
+    """Protocols before 3 hold bytes as text, long ones where they are."""
+    plain(tmp_path / "x", {"w": np.zeros((64, 64), "f4")}, 2)
+    content = (tmp_path / "x").read_bytes()
+    at = content.index(bytes(100)) + 50
+    (tmp_path / "x").write_bytes(content[:at] + octet + content[at + len(octet) :])
+
+    with pytest.raises(InputError, match="the text of an array means no bytes"):
+        open_checkpoint(tmp_path / "x")
+
+
 def test_a_big_endian_array_is_refused(tmp_path: Path) -> None:
     """With what to do about it."""
     plain(tmp_path / "x", {"w": ARRAYS["a.weight"].astype(">f4")}, 4)

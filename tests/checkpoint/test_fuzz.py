@@ -191,12 +191,14 @@ LIES = {
     "boolean-shape": rebuilt(shape=b"\x88\x88\x86"),
     "expanded": rebuilt(shape=b"\x8a\6\0\0\0\0\0\1K\4\x86", strides=b"K\0K\0\x86"),
     "conjugate-floats": rebuilt(more=b"}" + text("conj") + b"\x88s"),
+    "flag-not-set": rebuilt(more=b"}" + text("neg") + b"\x89s"),
     "unknown-flag": rebuilt(more=b"}" + text("odd") + b"\x88s"),
     "built": rebuilt() + b"}" + text("shape") + b"Nsb",
     "filled": rebuilt() + text("shape") + b"Ns",
     "other-storage": rebuilt().replace(text("0"), text("../0")),
     "other-size": rebuilt().replace(b"K\x10tQ", b"K\x0ftQ"),
     "other-dtype": rebuilt().replace(b"FloatStorage", b"LongStorage"),
+    "two-dtypes": rebuilt() + b"0" + rebuilt().replace(b"FloatStorage", b"IntStorage"),
     "no-storage": b"ctorch._utils\n_rebuild_tensor_v2\n(NK\0K\4\x85K\1\x85\x89}tR",
 }
 

@@ -296,6 +296,7 @@ def test_aliases_and_overlaps_of_plain_places() -> None:
     }
 
 
+@build.needs_dtype("F4")
 def test_a_float4_tensor_is_counted_one_by_one(tmp_path: Path) -> None:
     """Safetensors counts the two values of a byte; packed ones are refused where they move."""
     packed = build.random_bits("F4", 4, 3)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_cli.checkpoint.strided import Place, boxes_meet, find_overlaps
+from prune_cli.checkpoint.strided import Place, boxes_meet, channels_meet, find_overlaps
 
 View = tuple[int, tuple[int, ...], tuple[int, ...]]
 
@@ -72,6 +72,22 @@ def test_no_shared_element_is_missed(views: list[View]) -> None:
     for name, view in named.items():
         if any(elements(view) & elements(other) for key, other in named.items() if key != name):
             assert name in found
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_view, st.integers(0, 1))
+def test_no_element_of_two_channels_is_missed(view: View, dim: int) -> None:
+    """Whatever the strides; views of a contiguous tensor have none."""
+    offset, shape, strides = view
+    channels = [
+        elements((offset + n * strides[dim], (shape[1 - dim],), (strides[1 - dim],)))
+        for n in range(shape[dim])
+    ]
+    has_shared = len(set().union(*channels)) < sum(map(len, channels))
+
+    assert channels_meet(shape, strides, dim) >= has_shared
+    assert not channels_meet((4, 3, 5), (30, 10, 2), dim)
+    assert not channels_meet((5, 3, 4), (2, 10, 30), dim)
 
 
 def test_many_columns_are_told_apart_at_once() -> None:

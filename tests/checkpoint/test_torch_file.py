@@ -57,6 +57,7 @@ def test_views_and_strides_are_kept(tmp_path: Path, save: build.Saver) -> None:
         "expanded": torch.randn(3, 1).expand(3, 7),
         "scalar": torch.tensor(3.5),
         "empty": torch.empty(0, 4),
+        "rows of none": torch.empty(4, 0)[1:],
         "parameter": nn.Parameter(torch.randn(2, 2)),
         "conjugate": torch.randn(2, 2, dtype=torch.complex64).conj(),
         "negative": torch.randn(2, 2, dtype=torch.complex64).conj().imag,

@@ -275,7 +275,7 @@ BAD_REQUESTS = {
         2,
         "there is no option --amuont tip: did you mean --amount?",
     ),
-    "zero-workers": (["-a", "1", "--workers", "0"], 2, "greater than or equal to 1"),
+    "zero-workers": (["-a", "1", "--workers", "0"], 2, "--workers: "),
 }
 
 
@@ -539,6 +539,24 @@ def test_no_checkpoint_goes_to_a_terminal(model: Path) -> None:
     os.close(ours)
     assert ran.returncode == 6
     assert "stdout is a terminal" in ran.stderr
+
+
+@pytest.mark.parametrize("style", ["json", "csv"])
+def test_data_acts_on_no_terminal(tmp_path: Path, style: str) -> None:
+    """A name out of a file is shown with escapes there, and is what it is in a pipe."""
+    name = "a\u009b31m.weight"
+    model = build.safetensors(tmp_path / "m", {name: torch.ones(2, 2)})
+    command = [*COMMAND, "inspect", str(model), "--format", style]
+    ours, terminal = os.openpty()
+
+    subprocess.run(command, stdout=terminal, check=True)
+    piped = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
+
+    shown = os.read(ours, 10_000).decode()
+    os.close(terminal)
+    os.close(ours)
+    assert name in piped
+    assert name not in shown and r"a\x9b31m.weight" in shown
 
 
 @pytest.mark.parametrize(

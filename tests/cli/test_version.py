@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 
 import prune_cli
 from tests.conftest import Run
@@ -18,7 +18,7 @@ def test_the_version_names_torch_and_the_devices(run: Run, option: str) -> None:
     ran = run(option)
 
     assert (ran.code, ran.err) == (0, "")
-    start = f"prune-cli {prune_cli.__version__} (torch {torch.__version__}; devices: cpu"
+    start = f"prune-cli {prune_cli.__version__} (torch {version('torch')}; devices: cpu"
     assert ran.out.startswith(start)
 
 
@@ -36,7 +36,5 @@ def test_a_torch_that_cannot_be_imported_is_told(tmp_path: Path) -> None:
     )
 
     assert (ran.returncode, ran.stderr) == (0, "")
-    told = (
-        f"(torch {torch.__version__}, which cannot be imported: no libcudart.so.12; devices: cpu)"
-    )
+    told = f"(torch {version('torch')}, which cannot be imported: no libcudart.so.12; devices: cpu)"
     assert told in ran.stdout

@@ -152,6 +152,8 @@ def _odd_header(generator: random.Random) -> Tokens:
     for name in generator.sample(_NAMES, generator.randint(0, 5)):
         dtype = generator.choice(list(DTYPES))
         shape = generator.choices([0, 1, 2, 3, 5, 8, 16], k=generator.randint(0, 5))
+        if generator.random() < 0.05:  # no byte of the file tells how many channels it claims
+            shape = [generator.choice([1 << 12, 1 << 31, (1 << 63) - 1]), 0, *shape]
         nbytes = math.prod(shape) * DTYPES[dtype].bits // 8
         if math.prod(shape) * DTYPES[dtype].bits % 8 or nbytes > _MOST_BYTES:
             shape, nbytes = [8], DTYPES[dtype].bits

@@ -101,7 +101,7 @@ def test_every_misfit_is_named_at_once(tmp_path: Path) -> None:
 
 def test_nothing_to_prune_is_an_error(tmp_path: Path) -> None:
     """Without tensors, or without an amount, there is no plan."""
-    empty = open_checkpoint(build.safetensors(tmp_path / "x", {}))
+    empty = open_checkpoint(build.raw_safetensors(tmp_path / "x", {}))
     full = open_checkpoint(build.safetensors(tmp_path / "y", build.tensors()))
 
     with pytest.raises(SelectionError, match="holds no tensors"):

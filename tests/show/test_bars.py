@@ -1,7 +1,6 @@
 """What each layer had and lost, held against models whose channels really went."""
 
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 
@@ -12,12 +11,7 @@ from tests.shrink.builders import build, plan
 
 MODELS = ["Plain", "Groups", "Concatenated", "Encoder", "Gated"]
 
-needs_shrink = pytest.mark.skipif(
-    not find_spec("torch_pruning"), reason="torch-pruning is not installed"
-)
 
-
-@needs_shrink
 @pytest.mark.parametrize("name", MODELS)
 def test_elements_before_are_those_of_the_model(name: str) -> None:
     """The report has only the shapes that are left; flattened, grouped and joined axes too."""
@@ -34,7 +28,6 @@ def test_elements_before_are_those_of_the_model(name: str) -> None:
         assert elements - gone == state[tensor].new_empty(left).numel()
 
 
-@needs_shrink
 def test_layers_of_shrink_are_modules() -> None:
     """A weight, its bias and its norm's statistics are summed by module, in the order of names."""
     made = plan("Plain")

@@ -368,6 +368,18 @@ def test_names_cannot_become_markup(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
+def test_names_cannot_turn_what_is_read(count: int) -> None:
+    """What does not print is escaped, such as that from which on text runs from right to left."""
+    odd = "fc.\u202egnp.exe\x1b[31m\x00"
+    reports = {f"{odd}{n}": report(item(odd, (1,))) for n in range(count)}
+
+    html = render_page(reports)
+
+    assert not {"\u202e", "\x1b", "\x00"} & {*html}
+    assert r"fc.\u202egnp.exe\x1b[31m\x00" in html
+
+
+@pytest.mark.parametrize("count", [1, 2])
 def test_page_is_self_contained(count: int) -> None:
     """Nothing would be fetched: no link, image, import or address; the script is the page's own."""
     reports = {str(n): report(item("w", (n,))) for n in range(count)}
@@ -517,9 +529,9 @@ def test_hostile_names_do_not_make_it_large(runs: int) -> None:
 
 @pytest.mark.parametrize("runs", [1, 3])
 def test_numbers_that_cannot_be_are_shown(runs: int) -> None:
-    """An edited report may give channels and shapes that no float holds and nobody can print."""
+    """An edited report may give channels that no float holds and nobody can print."""
     rows = [
-        replace(item("a", (1, 10**300), channels=10**400), shape=(10**9,) * 600),
+        replace(item("a", (1, 10**300), channels=10**400), shape=(10**9,) * 2),
         replace(item("b", (0,), channels=3), shape=(-5, 0), dim=-7),
         replace(item("c", (), channels=-4), dim=9),
     ]

@@ -40,7 +40,8 @@ def plan(name: str, amount: float = 0.25, checkpoint=None, score=None, **options
     """The plan for a model of nets.py, made in this process."""
     from prune_cli.plan.selection import Rule
     from prune_cli.shrink.model import find_factory
-    from prune_cli.shrink.planning import no_scores, plan_shrink
+    from prune_cli.shrink.plan import plan_shrink
+    from prune_cli.shrink.planning import no_scores
     from prune_cli.shrink.request import Request, Source
 
     examples = find_factory(f"{NETS}:example").__globals__["EXAMPLES"][name]

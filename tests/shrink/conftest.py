@@ -1,4 +1,4 @@
-"""Without the extra `shrink`, its tests are skipped and say so."""
+"""Without Torch-Pruning, which they are held against, these tests are skipped and say so."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what stands in this folder."""
     if find_spec("torch_pruning"):
         return
-    reason = "torch-pruning is not installed: pip install 'prune-cli[shrink]'"
+    reason = "torch-pruning is not installed: pip install 'prune-cli[test]'"
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.skip(reason=reason))

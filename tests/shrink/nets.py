@@ -351,6 +351,63 @@ class Gram(nn.Module):
         return self.c((u @ u.transpose(1, 2)) @ self.b(x))
 
 
+@example("2x5x8")
+class BothWays(nn.Module):
+    """A GRU of two layers that reads both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r = nn.GRU(8, 12, 2, batch_first=True, bidirectional=True)
+        self.o = nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.r(x)[0])
+
+
+@example("2x3x8x8")
+class Halves(nn.Module):
+    """Like a C2f of YOLO: a layer is cut in two, one half goes on, and all are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.c, self.o = nn.Conv2d(24, 12, 1), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.a(x).chunk(2, 1))
+        parts.append(F.silu(self.b(parts[-1])))
+        return self.o(F.silu(self.c(torch.cat(parts, 1))))
+
+
+@example("2x3x4x4")
+class Upscaled(nn.Module):
+    """Channels become pixels, and a transposed convolution goes by groups, then by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.shuffle = nn.Conv2d(3, 32, 1), nn.PixelShuffle(2)
+        self.b = nn.ConvTranspose2d(8, 16, 3, groups=2)
+        self.c = nn.ConvTranspose2d(16, 32, 2, groups=16)
+        self.o = nn.Conv2d(32, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.c(F.relu(self.b(F.relu(self.shuffle(self.a(x)))))))
+
+
+@example("2x6x16")
+class Summed(nn.Module):
+    """Products by einsum with bare parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(16, 12)
+        self.w, self.v = nn.Parameter(torch.zeros(12, 8)), nn.Parameter(torch.zeros(3, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.einsum("btc,cd->btd", F.relu(self.a(x)), self.w)
+        return torch.einsum("btd,ed->bte", F.gelu(x), self.v)
+
+
 def eats_memory() -> nn.Module:
     """A factory that takes more and more."""
     held = []
@@ -362,3 +419,80 @@ def loops_for_ever() -> nn.Module:
     """A factory that never comes back, as some graphs do."""
     while True:
         pass
+
+
+class FusedAttention(nn.Module):
+    """Queries, keys and values from one projection, one after the other, as in GPT."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.n_head, self.n_embd, self.scale = heads, width, (width // heads) ** -0.5
+        self.c_attn, self.c_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q, k, v = (
+            part.view(batch, length, self.n_head, -1).transpose(1, 2)
+            for part in self.c_attn(x).split(self.n_embd, dim=2)
+        )
+        scores = (q @ k.transpose(-2, -1)) * self.scale
+        y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, self.n_embd)
+        return self.c_proj(y)
+
+
+class Blocks(nn.Module):
+    """A transformer as people write it: a list of residual blocks that know their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_layer = 3
+        self.first = nn.Linear(8, 24)
+        self.blocks = nn.ModuleList(Block(index) for index in range(3))
+        self.last = nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = self.first(x)
+        for index in range(self.n_layer):
+            x = self.blocks[index](x)
+        return self.last(x)
+
+
+class Block(nn.Module):
+    """One of them."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.layer_idx = index
+        self.norm, self.attn = nn.LayerNorm(24), FusedAttention(24, 4)
+        self.mlp = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 24))
+
+    def forward(self, x):
+        x = x + self.attn(self.norm(x))
+        return x + self.mlp(x)
+
+
+class TorchLayers(nn.Module):
+    """torch's own layers, which have a fast path in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(24, 4, 40, batch_first=True, dropout=0.0)
+        self.first = nn.Linear(8, 24)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.last = nn.Linear(24, 5)
+
+    def forward(self, x):
+        return self.last(self.encoder(self.first(x)))
+
+
+class Deep(nn.Module):
+    """Layers that add nothing: no residual blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x

@@ -50,6 +50,8 @@ ALIKE = {
     "sums over another axis": lambda x: x.cumsum(0),
     "normalised": lambda x: x / x.norm(dim=-1, keepdim=True),
     "flattened and unflattened": lambda x: x.flatten().view(5, -1),
+    "added to as many zeros": lambda x: x + torch.zeros(5, x.shape[1], device=x.device),
+    "turned in place": lambda x: (x + 0).t_().t_(),
 }
 
 
@@ -77,6 +79,14 @@ def _fill_view(x: Tensor) -> Tensor:
     return x
 
 
+def _fill_zeros(x: Tensor) -> Tensor:
+    """Write channels into zeros, row by row, and read those back."""
+    made = torch.zeros(x.shape, device=x.device)
+    for row in range(len(x)):
+        made[row] = x[row]
+    return made.flip(1)
+
+
 DIFFERENT = {
     "reversed": lambda x: x.flip(-1),
     "rolled": lambda x: x.roll(1, -1),
@@ -89,6 +99,9 @@ DIFFERENT = {
     )[0],
     "picked by numbers": lambda x: x[:, torch.arange(x.shape[1], device=x.device)],
     "written over": lambda x: _write(x),
+    "counted": lambda x: x * torch.ones(5, x.shape[1], device=x.device).cumsum(1),
+    "written into a part of zeros": lambda x: _fill_zeros(x),
+    "normalised outside a norm": lambda x: x.softmax(1),
     "unknown": lambda x: torch.linalg.matrix_exp(x[:, :, None] * torch.ones(x.shape[1]))[..., 0],
 }
 

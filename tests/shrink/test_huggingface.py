@@ -11,7 +11,7 @@ from prune_cli.errors import InputError, RequestError
 from prune_cli.plan.config import config_text, edit_config
 from prune_cli.plan.selection import Rule
 from prune_cli.shrink.huggingface import read_folder
-from prune_cli.shrink.planning import plan_shrink
+from prune_cli.shrink.plan import plan_shrink
 from prune_cli.shrink.request import Request, Source
 from prune_cli.shrink.shrink import shrink_checkpoint
 

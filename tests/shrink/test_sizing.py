@@ -22,11 +22,12 @@ from prune_cli.plan.choice import make_choice
 from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.selection import Rule
 from prune_cli.plan.shrink import ShrinkPlan
+from prune_cli.shrink.load import resize
 from prune_cli.shrink.request import Site
 from prune_cli.shrink.scores import score_sites
 from prune_cli.shrink.shrink import shrink_checkpoint
 from prune_cli.shrink.trace import call_model, tensors_in
-from tests.shrink.builders import NETS, build, inputs, plan, prune_live
+from tests.shrink.builders import NETS, build, inputs, plan
 
 TEN = (
     "Plain",
@@ -51,8 +52,8 @@ def parameters_of(name: str, made: ShrinkPlan) -> float:
 
 def flops_of(name: str, made: ShrinkPlan) -> float:
     """The part of a model's FLOPs that remains, as torch counts them on the live model."""
-    model = build(name)
-    small = prune_live(model, inputs(name), made)
+    model, small = build(name), build(name)
+    resize(small, made.resizing)
     return _flops(small, inputs(name)) / _flops(model, inputs(name))
 
 

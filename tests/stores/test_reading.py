@@ -62,8 +62,8 @@ class Counting(MemoryFileSystem):
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
     """An empty store at counting://, without waits between attempts."""
-    monkeypatch.setattr("prune_cli.stores.store._FIRST_WAIT", 0)
-    monkeypatch.setattr("prune_cli.stores.ranges._FIRST_WAIT", 0)
+    monkeypatch.setattr("prune_cli.stores.store.FIRST_WAIT", 0)
+    monkeypatch.setattr("prune_cli.stores.ranges.FIRST_WAIT", 0)
     fsspec.register_implementation("counting", Counting, clobber=True)
     for held in (Counting.store, Counting.fetched, Counting.asked, Counting.failures):
         held.clear()

@@ -18,7 +18,8 @@ from s3fs import S3FileSystem
 
 from prune_cli import OutputError, api
 from prune_cli.stores import StorePath, locate
-from prune_cli.stores.uploads import begin_upload, find_now
+from prune_cli.stores.requests import find_now
+from prune_cli.stores.uploads import begin_upload
 from prune_cli.write.objects import pending_object
 from tests import build
 from tests.conftest import Run

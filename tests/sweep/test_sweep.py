@@ -22,6 +22,7 @@ import pytest
 from safetensors import safe_open
 
 from prune_cli import prune_checkpoint, sweep
+from prune_cli.cluster.engine import Engine
 from prune_cli.errors import InputError, OutputError, RequestError, UsageError
 from prune_cli.plan.facts import Options
 from prune_cli.sweep.evaluation import Evaluation
@@ -400,7 +401,7 @@ def test_the_number_of_jobs_changes_nothing_but_times(model: Path, tmp_path: Pat
         found.append(without_times(run.folder))
     with ProcessPoolExecutor(2) as executor:
         run = request(model, NOISY, jobs=2, folder=tmp_path / "processes")
-        run_sweep(run, executor=executor)
+        run_sweep(run, engine=Engine(executor, lambda: 2))
         found.append(without_times(run.folder))
 
     assert found[0] == found[1] == found[2]

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from prune_cli.checkpoint import Loading, open_checkpoint
 from prune_cli.checkpoint.source import FileSource
 from prune_cli.checkpoint.tensors import TensorInfo
 from prune_cli.errors import InputError, UsageError
+from prune_cli.plan.facts import derive_seed
 from prune_cli.plan.selection import Rule
+from prune_cli.plan.shrink import Effect, Group, ShrinkPlan
 from prune_cli.verify.differences import NOWHERE, ComparingSink, first_bits
 from prune_cli.verify.facts import MAX_CHANNELS_LISTED, Disagreement
+from prune_cli.verify.shrink import report_problems
 from prune_cli.verify.verify import to_json
 from prune_cli.write.segments import OutputTensor, Place
 from tests import build
@@ -661,6 +664,58 @@ def test_an_index_of_another_name_is_caught(tmp_path: Path) -> None:
     assert verify_checkpoint(output, source=source).disagreements == (Disagreement(fact),)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"modules": "b"}, {"modules": ["a", "b"]}, {"params": ("weight", "b"), "exclude": "b"}],
+    ids=["alone", "with a module", "excluded"],
+)
+def test_patterns_that_meant_whole_names_verify(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Without the source too: the output has the names that they met."""
+    content = {"a.weight": torch.randn(4, 3), "b": torch.randn(4, 3)}
+    source = build.safetensors(tmp_path / "m", content)
+    output = tmp_path / "out"
+    prune_checkpoint(source, output, amount=0.5, dim=0, **options)
+
+    assert verify_checkpoint(output).disagreements == ()
+    assert verify_checkpoint(output, source=source).disagreements == ()
+
+
+def test_a_plain_state_dict_of_a_nested_one_verifies(tmp_path: Path) -> None:
+    """The key is that of the source; the output has nothing there."""
+    content = {"model": build.tensors(), "ema": build.tensors(seed=1)}
+    source, output = build.torch_zip(tmp_path / "m.pt", content), tmp_path / "out"
+    loading = Loading(("ema",))
+    prune_checkpoint(source, output, amount=0.5, dim=0, format="torch", loading=loading)
+
+    assert verify_checkpoint(output, loading=loading).disagreements == ()
+    assert verify_checkpoint(output, source=source, loading=loading).disagreements == ()
+
+
+@pytest.mark.parametrize("bake", [True, False], ids=["baked", "masked"])
+def test_a_tensor_of_several_names_verifies_under_any(tmp_path: Path, bake: bool) -> None:
+    """A file of torch does not say which of them the source had it under."""
+    content = {"b.weight": torch.randn(4, 3), "c.weight": torch.randn(4, 3)}
+    metadata = {"a.weight": "b.weight"}
+    source, output = build.safetensors(tmp_path / "m", content, metadata), tmp_path / "out.pt"
+    prune_checkpoint(source, output, amount=0.5, dim=0, bake=bake)
+
+    assert verify_checkpoint(output).disagreements == ()
+    assert verify_checkpoint(output, source=source).disagreements == ()
+
+
+def test_shards_without_tensors_verify(tmp_path: Path) -> None:
+    """The index of the output names none of them, so none is reported."""
+    names, output = build.shard_names(2), tmp_path / "out"
+    source = build.write_folder(tmp_path / "m", dict(zip(names, ({}, build.tensors()))), index=None)
+    build.safetensors(source / names[0], {}, {"format": "pt", "of": "the first shard"})
+
+    report = prune_checkpoint(source, output, amount=0.5, dim=0)
+
+    assert report.output and report.output.files == (names[1],)
+    assert verify_checkpoint(output).disagreements == ()
+    assert verify_checkpoint(output, source=source).disagreements == ()
+
+
 # --- what must be caught: the report ---------------------------------------------------------
 
 ALONE, SOURCE_NEEDED, UNREADABLE = "alone", "with the source", "refused"
@@ -836,6 +891,21 @@ def test_a_hostile_report_is_a_disagreement(rich: Pruned, edits: dict[str, objec
 
     assert disagreements(rich)
     assert disagreements(rich, with_source=False)
+
+
+def test_blocks_beyond_number_take_no_time() -> None:
+    """A group of a shrunk model is held against its seed, however many blocks its report claims."""
+    seed = derive_seed(0, "a.weight")
+    group = Group("a.weight", 0, 0.5, seed, 2, 1 << 60, (), (("a.weight", 0),))
+    for removed in ((), (1,)):
+        kept = {"a.weight": {0: (0, 1)[: 2 - len(removed)]}}
+        shapes = {"a.weight": (2 - len(removed), 3)}
+        groups = (replace(group, removed=removed),)
+        plan = ShrinkPlan(kept, shapes, {}, {}, groups, (), Effect(0, 0, 0, 0))
+
+        facts = list(report_problems(plan, seed=0))
+
+        assert len(facts) == len(removed)
 
 
 def test_a_row_twice_or_out_of_order_is_caught(rich: Pruned) -> None:

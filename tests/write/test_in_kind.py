@@ -197,6 +197,17 @@ def test_a_neighbour_is_never_changed(
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
 
 
+def test_what_else_is_in_the_file_has_any_dtype(tmp_path: Path) -> None:
+    """It is not written, so safetensors need not have it."""
+    other = torch.ones(3, dtype=torch.complex128)
+    source = build.torch_zip(tmp_path / "m.pt", {"model": build.tensors(), "seen": [other]})
+
+    output, report = prune(source, loading=Loading(("model",)))
+
+    assert report.totals.channels_pruned == 8
+    assert torch.equal(load(output)["seen"][0], other)
+
+
 def negated() -> torch.Tensor:
     """A view that reads as the negative of what is stored."""
     return torch.view_as_complex(torch.randn(4, 6, 2)).conj().imag
@@ -206,6 +217,7 @@ REFUSED = {
     "masks": ({"bake": False}, build.tensors, "only safetensors can take"),
     "masked": ({}, lambda: build.masked(build.tensors(), {"fc.weight": 0}), "has a mask"),
     "expanded": ({}, lambda: {"a.weight": torch.ones(1, 4).expand(6, 4)}, "expanded from one"),
+    "overlapping": ({}, lambda: {"a.weight": torch.ones(8).unfold(0, 4, 1)}, "share elements"),
     "negated": ({}, lambda: {"a.weight": negated()}, "negated or conjugated"),
 }
 
@@ -284,7 +296,7 @@ def test_a_folder_of_distributed_checkpoint_goes_in_kind(tmp_path: Path) -> None
     from torch.distributed import checkpoint as dcp
 
     content = {"model": {"a.weight": torch.arange(1.0, 241).view(10, 24), "a.bias": torch.ones(10)}}
-    dcp.save(content, checkpoint_id=tmp_path / "d", no_dist=True)
+    dcp.save(content, checkpoint_id=tmp_path / "d")
     (tmp_path / "d" / "notes.txt").write_text("mine")
 
     report = prune_checkpoint(tmp_path / "d", tmp_path / "o", amount=0.5, dim=0, format="in-kind")
@@ -292,7 +304,7 @@ def test_a_folder_of_distributed_checkpoint_goes_in_kind(tmp_path: Path) -> None
     assert verify_checkpoint(tmp_path / "o", source=tmp_path / "d").disagreements == ()
     assert verify_checkpoint(tmp_path / "o").disagreements == ()
     loaded = {"model": {"a.weight": torch.empty(10, 24), "a.bias": torch.empty(10)}}
-    dcp.load(loaded, checkpoint_id=tmp_path / "o", no_dist=True)
+    dcp.load(loaded, checkpoint_id=tmp_path / "o")
     wanted = content["model"]["a.weight"].clone()
     wanted[list(report.tensors[0].pruned)] = 0
     assert torch.equal(loaded["model"]["a.weight"], wanted)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from prune_cli.checkpoint.names import network_key
 from prune_cli.plan.facts import PlanItem
+from prune_cli.report.command import spell_command
 from prune_cli.report.groups import show_groups_as_tensors
 from prune_cli.report.report import Report
 from prune_cli.show.page.bars import Bar, list_sizes, make_bars
-from prune_cli.show.page.command import spell_command
 from prune_cli.show.page.pictures import Layer, Picture, draw, squares_each
 from prune_cli.show.page.sections import LeftOut, Section, divide, list_left_out, take_fitting
 

@@ -6,17 +6,22 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from prune_cli.amounts import Amount
+from prune_cli.checkpoint.names import make_printable
 from prune_cli.plan.choice import Choice
 from prune_cli.plan.facts import Options
 from prune_cli.report.numbers import format_bytes, format_count
 from prune_cli.show.choices import describe_amount, describe_choice, name_choice
 
+_SPACES = "\n\u00a0\u2009"
 _LONGEST_TEXT = 300
 """Characters of a name or a reason; those of a hostile file may have megabytes."""
 
 
 def fill_in(template: str, view: object) -> str:
-    """Return the HTML of `template`, whose `view` is what it shows; every text is escaped."""
+    """Return the HTML of `template`, whose `view` is what it shows.
+
+    Every text is escaped, and so is what does not print in it, or turns the order of what does.
+    """
     return _environment().get_template(template).render(view=view)
 
 
@@ -25,6 +30,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_read),
         autoescape=True,
+        finalize=_make_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -49,6 +55,13 @@ def _environment() -> Environment:
 
 def _read(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _make_printable(value: object) -> object:
+    """Return a text that is no markup without control characters; lines and spaces stay."""
+    if not isinstance(value, str) or hasattr(value, "__html__") or value.isprintable():
+        return value
+    return "".join(c if c in _SPACES else make_printable(c) for c in value)
 
 
 def _shorten(number: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from prune_cli.plan.choice import Choice
 from prune_cli.plan.facts import CHOSEN, RANDOM, REMOVED, SHRUNK, Options
 from prune_cli.plan.shrink import ShrinkOptions
-from prune_cli.report.report import Report
+from prune_cli.report.report import Input, Report
 
 
 def spell_command(report: Report) -> tuple[str, ...]:
@@ -16,7 +16,7 @@ def spell_command(report: Report) -> tuple[str, ...]:
         >>> spell_command(read_report("model.pruned.report.json"))
         ('prune-cli', 'random-structured', 'model.pt', '--amount', '0.25', '--dim', '0', ...)
     """
-    options, source = report.options, report.input.path
+    options, source = report.options, _source(report.input)
     if report.method == REMOVED:
         words = ["remove", source]
     elif report.method in CHOSEN and not options.rules:
@@ -27,6 +27,14 @@ def spell_command(report: Report) -> tuple[str, ...]:
     else:
         return ()
     return ("prune-cli", *map(shlex.quote, words))
+
+
+def _source(given: Input) -> str:
+    """Return the input as one would name it; a model of the Hub at its commit."""
+    if given.revision is None:
+        return given.path
+    organisation, model, *file = given.path.split("/")
+    return "/".join(["hf:/", organisation, f"{model}@{given.revision}", *file])
 
 
 def _draw(options: Options) -> Iterator[str]:

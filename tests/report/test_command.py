@@ -1,4 +1,4 @@
-"""The command on the page, run again: it makes the same report."""
+"""The command of a report, run again: it makes the same report."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from prune_cli.plan.shrink import ShrinkOptions
+from prune_cli.report.command import spell_command
 from prune_cli.report.report import read_report
-from prune_cli.show.page.command import spell_command
 from tests import build
 from tests.conftest import Run
 from tests.report.test_comparison import item, report

@@ -1,0 +1,1 @@
+"""Tests of `prune_cli.cluster`, and of what runs on it."""
