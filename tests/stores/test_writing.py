@@ -304,8 +304,7 @@ def test_a_store_that_refuses_leaves_nothing(
     assert not uploads(s3)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("kind", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
 def test_a_signal_leaves_nothing(
     s3: Server, url: str, model: Path, tmp_path: Path, kind: signal.Signals, workers: int
 ) -> None:
