@@ -50,6 +50,9 @@ def refuse_unloadable(checkpoint: Checkpoint) -> None:
 def _problems(path: Location, inputs: list[Location], force: bool) -> Iterator[str]:
     if path == STDOUT or is_special(path):
         return
+    if problem := why_never_written(path):
+        yield problem
+        return
     if any(_is_same(path, other) for other in inputs):
         yield f"{path} is an input; choose another output"
     elif is_on_hub(path):
@@ -59,13 +62,19 @@ def _problems(path: Location, inputs: list[Location], force: bool) -> Iterator[s
     elif path.exists() and not force:
         yield f"{path} exists; --force replaces it"
     if isinstance(path, StorePath):  # a store needs no folder
-        yield from filter(None, [None if is_on_hub(path) else why_not_writable(path)])
         return
     if not path.parent.is_dir():
         fact = "is a file" if path.parent.exists() else "does not exist"
         yield f"{path} cannot be created: folder {path.parent} {fact}"
     elif not os.access(resolve(path).parent, os.W_OK | os.X_OK):
         yield f"{path} cannot be written: {path.parent} allows no new files"
+
+
+def why_never_written(path: Location) -> str | None:
+    """Return why nothing is written to a store like that of `path`; nothing is asked of it."""
+    if not isinstance(path, StorePath) or is_on_hub(path):
+        return None
+    return why_not_writable(path)
 
 
 def _problems_on_hub(path: StorePath, force: bool) -> Iterator[str]:

@@ -13,10 +13,9 @@ from prune_cli.checkpoint.surroundings import FOLDER_REPORT
 from prune_cli.cluster.engine import Engine
 from prune_cli.cluster.parts import Part
 from prune_cli.errors import OutputError, UsageError
-from prune_cli.stores import Location, StorePath, is_inside, locate, name_within
+from prune_cli.stores import Location, is_inside, locate, name_within
 from prune_cli.stores.hub import find_model, is_on_hub, is_whole_model
-from prune_cli.stores.uploads import why_not_writable
-from prune_cli.write.checks import check_can_write
+from prune_cli.write.checks import check_can_write, why_never_written
 from prune_cli.write.formats import WEIGHT_SUFFIXES, Format, choose_format
 from prune_cli.write.hub_target import check_hub
 from prune_cli.write.locks import lock
@@ -185,6 +184,8 @@ def _output(
     checkpoint: Checkpoint, named: str | Location | None, to_folder: bool, suffix: str
 ) -> Location:
     path = _default_output(checkpoint, to_folder, suffix) if named is None else locate(named)
+    if problem := why_never_written(path):
+        raise OutputError(problem)
     if named and not to_folder and _means_folder(named):
         return path / _default_output(checkpoint, to_folder, suffix).name
     if to_folder and (path == STDOUT or path.suffix == ".safetensors"):
@@ -269,8 +270,6 @@ def _check_folder(output: Location, checkpoint: Checkpoint, target: Target) -> N
         raise OutputError(f"{output} is the input folder or inside it; choose another --output")
     if any(folder in (*path.absolute().parents, *path.resolve().parents) for path in inputs):
         raise OutputError(f"{output} holds an input; choose another --output")
-    if isinstance(folder, StorePath) and (problem := why_not_writable(folder)):
-        raise OutputError(problem)
     with output_errors(output):
         _refuse_what_is_there(output, folder, target)
 
