@@ -119,7 +119,8 @@ class ModelFolder:
         """
         config, kind = self._config({}), getattr(model, "main_input_name", "")
         if kind == "pixel_values":
-            size = getattr(config, "image_size", None) or 224
+            seen = getattr(config, "vision_config", config)
+            size = getattr(config, "image_size", None) or getattr(seen, "image_size", None) or 224
             height, width = (size, size) if isinstance(size, int) else size
             return [[Example((1, getattr(config, "num_channels", 3), height, width), name=kind)]]
         if kind == "input_features" and hasattr(config, "num_mel_bins"):

@@ -77,7 +77,8 @@ def plan_by_channels(
     on_stage("recording what the model does")
     folder = read_folder(source.model) if source.is_folder else None
     subject = make_subject(source, folder)
-    names = checkpoint_names(subject, checkpoint, folder)
+    converted = folder.converted(subject.model, checkpoint) if folder and checkpoint else {}
+    names = checkpoint_names(subject, checkpoint, folder, made={*converted.values()})
     subject = replace(subject, theirs=names)
     on_stage("following which channels depend on each other")
     planner = _Planner(subject, options, renamed_zeros(options.zeros, names, subject))

@@ -116,6 +116,7 @@ _CAUSAL = (
         qk_rope_head_dim=8,
         qk_nope_head_dim=8,
         v_head_dim=12,
+        head_dim=8,
         n_group=2,
         topk_group=1,
         first_k_dense_replace=1,
@@ -246,7 +247,9 @@ _VISION = (
     ),
     _image(
         "DPTForSemanticSegmentation",
-        backbone_out_indices=[0, 0, 1, 1],
+        is_hybrid=False,
+        out_indices=[1, 1, 2, 2],
+        backbone_out_indices=[1, 1, 2, 2],
         neck_hidden_sizes=[16] * 4,
         fusion_hidden_size=16,
     ),
