@@ -52,7 +52,7 @@ class Removal:
         bool,
         typer.Option(
             "--as-code",
-            help="Leave a folder's config.json as it is, which need not be able to say what went: "
+            help="Leave config.json as it is, which need not be able to say what went: "
             "the output is for load_shrunk.",
             rich_help_panel=groups.WHAT,
         ),
@@ -85,7 +85,6 @@ def shrink(
 
     Examples:
         prune-cli shrink net.pt --model nets.py:net --example 1x3x32x32 -a 0.25
-        prune-cli shrink llama/ --target params=75% --round-to 64
         prune-cli shrink llama/ --unit heads=25% --unit layers=2
         prune-cli shrink net.pruned.safetensors --model nets.py:net --from-zeros
     """

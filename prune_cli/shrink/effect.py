@@ -95,7 +95,7 @@ def _time(model: nn.Module, run: Callable[[nn.Module], Any]) -> float:
 
 def _wait(model: nn.Module) -> None:
     """Wait until a device has done all that it was given."""
-    if next(model.parameters()).is_cuda:
+    if any(parameter.is_cuda for parameter in model.parameters()):
         torch.cuda.synchronize()
 
 
