@@ -533,7 +533,7 @@ _BY_NAME: Mapping[str, _Rule] = {
     name: rule
     for rule, names in {
         _pointwise: "_prelu_kernel hardswish clone _to_copy copy dropout native_dropout lift_fresh "
-        "rrelu_with_noise",
+        "rrelu_with_noise empty_like zeros_like ones_like full_like rand_like bernoulli",
         _filled: "zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor",
         _same: "detach alias contiguous",
         _along: "_softmax _log_softmax _safe_softmax cumsum tril triu",

@@ -305,9 +305,10 @@ class _Planner(Proposer):
         """
         suspects: list[tuple[Unit, Disagreement]] = []
         while units and (found := self._disagreements(units, build)):
-            units, blamed = self._without(units, found)
             if not any(d.groups for d in found):
-                raise RequestError(f"the model cannot be shrunk: {found[0]}")
+                units = self._alone(units, build, found[0])
+                continue
+            units, blamed = self._without(units, found)
             suspects += blamed
         for unit, blame in suspects:
             alone = blame.groups <= unit.roots
@@ -317,6 +318,23 @@ class _Planner(Proposer):
                 for proposal in unit.proposals:
                     self.leave(proposal.coupling, str(blame))
         return self.in_order(units)
+
+    def _alone(self, units: list[Unit], build: Build, found: Disagreement) -> list[Unit]:
+        """Return the units that the model agrees with alone, where nobody can be blamed.
+
+        Raises:
+            RequestError: Each for itself would do.
+        """
+        left: list[Unit] = []
+        for unit in units:
+            blame = next(iter(self._disagreements([unit], build)), None)
+            if blame is None:
+                left.append(unit)
+            for proposal in unit.proposals if blame else ():
+                self.leave(proposal.coupling, str(blame))
+        if len(left) == len(units):
+            raise RequestError(f"the model cannot be shrunk: {found}")
+        return left
 
     def in_order(self, units: Iterable[Unit]) -> list[Unit]:
         """Return the units in the order in which the model has their roots."""
@@ -332,6 +350,7 @@ class _Planner(Proposer):
             self.subject.recording, trace(shrunk, inputs), axes, exact=self.zeros is not None
         )
         if not found and self.subject.training:
+            inputs = self.subject.training_inputs or inputs
             return find_disagreements(self.subject.training, trace(shrunk.train(), inputs), axes)
         return found
 

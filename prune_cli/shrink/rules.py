@@ -375,6 +375,11 @@ def _filled(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     return [c.filled(whole.outputs[0])]
 
 
+def _noise(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
+    """Dropout that is not fused: each element is drawn for itself."""
+    return [tuple(axis.with_zero(()) for axis in c.axes(whole.operands[0]))]
+
+
 def _same(c: Comparison, whole: Call, _shrunk: Call) -> list[Axes]:
     c.alias(whole)
     return [c.axes(whole.operands[0])]
@@ -529,6 +534,7 @@ _BY_NAME: Mapping[str, Rule] = {
         _pointwise: "_prelu_kernel hardswish clone _to_copy copy dropout native_dropout lift_fresh "
         "zeros_like ones_like full_like",
         _filled: "zeros ones full empty new_zeros new_ones new_full new_empty",
+        _noise: "empty_like rand_like bernoulli",
         _same: "detach alias contiguous",
         _along: "_softmax _log_softmax _safe_softmax cumsum",
         _reduce: "mean sum amax amin var var_mean std linalg_vector_norm any all",

@@ -8,8 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from prune_cli.errors import RequestError
 from prune_cli.shrink.huggingface import ModelFolder
@@ -26,7 +29,7 @@ class Subject:
 
     `first_names` maps each name to the first name of the same tensor, so tied ones meet there;
     `theirs` maps it to the name in the checkpoint, where from_pretrained renames. `training` is a
-    recording of the model while it trains, where parameters are read only then.
+    recording of the model while it trains, on `training_inputs`, where parameters are read only then.
     """
 
     model: nn.Module
@@ -35,6 +38,7 @@ class Subject:
     first_names: Mapping[str, str]
     theirs: Mapping[str, str] = field(default_factory=dict)
     training: Trace | None = None
+    training_inputs: Inputs | None = None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a named tensor."""
@@ -72,8 +76,9 @@ def record_subject(model: nn.Module, alternatives: Iterable[Inputs]) -> Subject:
     inputs, recording = _record(model, alternatives)
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
-    training = _record_training(model, inputs, recording)
-    return Subject(model, inputs, recording, names, training=training)
+    found = _record_training(model, inputs, recording)
+    training, given = found or (None, None)
+    return Subject(model, inputs, recording, names, training=training, training_inputs=given)
 
 
 def thaw(model: nn.Module) -> None:
@@ -83,14 +88,27 @@ def thaw(model: nn.Module) -> None:
             parameter.requires_grad_(True)
 
 
-def _record_training(model: nn.Module, inputs: Inputs, recording: Trace) -> Trace | None:
-    """Return a recording in training, if the one in evaluation does not read all parameters."""
+def _record_training(
+    model: nn.Module, inputs: Inputs, recording: Trace
+) -> tuple[Trace, Inputs] | None:
+    """Return a recording in training and its inputs, if that in evaluation does not read all parameters.
+
+    A norm over the batch cannot train on one sample, so two are tried as well.
+    """
     read = {ref for call in recording.calls for ref in call.operands}
     if all(recording.named[name] in read for name, _ in model.named_parameters()):
         return None
-    training = trace(model.train(), inputs)
-    model.eval()
-    return training if training.failure is None else None
+    for given in (inputs, tree_map(_twice, inputs)):
+        training = trace(model.train(), given)
+        model.eval()
+        if training.failure is None:
+            return training, given
+    return None
+
+
+def _twice(leaf: Any) -> Any:
+    is_batch = isinstance(leaf, Tensor) and leaf.dim() > 0
+    return torch.cat([leaf, leaf]) if is_batch else leaf
 
 
 def _record(model: nn.Module, alternatives: Iterable[Inputs]) -> tuple[Inputs, Trace]:

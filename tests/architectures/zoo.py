@@ -99,7 +99,7 @@ _CAUSAL = (
     _text("Gemma3ForCausalLM"),
     _text("PhiForCausalLM"),
     _text("Phi3ForCausalLM"),
-    _text("StableLmForCausalLM", partial_rotary_factor=0.5),
+    _text("StableLmForCausalLM", head_dim=16, hidden_size=64),
     _text("OlmoForCausalLM"),
     _text("Olmo2ForCausalLM"),
     _text("CohereForCausalLM"),
@@ -202,7 +202,9 @@ _VISION = (
         patch_size=2,
         image_size=64,
     ),
-    _image("EfficientNetForImageClassification", hidden_dim=640, width_coefficient=0.5),
+    _image(
+        "EfficientNetForImageClassification", hidden_dim=640, width_coefficient=0.5, image_size=96
+    ),
     _image("ViTForImageClassification"),
     _image("DeiTForImageClassification"),
     _image("BeitForImageClassification"),

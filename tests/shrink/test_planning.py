@@ -151,7 +151,7 @@ def test_what_lies_across_tokens_is_no_channel() -> None:
         ("Plain", "f2.weight", "the shape of the model's output would change"),
         ("Attention", "qkv.weight", "the shrunk model fails there"),
         ("Mixed", "c.weight", "it normalises over the channels"),
-        ("Encoder", "i.weight", "self_attn: the shrunk model does split there"),
+        ("Encoder", "i.weight", "in encoder.layers.0.self_attn: the shrunk model"),
     ],
 )
 def test_what_stays_says_why(name: str, root: str, reason: str) -> None:
