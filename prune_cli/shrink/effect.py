@@ -56,7 +56,7 @@ def measure_latency(
         warmups: Rounds that are not counted.
         is_thorough: Measure memory and tokens a second too.
     """
-    first = next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
+    first = next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), torch.empty(1))
     with torch.inference_mode():
         times = _times(models, lambda model: call_model(model, inputs), rounds, warmups)
         memory = {name: peak_memory(model, inputs) for name, model in models.items() if is_thorough}
