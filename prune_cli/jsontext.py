@@ -72,10 +72,14 @@ def parse(text: str, pairs: Callable[[list[tuple[str, Any]]], object] | None = N
         ValueError: it is not JSON, or holds half a character.
         RecursionError: it is nested too deep.
     """
-    found = json.loads(text, object_pairs_hook=pairs)
+    found = json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse_constant)
     if _HALF_CHARACTER.search(text) and not _is_text(found):
         raise ValueError("it holds half a character (a lone surrogate), so it is no text")
     return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _is_text(found: object) -> bool:

@@ -67,6 +67,12 @@ LIES = {
     "truncated-header": (b'{"a":', b"", 4000, "header claims 4,000 bytes"),
     "huge-length": (b"{}", b"", 1 << 40, "allows at most"),
     "not-json": (b'{"a":}', b"", -1, "header is not valid"),
+    "no-number-of-json": (
+        b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1],"more":NaN}}',
+        b"1",
+        -1,
+        "NaN is no number of JSON",
+    ),
     "not-utf8": (b'{"\xff":1}', b"", -1, "header is not valid"),
     "lone-surrogate": (
         b'{"\\ud800":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}',
