@@ -61,25 +61,26 @@ def _rows(rows: Iterable[object]) -> Iterator[str]:
     yield "]" if before == "\n" else "\n  ]"
 
 
-def parse(text: str, pairs: Callable[[list[tuple[str, Any]]], object] | None = None) -> Any:
+def parse(
+    text: str,
+    pairs: Callable[[list[tuple[str, Any]]], object] | None = None,
+    constants: Callable[[str], object] | None = None,
+) -> Any:
     """Return what JSON means, which has to be text: half a character cannot be shown or written.
 
     Args:
         text: the JSON.
         pairs: makes an object of its pairs, as for `json.loads`.
+        constants: makes something of "NaN" and infinities, which Python reads and JSON has not.
 
     Raises:
         ValueError: it is not JSON, or holds half a character.
         RecursionError: it is nested too deep.
     """
-    found = json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse_constant)
+    found = json.loads(text, object_pairs_hook=pairs, parse_constant=constants)
     if _HALF_CHARACTER.search(text) and not _is_text(found):
         raise ValueError("it holds half a character (a lone surrogate), so it is no text")
     return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _is_text(found: object) -> bool:

@@ -55,7 +55,7 @@ def read_safetensors(file: Shard, *, shard: int = 0) -> Shard:
 
 def _parse(path: Location, text: bytes) -> dict[str, object]:
     try:
-        header = parse(text.decode("utf-8"), _unique)
+        header = parse(text.decode("utf-8"), _unique, _refuse_constant)
     except RecursionError:
         raise InputError(f"{path}: its header is nested too deep to be safetensors") from None
     except ValueError as error:
@@ -63,6 +63,10 @@ def _parse(path: Location, text: bytes) -> dict[str, object]:
     if not isinstance(header, dict):
         raise InputError(f"{path}: its header is not a JSON object")
     return header
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
