@@ -65,6 +65,7 @@ class Classes:
     def __init__(self, sizes: Mapping[str, Sequence[int]], movable: Callable[[str], bool]) -> None:
         """Begin with the axes of named tensors; those that are not movable stay."""
         self._parents: Nodes = np.arange(FIXED)
+        self._count = FIXED
         self._reasons = [_OF_INPUTS]
         self._named: dict[str, _Lines] = {}
         for name, shape in sizes.items():
@@ -127,9 +128,12 @@ class Classes:
             self.unite(parts[1:].ravel(), np.tile(parts[0], len(parts) - 1))
 
     def _fresh(self, size: int) -> _Line:
-        start = len(self._parents)
+        start, self._count = self._count, self._count + size
+        if self._count > len(self._parents):  # by doubling, as there are many axes
+            longer = np.arange(2 * self._count)
+            longer[: len(self._parents)] = self._parents
+            self._parents = longer
         nodes = np.arange(start, start + size)
-        self._parents = np.concatenate([self._parents, nodes])
         return _Line(nodes)
 
     def find(self, nodes: Nodes) -> Nodes:

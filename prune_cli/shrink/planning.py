@@ -61,19 +61,7 @@ def plan_by_channels(
     on_stage: OnStage = lambda _: None,
     score: Score = no_scores,
 ) -> ShrinkPlan:
-    """Plan to remove channels of the model of `source`.
-
-    Args:
-        source: The model.
-        options: What to remove; it names no kinds of units.
-        checkpoint: The shape of each tensor of the checkpoint, which must be the model's; None
-            to plan for the model alone.
-        on_stage: Called with what is being done.
-        score: What ranks channels that are not drawn.
-
-    Raises:
-        RequestError: The model cannot be followed, does not fit the checkpoint, or loses nothing.
-    """
+    """Plan to remove channels alone; the arguments and the errors are those of `plan_shrink`."""
     on_stage("recording what the model does")
     folder = read_folder(source.model) if source.is_folder else None
     subject = make_subject(source, folder)
