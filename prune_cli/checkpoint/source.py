@@ -39,9 +39,6 @@ class Source(Protocol):
     def ahead(self, extents: Iterable[Extent]) -> "Source":
         """Return a source of `extents` alone, for they will be wanted now; what is not read is 0."""
 
-    def close(self) -> None:
-        """End it."""
-
 
 class FileSource:
     """A Source over a file of this machine, whose descriptor the kernel can copy from."""
@@ -105,7 +102,7 @@ class StoreSource:
                 self._watch.see(extent.start, content)
         return found
 
-    def close(self) -> None:
+    def check(self) -> None:
         """Check what was assumed of the object: that it stays as it is, and that its rows are live.
 
         Raises:
@@ -158,9 +155,6 @@ class _Fetched:
         """Return itself."""
         return self
 
-    def close(self) -> None:
-        """Do nothing: it holds no file."""
-
 
 @contextlib.contextmanager
 def open_source(path: Location, watch: Watch | None = None) -> Iterator[Source]:
@@ -173,16 +167,14 @@ def open_source(path: Location, watch: Watch | None = None) -> Iterator[Source]:
     if isinstance(path, StorePath):
         source = StoreSource(path, watch)
         yield source
-        source.close()
+        source.check()
         return
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        file = FileSource(os.open(path, os.O_RDONLY))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        yield FileSource(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.closing(file):
+        yield file
 
 
 def is_same_content(one: Location, other: Location) -> bool:

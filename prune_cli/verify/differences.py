@@ -19,6 +19,7 @@ from prune_cli.checkpoint import Checkpoint
 from prune_cli.checkpoint.source import Source
 from prune_cli.checkpoint.tensors import DTYPES, TensorInfo
 from prune_cli.write.segments import Place, Segment
+from prune_cli.write.sinks import write_pieces, write_zeros
 
 NOWHERE = int(np.iinfo(np.int64).max)
 """In place of an offset: the channel is as it should be."""
@@ -27,7 +28,6 @@ Offsets = npt.NDArray[np.int64]
 
 _BLOCK_ELEMENTS = 1 << 19
 _NOTED_ELEMENTS = 1 << 16
-_ZEROS = bytes(1 << 20)
 
 
 def first_bits(
@@ -91,14 +91,11 @@ class ComparingSink:
 
     def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
         """Compare `nbytes` of `source` with what is at byte `at`."""
-        for piece in source.pieces(start, nbytes):
-            self.write(piece, at)
-            at += len(piece)
+        write_pieces(self, source, start, nbytes, at)
 
     def zero(self, nbytes: int, at: int) -> None:
         """Compare what is at byte `at` with `nbytes` zeros."""
-        for start in range(0, nbytes, len(_ZEROS)):
-            self.write(_ZEROS[: min(nbytes - start, len(_ZEROS))], at + start)
+        write_zeros(self, nbytes, at)
 
     def _note(self, actual: bytearray, expected: memoryview | bytes, at: int) -> None:
         """Note where the two differ; they lie within one tensor, and hold whole elements."""

@@ -13,8 +13,7 @@ from prune_cli.stores import StorePath
 from prune_cli.stores.requests import find_now, writing
 from prune_cli.stores.store import Fact
 from prune_cli.stores.uploads import Upload, begin_upload
-
-_ZEROS = bytes(1 << 20)
+from prune_cli.write.sinks import write_pieces, write_zeros
 
 
 class ObjectSink:
@@ -35,28 +34,20 @@ class ObjectSink:
 
     def zero(self, nbytes: int, at: int) -> None:
         """Put `nbytes` zeros at byte `at`."""
-        while nbytes:
-            piece = _ZEROS[: min(nbytes, len(_ZEROS))]
-            self.write(piece, at)
-            at, nbytes = at + len(piece), nbytes - len(piece)
+        write_zeros(self, nbytes, at)
 
     def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
         """Let the store copy what it has itself; send it piece by piece where it does not."""
         if isinstance(source, StoreSource):
             few = min(self._upload.least_before_copy, nbytes)
-            self._send(source, start, few, at)
+            write_pieces(self, source, start, few, at)
             start, nbytes, at = start + few, nbytes - few, at + few
             with writing(self._path):
                 is_copied = self._upload.copy(source.path, start, nbytes)
             if is_copied:
                 self.position += nbytes
                 return
-        self._send(source, start, nbytes, at)
-
-    def _send(self, source: Source, start: int, nbytes: int, at: int) -> None:
-        for piece in source.pieces(start, nbytes):
-            self.write(piece, at)
-            at += len(piece)
+        write_pieces(self, source, start, nbytes, at)
 
 
 class PendingObject:

@@ -38,6 +38,19 @@ class Sink(Protocol):
         """Put `nbytes` zeros at byte `at`."""
 
 
+def write_zeros(sink: Sink, nbytes: int, at: int) -> None:
+    """Write `nbytes` zeros to `sink` from byte `at`, a piece at a time."""
+    for start in range(0, nbytes, len(_ZEROS)):
+        sink.write(_ZEROS[: min(nbytes - start, len(_ZEROS))], at + start)
+
+
+def write_pieces(sink: Sink, source: Source, start: int, nbytes: int, at: int) -> None:
+    """Write `nbytes` of `source`, from its byte `start`, to `sink` from byte `at`."""
+    for piece in source.pieces(start, nbytes):
+        sink.write(piece, at)
+        at += len(piece)
+
+
 class FileSink:
     """A Sink over a regular file that has its full size already, all of it zero."""
 
@@ -107,16 +120,11 @@ class StreamSink:
 
     def zero(self, nbytes: int, at: int) -> None:
         """Put `nbytes` zeros at byte `at`."""
-        while nbytes:
-            piece = _ZEROS[: min(nbytes, len(_ZEROS))]
-            self.write(piece, at)
-            at, nbytes = at + len(piece), nbytes - len(piece)
+        write_zeros(self, nbytes, at)
 
     def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
         """Put `nbytes` of `source` there, piece by piece."""
-        for piece in source.pieces(start, nbytes):
-            self.write(piece, at)
-            at += len(piece)
+        write_pieces(self, source, start, nbytes, at)
 
 
 class ChecksumSink:
@@ -138,10 +146,8 @@ class ChecksumSink:
 
     def zero(self, nbytes: int, at: int) -> None:
         """Take `nbytes` zeros."""
-        for start in range(0, nbytes, len(_ZEROS)):
-            self.write(_ZEROS[: min(nbytes - start, len(_ZEROS))], at)
+        write_zeros(self, nbytes, at)
 
     def copy(self, source: Source, start: int, nbytes: int, at: int) -> None:
         """Take `nbytes` of `source`."""
-        for piece in source.pieces(start, nbytes):
-            self.write(piece, at)
+        write_pieces(self, source, start, nbytes, at)
